@@ -1,0 +1,44 @@
+# Two commands do everything on a machine with Python 3.11 or newer, git and make:
+#   make demo    trains on real digits with and without the losses, and shows the table and pictures
+#   make test    runs the test suite
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-slow lint types format benchmark clean
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "mirjax needs Python 3.11 or newer; $$($(PYTHON) --version) was found. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt --editable ".[train]" --group dev
+	@touch $(READY)
+
+demo: $(READY)
+	$(BIN)/python -m train.demo $(DEMO)
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/pyrefly check
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --editable ".[benchmarks]"
+	$(BIN)/python benchmarks/batch.py
+
+clean:
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache

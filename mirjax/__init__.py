@@ -1,0 +1,54 @@
+"""Matrix-information metrics and losses for JAX: matrix entropy, MI, MIR and HDR.
+
+Song et al., "Unveiling the Dynamics of Information Interplay in Supervised Learning", ICML 2024
+(arXiv 2406.03999). Samples are rows: features `[n, d]`, head `[num_classes, d]`, labels `[n]`.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from mirjax import losses as losses
+from mirjax import theory as theory
+from mirjax.checks import check as check
+from mirjax.collapse import NeuralCollapse as NeuralCollapse
+from mirjax.collapse import neural_collapse as neural_collapse
+from mirjax.entropy import effective_rank as effective_rank
+from mirjax.entropy import feature_entropy as feature_entropy
+from mirjax.entropy import matrix_entropy as matrix_entropy
+from mirjax.gram import gram as gram
+from mirjax.gram import normalize_rows as normalize_rows
+from mirjax.interplay import Interplay as Interplay
+from mirjax.interplay import class_interplay as class_interplay
+from mirjax.interplay import feature_interplay as feature_interplay
+from mirjax.interplay import hdr as hdr
+from mirjax.interplay import interplay as interplay
+from mirjax.interplay import kernel_interplay as kernel_interplay
+from mirjax.interplay import mir as mir
+from mirjax.interplay import mutual_information as mutual_information
+from mirjax.layers import layerwise as layerwise
+
+try:
+    __version__ = version("mirjax")
+except PackageNotFoundError:  # run from a checkout that is not installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "Interplay",
+    "NeuralCollapse",
+    "check",
+    "class_interplay",
+    "effective_rank",
+    "feature_entropy",
+    "feature_interplay",
+    "gram",
+    "hdr",
+    "interplay",
+    "kernel_interplay",
+    "layerwise",
+    "losses",
+    "matrix_entropy",
+    "mir",
+    "mutual_information",
+    "neural_collapse",
+    "normalize_rows",
+    "theory",
+]

@@ -1,0 +1,115 @@
+"""The two information terms as losses: add them to a cross-entropy with a weight."""
+
+from typing import Literal
+
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Float, Int
+
+from mirjax.checks import ArrayLike
+from mirjax.interplay import _arguments, _marginal_entropies, _sides, interplay
+
+Side = Literal["features", "head"]
+
+
+def mutual_information_loss(
+    features: Float[ArrayLike, "*batch n d"],
+    head: Float[ArrayLike, "*batch c d"],
+    labels: Int[ArrayLike, "*batch n"],
+    /,
+    *,
+    weights: Float[ArrayLike, "*batch n"] | None = None,
+    stop_gradient: Side | None = None,
+) -> Float[Array, "*batch"]:
+    r"""`-MI(G(features), G(head[labels]))`: minimising it raises the mutual information.
+
+    Args:
+        features: `[..., n, d]`.
+        head: `[..., num_classes, d]`; of a Flax `Dense` the transposed kernel.
+        labels: integers `[..., n]`, true or pseudo-labels.
+        weights: non-negative `[..., n]`; weight 0 drops a sample exactly (a confidence mask).
+        stop_gradient: the side that receives no gradient: `"features"` trains the head alone,
+            `"head"` the features alone, None (default) both.
+
+    Returns:
+        `[...]` in nats, not divided by n, from `-min(H(K1), H(K2))` to 0.
+
+    Raises:
+        TypeError, ValueError: shapes or dtypes do not fit, or `stop_gradient` is unknown.
+
+    Cost, degenerate input and differentiability: as `interplay`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, mirjax
+        >>> head, labels = mirjax.theory.simplex_etf(3, 8), jnp.array([0, 1, 2])
+        >>> loss = mirjax.losses.mutual_information_loss(head, head, labels)
+        >>> print(f"{loss:.4f} {-mirjax.theory.collapsed_mutual_information(3):.4f}")
+        -0.3466 -0.3466
+
+    Source: Song et al. 2024 (arXiv 2406.03999): `L = CE - λ MI`. Weight, samples and stop-gradients
+    are not published.
+    """
+    features, head = _stopped(features, head, stop_gradient)
+    return -interplay(features, head, labels, weights=weights).mutual_information
+
+
+def entropy_difference_loss(
+    features: Float[ArrayLike, "*batch n d"],
+    head: Float[ArrayLike, "*batch c d"],
+    labels: Int[ArrayLike, "*batch n"],
+    /,
+    *,
+    weights: Float[ArrayLike, "*batch n"] | None = None,
+    stop_gradient: Side | None = None,
+) -> Float[Array, "*batch"]:
+    r"""`|H(G(features)) - H(G(head[labels]))|`: minimising it brings the entropies together.
+
+    The joint matrix is not formed, so the cost is only that of the two entropies.
+
+    Args:
+        features: `[..., n, d]`.
+        head: `[..., num_classes, d]`; of a Flax `Dense` the transposed kernel.
+        labels: integers `[..., n]`, true or pseudo-labels.
+        weights: non-negative `[..., n]`; weight 0 drops a sample exactly.
+        stop_gradient: the side that receives no gradient: `"features"`, `"head"` or None (default).
+
+    Returns:
+        `[...]` in nats, from 0 to `log min(n, d)`.
+
+    Raises:
+        TypeError, ValueError: shapes or dtypes do not fit, or `stop_gradient` is unknown.
+
+    Cost: `O(n d min(n, d))`. Degenerate input and differentiability as `interplay`; the derivative
+    is 0 where the two entropies are equal.
+
+    Example:
+        >>> import jax.numpy as jnp, mirjax
+        >>> labels = jnp.array([0, 1, 0, 1])
+        >>> loss = mirjax.losses.entropy_difference_loss(jnp.eye(4), jnp.eye(2, 4), labels)
+        >>> print(f"{loss:.4f}")
+        0.6931
+
+    Source: Song et al. 2024 (arXiv 2406.03999): `L = CE + λ |H(K1) - H(K2)|`.
+    """
+    features, head = _stopped(features, head, stop_gradient)
+    features, head, labels, weights = _arguments(features, head, labels, weights)
+
+    def single(*arguments: Array) -> Array:
+        entropy1, entropy2 = _marginal_entropies(_sides(*arguments))
+        return jnp.abs(entropy1 - entropy2)
+
+    return jnp.vectorize(single, signature="(n,d),(c,d),(n),(n)->()")(
+        features, head, labels, weights
+    )
+
+
+def _stopped(
+    features: ArrayLike, head: ArrayLike, side: Side | None
+) -> tuple[ArrayLike, ArrayLike]:
+    if side not in (None, "features", "head"):
+        raise ValueError(f"stop_gradient must be None, 'features' or 'head', got {side!r}.")
+    if side == "features":
+        features = lax.stop_gradient(features)
+    if side == "head":
+        head = lax.stop_gradient(head)
+    return features, head

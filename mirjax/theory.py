@@ -1,0 +1,118 @@
+"""Closed forms at neural collapse: what the metrics tend to, and what tests compare with."""
+
+import math
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+
+def simplex_etf(num_classes: int, dim: int) -> Float[Array, "num_classes dim"]:
+    r"""A simplex equiangular tight frame: `num_classes` unit vectors with cosines `-1/(num_classes-1)`.
+
+    Args:
+        num_classes: C, at least 2.
+        dim: at least `C - 1`.
+
+    Returns:
+        `[num_classes, dim]` unit rows that sum to zero, in the default float dtype.
+
+    Raises:
+        ValueError: `num_classes < 2` or `dim < num_classes - 1`.
+
+    Example:
+        >>> import mirjax
+        >>> print(mirjax.gram(mirjax.theory.simplex_etf(3, 2)).round(3))
+        [[ 1.  -0.5 -0.5]
+         [-0.5  1.  -0.5]
+         [-0.5 -0.5  1. ]]
+
+    Source: Papyan et al. 2020, definition of the simplex ETF.
+    """
+    _at_least_two(num_classes)
+    if dim < num_classes - 1:
+        raise ValueError(
+            f"dim must be at least num_classes - 1 = {num_classes - 1} for a simplex, got {dim}."
+        )
+    # Helmert rows: an orthonormal basis of what is orthogonal to (1, ..., 1).
+    column = jnp.arange(1, num_classes, dtype=float)
+    row = jnp.arange(num_classes, dtype=float)[:, None]
+    entries = jnp.where(row < column, 1.0, jnp.where(row == column, -column, 0.0))
+    basis = entries / jnp.sqrt(column * (column + 1))
+    return jnp.pad(
+        basis * math.sqrt(num_classes / (num_classes - 1)), ((0, 0), (0, dim - num_classes + 1))
+    )
+
+
+def collapsed_entropy(num_classes: int) -> float:
+    r"""`H(G) = log(C - 1)`: the entropy of features or head at neural collapse, in nats.
+
+    Args:
+        num_classes: C, at least 2.
+
+    Raises:
+        ValueError: `num_classes < 2`.
+
+    Example:
+        >>> import mirjax
+        >>> round(mirjax.theory.collapsed_entropy(10), 6)
+        2.197225
+
+    Source: Song et al. 2024 (arXiv 2406.03999), from the spectrum of the simplex ETF.
+    """
+    _at_least_two(num_classes)
+    return math.log(num_classes - 1)
+
+
+def collapsed_mutual_information(num_classes: int) -> float:
+    r"""`MI = 2 log(C-1) - H(G ⊙ G)` at neural collapse with balanced classes, in nats.
+
+    `H(G ⊙ G) = log(C-1)/(C-1) + (C-2)/(C-1) · (2 log(C-1) - log(C-2))`.
+
+    Args:
+        num_classes: C, at least 2 (there it is 0).
+
+    Raises:
+        ValueError: `num_classes < 2`.
+
+    Example:
+        >>> import mirjax
+        >>> round(mirjax.theory.collapsed_mutual_information(10), 7)
+        2.0925285
+
+    Source: Song et al. 2024 (arXiv 2406.03999), theorem on neural collapse.
+    """
+    _at_least_two(num_classes)
+    if num_classes == 2:
+        return 0.0
+    c = num_classes
+    return (math.log(c - 1) + (c - 2) * math.log(c - 2)) / (c - 1)
+
+
+def collapsed_mir(num_classes: int) -> float:
+    r"""`MIR = 1/(C-1) + (C-2) log(C-2) / ((C-1) log(C-1))` at neural collapse, balanced classes.
+
+    Not 1: a value above it is not closer to collapse. HDR is 0 there.
+
+    Args:
+        num_classes: C, at least 3. For 2 classes both entropies are 0, MIR is 0/0 and, as everywhere
+            here, 0.
+
+    Raises:
+        ValueError: `num_classes < 2`.
+
+    Example:
+        >>> import mirjax
+        >>> round(mirjax.theory.collapsed_mir(10), 7), round(mirjax.theory.collapsed_mir(100), 7)
+        (0.9523508, 0.9978129)
+
+    Source: Song et al. 2024 (arXiv 2406.03999), theorem on neural collapse.
+    """
+    if num_classes == 2:
+        return 0.0
+    return collapsed_mutual_information(num_classes) / collapsed_entropy(num_classes)
+
+
+def _at_least_two(num_classes: int) -> None:
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2, got {num_classes}.")
