@@ -16,14 +16,14 @@ from mirjax.entropy import feature_entropy as feature_entropy
 from mirjax.entropy import matrix_entropy as matrix_entropy
 from mirjax.gram import gram as gram
 from mirjax.gram import normalize_rows as normalize_rows
-from mirjax.interplay import Interplay as Interplay
+from mirjax.information import Interplay as Interplay
+from mirjax.information import hdr as hdr
+from mirjax.information import kernel_interplay as kernel_interplay
+from mirjax.information import mir as mir
+from mirjax.information import mutual_information as mutual_information
 from mirjax.interplay import class_interplay as class_interplay
 from mirjax.interplay import feature_interplay as feature_interplay
-from mirjax.interplay import hdr as hdr
 from mirjax.interplay import interplay as interplay
-from mirjax.interplay import kernel_interplay as kernel_interplay
-from mirjax.interplay import mir as mir
-from mirjax.interplay import mutual_information as mutual_information
 from mirjax.layers import layerwise as layerwise
 
 try:

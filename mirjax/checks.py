@@ -49,7 +49,7 @@ def _as_array(array: ArrayLike, name: str, axes: str) -> Array:
     names = axes.split()
     if array.ndim < len(names):
         raise ValueError(f"{name} must have shape [..., {', '.join(names)}], got {array.shape}.")
-    empty = [axis for axis, size in zip(names[::-1], array.shape[::-1]) if size == 0]
+    empty = [axis for axis, size in zip(names[::-1], array.shape[::-1], strict=False) if size == 0]
     if empty:
         raise ValueError(f"{name} of shape {array.shape} is empty along {', '.join(empty)}.")
     return array

@@ -1,10 +1,7 @@
-"""Mutual information, MIR and HDR: of two kernels, of features and head, of two representations."""
+"""MIR and HDR of features and head, of two representations, of class means and head."""
 
-from typing import NamedTuple
-
-import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jaxtyping import Float, Int
 
 from mirjax.checks import (
@@ -15,128 +12,12 @@ from mirjax.checks import (
     head_of,
     same_size,
     sample_weights,
-    square,
 )
-from mirjax.entropy import entropy_of, unit_rows, unit_trace
-from mirjax.gram import normalize_rows, safe_sqrt, small_side
-from mirjax.spectrum import entropy_rounding, matmul
-
-
-class Interplay(NamedTuple):
-    """What two views of the same samples share. Entropies in nats, ratios without unit.
-
-    Attributes:
-        entropy1: `H(K1)`, of the features (or the first representation).
-        entropy2: `H(K2)`, of the head rows of the labels (or the second representation).
-        joint_entropy: `H(K1 ⊙ K2)`.
-        mutual_information: `MI = H(K1) + H(K2) - H(K1 ⊙ K2)`.
-        entropy_difference: `|H(K1) - H(K2)|`; derivative 0 where they are equal.
-        mir: `MI / min(H(K1), H(K2))`; 0 where the smaller entropy is 0 (0/0).
-        hdr: `|H(K1) - H(K2)| / max(H(K1), H(K2))`, in [0, 1]; 0 where both entropies are 0 (0/0).
-    """
-
-    entropy1: Float[Array, "*batch"]
-    entropy2: Float[Array, "*batch"]
-    joint_entropy: Float[Array, "*batch"]
-    mutual_information: Float[Array, "*batch"]
-    entropy_difference: Float[Array, "*batch"]
-    mir: Float[Array, "*batch"]
-    hdr: Float[Array, "*batch"]
-
-
-def mutual_information(
-    kernel1: Float[ArrayLike, "*batch n n"], kernel2: Float[ArrayLike, "*batch n n"], /
-) -> Float[Array, "*batch"]:
-    r"""`MI = H(kernel1) + H(kernel2) - H(kernel1 ⊙ kernel2)`, in nats, as printed in the paper.
-
-    On Gram matrices; `interplay` gives the same number from features and head at a lower cost.
-
-    Args:
-        kernel1: positive semi-definite `[..., n, n]`, for instance `gram(features)`.
-        kernel2: positive semi-definite `[..., n, n]`, for instance `gram(head[labels])`.
-
-    Returns:
-        `[...]`; for Gram matrices from 0 to `min(H(kernel1), H(kernel2))`.
-
-    Raises:
-        TypeError, ValueError: a kernel is not square, the two differ in n, a dtype is no float.
-
-    Cost: three decompositions, `O(n³)`. Differentiable as `matrix_entropy`.
-
-    Example:
-        >>> import jax.numpy as jnp, mirjax
-        >>> print(f"{mirjax.mutual_information(jnp.eye(4), jnp.eye(4)):.4f}")
-        1.3863
-
-    Source: Song et al. 2024 (arXiv 2406.03999), definition of matrix mutual information.
-    """
-    return kernel_interplay(kernel1, kernel2).mutual_information
-
-
-def mir(
-    kernel1: Float[ArrayLike, "*batch n n"], kernel2: Float[ArrayLike, "*batch n n"], /
-) -> Float[Array, "*batch"]:
-    r"""Matrix mutual information ratio, `MI(kernel1, kernel2) / min(H(kernel1), H(kernel2))`.
-
-    In [0, 1] for Gram matrices, and strongly biased upwards by a small n: name the n with the value.
-    0 where the smaller entropy is 0 to rounding (0/0), with derivative 0.
-    Arguments, errors, cost and differentiability: as `mutual_information`; where the two entropies
-    are equal the derivative of the minimum is the mean of the two.
-
-    Example:
-        >>> import jax.numpy as jnp, mirjax
-        >>> print(f"{mirjax.mir(jnp.eye(4), jnp.eye(4)):.4f}")
-        1.0000
-
-    Source: Song et al. 2024 (arXiv 2406.03999), definition of MIR.
-    """
-    return kernel_interplay(kernel1, kernel2).mir
-
-
-def hdr(
-    kernel1: Float[ArrayLike, "*batch n n"], kernel2: Float[ArrayLike, "*batch n n"], /
-) -> Float[Array, "*batch"]:
-    r"""Matrix entropy difference ratio, `|H(kernel1) - H(kernel2)| / max(H(kernel1), H(kernel2))`.
-
-    In [0, 1]. 0 where both entropies are 0 to rounding (0/0), with derivative 0.
-    Arguments, errors, cost and differentiability: as `mutual_information`; where the two entropies
-    are equal the derivative is 0.
-
-    Example:
-        >>> import jax.numpy as jnp, mirjax
-        >>> print(f"{mirjax.hdr(jnp.eye(4), jnp.ones((4, 4))):.4f}")
-        1.0000
-
-    Source: Song et al. 2024 (arXiv 2406.03999), definition of HDR.
-    """
-    return kernel_interplay(kernel1, kernel2).hdr
-
-
-def kernel_interplay(
-    kernel1: Float[ArrayLike, "*batch n n"], kernel2: Float[ArrayLike, "*batch n n"], /
-) -> Interplay:
-    """All fields of `Interplay` for two kernels: `mutual_information`, `mir` and `hdr` at once.
-
-    Arguments, errors, cost and differentiability: as `mutual_information`.
-
-    Example:
-        >>> import jax.numpy as jnp, mirjax
-        >>> result = mirjax.kernel_interplay(jnp.eye(4), jnp.ones((4, 4)))
-        >>> print(f"{result.joint_entropy:.4f}")
-        1.3863
-    """
-    kernel1 = as_float(kernel1, "kernel1", axes="n n")
-    kernel2 = as_float(kernel2, "kernel2", axes="n n")
-    square(kernel1, "kernel1")
-    square(kernel2, "kernel2")
-    same_size(kernel1, "kernel1", kernel2, "kernel2", axis=(-1, -1), what="the number of samples n")
-    kernel1, kernel2 = (0.5 * (k + jnp.swapaxes(k, -1, -2)) for k in common_float(kernel1, kernel2))
-
-    def single(k1: Array, k2: Array) -> Interplay:
-        k1, k2 = unit_trace(k1), unit_trace(k2)
-        return _combine(entropy_of(k1), entropy_of(k2), entropy_of(unit_trace(k1 * k2)), len(k1))
-
-    return _vectorize(single, "(n,n),(n,n)")(kernel1, kernel2)
+from mirjax.entropy import entropy_of, unit_rows
+from mirjax.gram import safe_sqrt, small_side
+from mirjax.information import Interplay, combine, over_batches
+from mirjax.joint import joint_matrix, marginal_entropies, sides_of
+from mirjax.spectrum import matmul
 
 
 def interplay(
@@ -187,8 +68,8 @@ def interplay(
 
     Source: Song et al. 2024 (arXiv 2406.03999), MIR and HDR between features and head.
     """
-    features, head, labels, weights = _arguments(features, head, labels, weights)
-    return _vectorize(_interplay, "(n,d),(c,d),(n),(n)")(features, head, labels, weights)
+    features, head, labels, weights = checked_arguments(features, head, labels, weights)
+    return over_batches(_interplay, "(n,d),(c,d),(n),(n)")(features, head, labels, weights)
 
 
 def feature_interplay(
@@ -238,7 +119,7 @@ def feature_interplay(
     )
     features1, features2 = common_float(features1, features2)
     weights = sample_weights(weights, features1, "features1")
-    return _vectorize(_feature_interplay, "(n,d),(n,e),(n)")(features1, features2, weights)
+    return over_batches(_feature_interplay, "(n,d),(n,e),(n)")(features1, features2, weights)
 
 
 def class_interplay(
@@ -298,9 +179,10 @@ def centred(class_means: Float[Array, "*batch c d"], centre: Float[Array, "*batc
     return jnp.where(jnp.max(jnp.abs(rows), axis=-1, keepdims=True) <= noise, 0.0, rows)
 
 
-def _arguments(
+def checked_arguments(
     features: ArrayLike, head: ArrayLike, labels: ArrayLike, weights: ArrayLike | None
 ) -> tuple[Array, Array, Array, Array]:
+    """The four arguments of `interplay`, checked and in one dtype."""
     features = as_float(features, "features", axes="n d")
     head = as_float(head, "head", axes="num_classes d")
     labels = as_labels(labels)
@@ -310,33 +192,9 @@ def _arguments(
     return features, head, labels, sample_weights(weights, features, "features")
 
 
-def _vectorize(single, signature: str):
-    """`single`, which returns an `Interplay`, over any batch axes."""
-    outputs = ",".join("()" for _ in Interplay._fields)
-    vectorized = jnp.vectorize(
-        lambda *args: tuple(single(*args)), signature=f"{signature}->{outputs}"
-    )
-    return lambda *args: Interplay(*vectorized(*args))
-
-
-def _combine(entropy1: Array, entropy2: Array, joint: Array, side: int) -> Interplay:
-    shared = entropy1 + entropy2 - joint
-    difference = jnp.abs(entropy1 - entropy2)
-    rounding = entropy_rounding(side, joint.dtype)
-
-    def ratio(part: Array, whole: Array) -> Array:
-        defined = ~(whole <= rounding)  # NaN stays NaN
-        return jnp.where(defined, part / jnp.where(defined, whole, 1.0), 0.0)
-
-    return Interplay(
-        entropy1=entropy1,
-        entropy2=entropy2,
-        joint_entropy=joint,
-        mutual_information=shared,
-        entropy_difference=difference,
-        mir=ratio(shared, jnp.minimum(entropy1, entropy2)),
-        hdr=ratio(difference, jnp.maximum(entropy1, entropy2)),
-    )
+def _interplay(features: Array, head: Array, labels: Array, weights: Array) -> Interplay:
+    sides = sides_of(features, head, labels, weights)
+    return combine(*marginal_entropies(sides), entropy_of(joint_matrix(sides)), len(features))
 
 
 def _feature_interplay(rows1: Array, rows2: Array, weights: Array) -> Interplay:
@@ -350,90 +208,5 @@ def _feature_interplay(rows1: Array, rows2: Array, weights: Array) -> Interplay:
     else:
         pairs = (root * rows1)[:, :, None] * rows2[:, None, :]
         joint = small_side(pairs.reshape(samples, width))
-    entropies = (entropy_of(k) for k in (small_side(root * rows1), small_side(root * rows2), joint))
-    return _combine(*entropies, samples)
-
-
-class _Sides(NamedTuple):
-    """Normalised features and head, and how the weight is spread over samples and classes."""
-
-    rows: Array
-    heads: Array
-    labels: Array
-    root: Array
-    members: Array
-
-
-def _sides(features: Array, head: Array, labels: Array, weights: Array) -> _Sides:
-    classes = head.shape[0]
-    valid = (labels >= 0) & (labels < classes)
-    labels = jnp.where(valid, labels, 0)
-    weights = jnp.where(valid | (weights == 0), weights, jnp.nan)
-    heads = normalize_rows(head)
-    weights = jnp.where(jnp.all(heads == 0, axis=-1)[labels], 0.0, weights)
-    rows, share = unit_rows(features, weights)
-    return _Sides(rows, heads, labels, safe_sqrt(share)[:, None], jax.nn.one_hot(labels, classes))
-
-
-def _marginal_entropies(sides: _Sides) -> tuple[Array, Array]:
-    samples, classes = sides.members.shape
-    if samples < classes:
-        second = sides.root * sides.heads[sides.labels]
-    else:
-        share = jnp.square(sides.root)
-        frequency = jnp.sum(sides.members.astype(share.dtype) * share, axis=0)
-        second = safe_sqrt(frequency)[:, None] * sides.heads
-    return entropy_of(small_side(sides.root * sides.rows)), entropy_of(small_side(second))
-
-
-def _interplay(features: Array, head: Array, labels: Array, weights: Array) -> Interplay:
-    sides = _sides(features, head, labels, weights)
-    entropy1, entropy2 = _marginal_entropies(sides)
-    samples, width = sides.rows.shape
-    if samples <= width * min(width, head.shape[0]):
-        joint = _joint_of_samples(sides)
-    else:
-        joint = _joint_of_moments(sides)
-    return _combine(entropy1, entropy2, entropy_of(joint), samples)
-
-
-def _joint_of_samples(sides: _Sides) -> Array:
-    """`√p (K1 ⊙ K2) √p`, n × n."""
-    scaled = sides.root * sides.rows
-    similarity = matmul(sides.heads, sides.heads.T)
-    # Two gathers of whole rows: much faster than one of n² scattered entries.
-    similarity = similarity[sides.labels].T[sides.labels]
-    return matmul(scaled, scaled.T) * similarity
-
-
-def _joint_of_moments(sides: _Sides) -> Array:
-    """The Gram matrix of all coordinates of `ẑ ⊗ ŵ_y`, whose side does not depend on n."""
-    scaled = sides.root * sides.rows
-    samples, width = scaled.shape
-    classes = sides.heads.shape[0]
-    by_class = sides.members.astype(scaled.dtype)[:, :, None] * scaled[:, None, :]
-    moments = matmul(by_class.reshape(samples, classes * width).T, scaled)
-    coordinates = _head_coordinates(sides.heads)
-    rank = coordinates.shape[1]
-    pairs = (coordinates[:, :, None] * coordinates[:, None, :]).reshape(classes, rank * rank)
-    joint = matmul(pairs.T, moments.reshape(classes, width * width))
-    joint = joint.reshape(rank, rank, width, width).transpose(0, 2, 1, 3)
-    return joint.reshape(rank * width, rank * width)
-
-
-def _head_coordinates(heads: Float[Array, "c d"]) -> Float[Array, "c r"]:
-    """Rows with the Gram matrix of `heads` in `r = min(c, d)` coordinates, to second order."""
-    if heads.shape[0] >= heads.shape[1]:
-        return heads
-    # The row space is held fixed, so that nothing divides by differences of singular values.
-    left, values, right = jnp.linalg.svd(lax.stop_gradient(heads), full_matrices=False)
-    inside = matmul(heads, right.T)
-    # What leaves the row space is zero in value and in first derivative, and adds its Gram matrix
-    # in the second: find X with X insideᵀ + inside Xᵀ equal to that.
-    leaving = heads - matmul(inside, right)
-    curvature = matmul(leaving, leaving.T)
-    kept = values > heads.shape[1] * jnp.finfo(heads.dtype).eps * values[0]
-    inverse = left * jnp.where(kept, 1 / jnp.where(kept, values, 1.0), 0.0)
-    basis = jnp.where(kept, left, 0.0)
-    half = curvature - 0.5 * matmul(basis, matmul(basis.T, curvature))
-    return inside + matmul(half, inverse)
+    entropy1, entropy2 = entropy_of(small_side(root * rows1)), entropy_of(small_side(root * rows2))
+    return combine(entropy1, entropy2, entropy_of(joint), samples)

@@ -7,7 +7,8 @@ from jax import Array, lax
 from jaxtyping import Float, Int
 
 from mirjax.checks import ArrayLike
-from mirjax.interplay import _arguments, _marginal_entropies, _sides, interplay
+from mirjax.interplay import checked_arguments, interplay
+from mirjax.joint import marginal_entropies, sides_of
 
 Side = Literal["features", "head"]
 
@@ -92,10 +93,10 @@ def entropy_difference_loss(
     Source: Song et al. 2024 (arXiv 2406.03999): `L = CE + λ |H(K1) - H(K2)|`.
     """
     features, head = _stopped(features, head, stop_gradient)
-    features, head, labels, weights = _arguments(features, head, labels, weights)
+    features, head, labels, weights = checked_arguments(features, head, labels, weights)
 
     def single(*arguments: Array) -> Array:
-        entropy1, entropy2 = _marginal_entropies(_sides(*arguments))
+        entropy1, entropy2 = marginal_entropies(sides_of(*arguments))
         return jnp.abs(entropy1 - entropy2)
 
     return jnp.vectorize(single, signature="(n,d),(c,d),(n),(n)->()")(

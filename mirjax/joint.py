@@ -1,0 +1,96 @@
+"""Features against head: the marginal entropies and the joint matrix, at their smallest size."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Float
+
+from mirjax.entropy import entropy_of, unit_rows
+from mirjax.gram import normalize_rows, safe_sqrt, small_side
+from mirjax.spectrum import matmul
+
+
+class Sides(NamedTuple):
+    """Normalised features and head, and how the weight is spread over samples and classes."""
+
+    rows: Array
+    heads: Array
+    labels: Array
+    root: Array
+    members: Array
+
+
+def sides_of(features: Array, head: Array, labels: Array, weights: Array) -> Sides:
+    """Normalises, and turns what has no direction into weight 0 and what has no meaning into NaN."""
+    classes = head.shape[0]
+    valid = (labels >= 0) & (labels < classes)
+    labels = jnp.where(valid, labels, 0)
+    weights = jnp.where(valid | (weights == 0), weights, jnp.nan)
+    heads = normalize_rows(head)
+    weights = jnp.where(jnp.all(heads == 0, axis=-1)[labels], 0.0, weights)
+    rows, share = unit_rows(features, weights)
+    return Sides(rows, heads, labels, safe_sqrt(share)[:, None], jax.nn.one_hot(labels, classes))
+
+
+def marginal_entropies(sides: Sides) -> tuple[Array, Array]:
+    """`H(K1)` and `H(K2)`."""
+    samples, classes = sides.members.shape
+    if samples < classes:
+        second = sides.root * sides.heads[sides.labels]
+    else:
+        share = jnp.square(sides.root)
+        frequency = jnp.sum(sides.members.astype(share.dtype) * share, axis=0)
+        second = safe_sqrt(frequency)[:, None] * sides.heads
+    return entropy_of(small_side(sides.root * sides.rows)), entropy_of(small_side(second))
+
+
+def joint_matrix(sides: Sides) -> Array:
+    """A unit-trace matrix with the non-zero spectrum of `√p (K1 ⊙ K2) √p`."""
+    samples, width = sides.rows.shape
+    if samples <= width * min(width, sides.heads.shape[0]):
+        return _joint_of_samples(sides)
+    return _joint_of_moments(sides)
+
+
+def _joint_of_samples(sides: Sides) -> Array:
+    """`√p (K1 ⊙ K2) √p`, n × n."""
+    scaled = sides.root * sides.rows
+    similarity = matmul(sides.heads, sides.heads.T)
+    # Two gathers of whole rows: much faster than one of n² scattered entries.
+    similarity = similarity[sides.labels].T[sides.labels]
+    return matmul(scaled, scaled.T) * similarity
+
+
+def _joint_of_moments(sides: Sides) -> Array:
+    """The Gram matrix of all coordinates of `ẑ ⊗ ŵ_y`, whose side does not depend on n."""
+    scaled = sides.root * sides.rows
+    samples, width = scaled.shape
+    classes = sides.heads.shape[0]
+    by_class = sides.members.astype(scaled.dtype)[:, :, None] * scaled[:, None, :]
+    moments = matmul(by_class.reshape(samples, classes * width).T, scaled)
+    coordinates = _head_coordinates(sides.heads)
+    rank = coordinates.shape[1]
+    pairs = (coordinates[:, :, None] * coordinates[:, None, :]).reshape(classes, rank * rank)
+    joint = matmul(pairs.T, moments.reshape(classes, width * width))
+    joint = joint.reshape(rank, rank, width, width).transpose(0, 2, 1, 3)
+    return joint.reshape(rank * width, rank * width)
+
+
+def _head_coordinates(heads: Float[Array, "c d"]) -> Float[Array, "c r"]:
+    """Rows with the Gram matrix of `heads` in `r = min(c, d)` coordinates, to second order."""
+    if heads.shape[0] >= heads.shape[1]:
+        return heads
+    # The row space is held fixed, so that nothing divides by differences of singular values.
+    left, values, right = jnp.linalg.svd(lax.stop_gradient(heads), full_matrices=False)
+    inside = matmul(heads, right.T)
+    # What leaves the row space is zero in value and in first derivative, and adds its Gram matrix
+    # in the second: find X with X insideᵀ + inside Xᵀ equal to that.
+    leaving = heads - matmul(inside, right)
+    curvature = matmul(leaving, leaving.T)
+    kept = values > heads.shape[1] * jnp.finfo(heads.dtype).eps * values[0]
+    inverse = left * jnp.where(kept, 1 / jnp.where(kept, values, 1.0), 0.0)
+    basis = jnp.where(kept, left, 0.0)
+    half = curvature - 0.5 * matmul(basis, matmul(basis.T, curvature))
+    return inside + matmul(half, inverse)
