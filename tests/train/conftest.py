@@ -1,0 +1,44 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from train.images import from_arrays
+from train.supervised import Supervised
+
+
+@pytest.fixture(autouse=True)
+def users_promotion():
+    """Optax and Flax are not written for strict promotion, which the library's tests run under."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Three classes of noisy 4 × 4 images: 60 to train, 25 to test."""
+    rng = np.random.default_rng(0)
+    centres = rng.uniform(60, 200, (3, 4, 4, 1))
+
+    def split(n):
+        labels = np.arange(n) % 3
+        images = centres[labels] + rng.normal(0, 20, (n, 4, 4, 1))
+        return images.clip(0, 255).astype(np.uint8), labels.astype(np.int32)
+
+    return from_arrays("tiny", *split(60), *split(25))
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """A run of a few steps."""
+    return dataclasses.replace(
+        Supervised(),
+        steps=8,
+        eval_every=4,
+        batch_size=16,
+        metric_batch=8,
+        eval_batch=10,
+        steps_per_call=3,
+        out=tmp_path / "run",
+    )

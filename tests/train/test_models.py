@@ -1,0 +1,55 @@
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from train.models import builder
+
+
+def count(model):
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes", "width"),
+    [("mlp", (8, 8, 1), 10, 64), ("conv", (16, 16, 3), 7, 128), ("wrn-10-1", (16, 16, 3), 10, 64)],
+)
+def test_models_return_logits_and_features_of_a_named_head(name, shape, classes, width):
+    model = builder(name, image_shape=shape, num_classes=classes)(nnx.Rngs(0))
+    images = jax.random.normal(jax.random.key(0), (4, *shape))
+    logits, features = jax.jit(lambda m, x: m(x, train=False))(model, images)
+    assert features.shape == (4, width)
+    kernel, bias = model.head.kernel[...], model.head.bias[...]
+    assert kernel.shape == (width, classes)
+    assert jnp.allclose(logits, features @ kernel + bias, atol=1e-5)
+
+
+def test_wide_resnet_28_2_has_the_published_size():
+    model = nnx.eval_shape(
+        lambda: builder("wrn-28-2", image_shape=(32, 32, 3), num_classes=10)(nnx.Rngs(0))
+    )
+    # Convolutions 432 + 1,460,736, batch norm 5,152 and head 1,290: summed by hand from the paper.
+    assert count(model) == 1_467_610
+    assert model.head.in_features == 128
+
+
+def test_batch_norm_moves_in_training_only():
+    model = builder("conv", image_shape=(8, 8, 1), num_classes=3)(nnx.Rngs(0))
+    before = model.norms[0].mean[...].copy()
+    images = 2 + jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
+    model(images, train=False)
+    assert jnp.array_equal(model.norms[0].mean[...], before)
+    model(images, train=True)
+    assert not jnp.array_equal(model.norms[0].mean[...], before)
+
+
+@pytest.mark.parametrize("name", ["resnet", "wrn-28", "wrn-a-b"])
+def test_unknown_model_lists_what_there_is(name):
+    with pytest.raises(ValueError, match=r"unknown.*mlp, conv, wrn"):
+        builder(name, image_shape=(8, 8, 1), num_classes=3)
+
+
+def test_impossible_depth():
+    build = builder("wrn-27-2", image_shape=(8, 8, 1), num_classes=3)
+    with pytest.raises(ValueError, match="depth must be 6 k \\+ 4"):
+        build(nnx.Rngs(0))

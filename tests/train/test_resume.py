@@ -1,0 +1,118 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from train.checkpoint import CheckpointError, Checkpoints, digest
+from train.loop import RunError, train
+from train.step import information_loss
+
+ROOT = Path(__file__).parents[2]
+LOSS = information_loss(0.2, 0.1)
+
+
+def command(out, *more):
+    options = "--steps 50 --eval-every 10 --checkpoint-every 10 --seeds 2 --mi-weight 0.1"
+    return [sys.executable, "-m", "train.supervised", "smoke", "--out", str(out), *options.split(), *more]
+
+
+def run_command(out, *more):
+    done = subprocess.run(command(out, *more), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def final_state(folder):
+    return json.loads((folder / "checkpoints" / "50" / "about" / "metadata").read_text())["digest"]
+
+
+def test_a_killed_run_resumes_bit_identical(tmp_path):
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = subprocess.Popen(
+        command(killed), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 300
+    while not (killed / "checkpoints" / "10").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "checkpoints" / "50").exists()
+    # The line that a kill can cut in half.
+    with (killed / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3')
+    run_command(killed, "--resume")
+    run_command(whole)
+    assert (killed / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert final_state(killed) == final_state(whole)
+
+
+def test_resume_of_a_finished_run_changes_nothing(tiny, settings):
+    first = train(settings, tiny, LOSS, quiet=True)
+    again = train(dataclasses.replace(settings, resume=True), tiny, LOSS, quiet=True)
+    assert digest(first.states) == digest(again.states)
+    assert first.records == again.records
+
+
+def test_nothing_is_overwritten_unasked(tiny, settings, tmp_path):
+    train(settings, tiny, LOSS, quiet=True)
+    with pytest.raises(RunError, match="holds a run already"):
+        train(settings, tiny, LOSS, quiet=True)
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("mine")
+    for resume in (False, True):
+        elsewhere = dataclasses.replace(settings, out=foreign, resume=resume)
+        with pytest.raises(RunError, match="holds something else than a run"):
+            train(elsewhere, tiny, LOSS, quiet=True)
+    assert [f.name for f in foreign.iterdir()] == ["thesis.txt"]
+
+
+def test_other_settings_are_refused(tiny, settings):
+    train(settings, tiny, LOSS, quiet=True)
+    other = dataclasses.replace(settings, resume=True, learning_rate=0.1)
+    with pytest.raises(RunError, match=r"learning_rate was 0\.03, is 0\.1"):
+        train(other, tiny, LOSS, quiet=True)
+
+
+def test_a_damaged_checkpoint_is_named_and_left_alone(tiny, settings):
+    train(settings, tiny, LOSS, quiet=True)
+    files = [f for f in (settings.out / "checkpoints" / "8" / "state").rglob("*") if f.is_file()]
+    largest = max(files, key=lambda f: f.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(64)
+    largest.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"checkpoints/8 cannot be read"):
+        train(dataclasses.replace(settings, resume=True), tiny, LOSS, quiet=True)
+    assert largest.read_bytes() == bytes(content)
+
+
+def test_a_foreign_checkpoint_is_refused(tmp_path):
+    import orbax.checkpoint as ocp
+
+    with ocp.CheckpointManager(tmp_path / "other") as manager:
+        manager.save(3, args=ocp.args.Composite(about=ocp.args.JsonSave({"made by": "others"})))
+    checkpoints = Checkpoints(tmp_path / "other")
+    with pytest.raises(CheckpointError, match="is no checkpoint of this program"):
+        checkpoints.restore(3, {"a": np.zeros(3)})
+    checkpoints.close()
+
+
+def test_a_kill_while_saving_leaves_the_earlier_checkpoint(tiny, settings):
+    regular = dataclasses.replace(settings, checkpoint_every=4)
+    first = train(regular, tiny, LOSS, quiet=True)
+    folder = settings.out / "checkpoints"
+    # What a kill leaves: a folder that was not yet renamed to its final name.
+    (folder / "12.orbax-checkpoint-tmp-0").mkdir()
+    (folder / "12.orbax-checkpoint-tmp-0" / "half").write_bytes(os.urandom(10))
+    again = train(dataclasses.replace(regular, resume=True), tiny, LOSS, quiet=True)
+    assert digest(first.states) == digest(again.states)

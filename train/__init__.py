@@ -1,0 +1,1 @@
+"""Training scripts, run as `python -m train.NAME` from the repository root."""

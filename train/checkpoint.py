@@ -1,0 +1,99 @@
+"""Saving and restoring the state of a run (Orbax), with errors that say what to do."""
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+FORMAT = "mirjax-train 1"
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be used; it was left as it was."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, in `folder/STEP/`."""
+
+    def __init__(self, folder: Path, *, keep: int | None = 1):
+        import orbax.checkpoint as ocp
+
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        self._ocp, self.folder = ocp, folder.resolve()
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def latest(self) -> int | None:
+        """The step of the last complete checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any, settings: dict[str, Any]) -> None:
+        """Writes the checkpoint of a step; a crash in between leaves the earlier ones."""
+        leaves = _leaves(state)
+        about = {"format": FORMAT, "settings": settings, "digest": digest(state)}
+        args = self._ocp.args.Composite(
+            state=self._ocp.args.StandardSave(leaves), about=self._ocp.args.JsonSave(about)
+        )
+        self._manager.save(step, args=args)
+
+    def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+        """The state saved at `step`, of the structure of `like`, and the settings it was made with.
+
+        Raises:
+            CheckpointError: it is damaged, or not one of these, or of another network.
+        """
+        place = self.folder / str(step)
+        try:
+            items = self._ocp.args.Composite(about=self._ocp.args.JsonRestore())
+            about = self._manager.restore(step, args=items)["about"]
+        except Exception as error:
+            raise CheckpointError(_unreadable(place, error)) from error
+        if not isinstance(about, dict) or about.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{place} is no checkpoint of this program (format {FORMAT!r}). "
+                "Name another folder with --out."
+            )
+        try:
+            abstract = jax.tree.map(_abstract, _leaves(like))
+            items = self._ocp.args.Composite(state=self._ocp.args.StandardRestore(abstract))
+            leaves = self._manager.restore(step, args=items)["state"]
+        except Exception as error:
+            raise CheckpointError(_unreadable(place, error)) from error
+        state = jax.tree.unflatten(jax.tree.structure(like), [leaves[k] for k in _leaves(like)])
+        if digest(state) != about["digest"]:
+            raise CheckpointError(_unreadable(place, "its content does not match its digest"))
+        return state, about["settings"]
+
+    def close(self) -> None:
+        """Releases the manager."""
+        self._manager.close()
+
+
+def digest(state: Any) -> str:
+    """SHA-256 over names, shapes, dtypes and bytes of all arrays."""
+    sha = hashlib.sha256()
+    for name, leaf in _leaves(state).items():
+        array = np.asarray(leaf)
+        sha.update(f"{name} {array.shape} {array.dtype}".encode())
+        sha.update(array.tobytes())
+    return sha.hexdigest()
+
+
+def _leaves(state: Any) -> dict[str, Any]:
+    paths, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in paths}
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def _unreadable(place: Path, error: Any) -> str:
+    first = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+    return (
+        f"The checkpoint {place} cannot be read ({first}). It was left as it is. "
+        "Remove that folder to go on from an earlier one or from the start, or name another --out."
+    )

@@ -1,0 +1,109 @@
+"""WideResNet (Zagoruyko & Komodakis 2016) as the semi-supervised literature sets it up."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+LEAK = 0.1
+
+
+def _conv(inputs: int, outputs: int, size: int, strides: int, rngs: nnx.Rngs) -> nnx.Conv:
+    # Padding of a fixed width, so that strided layers see the same pixels as in other frameworks.
+    pad = (size - 1) // 2
+    return nnx.Conv(
+        inputs,
+        outputs,
+        (size, size),
+        strides=strides,
+        padding=((pad, pad), (pad, pad)),
+        use_bias=False,
+        kernel_init=nnx.initializers.variance_scaling(2 / (1 + LEAK**2), "fan_out", "normal"),
+        rngs=rngs,
+    )
+
+
+class Block(nnx.Module):
+    """Two pre-activated 3 × 3 convolutions and a shortcut."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        strides: int,
+        *,
+        momentum: float,
+        first: bool,
+        rngs: nnx.Rngs,
+    ):
+        self.norm1 = nnx.BatchNorm(inputs, momentum=momentum, rngs=rngs)
+        self.conv1 = _conv(inputs, outputs, 3, strides, rngs)
+        self.norm2 = nnx.BatchNorm(outputs, momentum=momentum, rngs=rngs)
+        self.conv2 = _conv(outputs, outputs, 3, 1, rngs)
+        self.shortcut = None if inputs == outputs else _conv(inputs, outputs, 1, strides, rngs)
+        # The first block activates before the shortcut branches off.
+        self.first = first
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        active = nnx.leaky_relu(self.norm1(x, use_running_average=not train), LEAK)
+        if self.first:
+            x = active
+        y = self.norm2(self.conv1(active), use_running_average=not train)
+        y = self.conv2(nnx.leaky_relu(y, LEAK))
+        if self.shortcut is not None:
+            x = self.shortcut(x if self.first else active)
+        return x + y
+
+
+class WideResNet(nnx.Module):
+    """WideResNet-`depth`-`width`; features are the global average pool, `64 · width` wide.
+
+    Args:
+        channels: of the images.
+        num_classes: C.
+        depth: 6 blocks + 4, for instance 28.
+        width: multiple of the base widths 16, 32, 64.
+        momentum: of batch norm, the weight of the old value. The published setting is 0.999, which
+            needs thousands of steps before evaluation means anything; 0.9 suits short runs.
+        rngs: for the initial weights.
+
+    Raises:
+        ValueError: the depth is not 6 k + 4.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        depth: int = 28,
+        width: int = 2,
+        *,
+        momentum: float = 0.9,
+        rngs: nnx.Rngs,
+    ):
+        if depth < 10 or (depth - 4) % 6:
+            raise ValueError(f"depth must be 6 k + 4 (10, 16, 22, 28, ...), got {depth}.")
+        widths = (16 * width, 32 * width, 64 * width)
+        self.stem = _conv(channels, 16, 3, 1, rngs)
+        blocks, inputs = [], 16
+        for stage, outputs in enumerate(widths):
+            for index in range((depth - 4) // 6):
+                strides = 2 if stage > 0 and index == 0 else 1
+                first = not blocks
+                blocks.append(
+                    Block(inputs, outputs, strides, momentum=momentum, first=first, rngs=rngs)
+                )
+                inputs = outputs
+        self.blocks = nnx.List(blocks)
+        self.norm = nnx.BatchNorm(inputs, momentum=momentum, rngs=rngs)
+        self.head = nnx.Linear(
+            inputs, num_classes, kernel_init=nnx.initializers.glorot_normal(), rngs=rngs
+        )
+
+    def __call__(self, images: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
+        """Logits `[n, num_classes]` and features `[n, d]` of images `[n, h, w, c]`."""
+        x = self.stem(images)
+        for block in self.blocks:
+            x = block(x, train=train)
+        x = nnx.leaky_relu(self.norm(x, use_running_average=not train), LEAK)
+        features = jnp.mean(x, axis=(1, 2))
+        return self.head(features), features

@@ -1,0 +1,229 @@
+"""Puts a published data set into the layout of TFDS, without TensorFlow and without a network.
+
+Example:
+  python -m train.prepare cifar10 --from cifar-10-binary.tar.gz
+
+What is written is what TFDS itself would write as ArrayRecord: `tfds.data_source("cifar10",
+data_dir=..., download=False)` reads it. PATH is, by data set:
+  cifar10, cifar100: the binary version of the archive (the Python version consists of pickles,
+    which can run code when they are read, and is refused);
+  stl10: stl10_binary.tar.gz;
+  mnist, fashion_mnist: the folder with the four idx files, compressed or not;
+  cifar10, mnist, fashion_mnist: a folder or a tar archive of {train,test}/<class>/<image>.
+"""
+
+import contextlib
+import dataclasses
+import io
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+
+from train import archives, prepared
+from train.archives import Archive, Table
+from train.images import DataError
+from train.imagetree import holds_images, imagetree
+from train.sources import require
+
+Counts = Mapping[str, Sequence[int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Puts a published data set into the layout of TFDS, without TensorFlow or a network."""
+
+    # The data set.
+    name: tyro.conf.Positional[Literal["cifar10", "cifar100", "stl10", "mnist", "fashion_mnist"]]
+    # The published archive, or the folder with the published files.
+    source: Annotated[Path, tyro.conf.arg(name="from", metavar="PATH")]
+    # Where to put it; $TFDS_DATA_DIR or ~/tensorflow_datasets if left out.
+    data_dir: Path | None = None
+    # For images in folders: an .npz file with the labels, train and test, in the published order.
+    labels: Annotated[Path | None, tyro.conf.arg(metavar="NPZ")] = None
+    # Replace data that are already there.
+    overwrite: bool = False
+
+
+def prepare(
+    name: str,
+    source: Path,
+    *,
+    data_dir: Path | None = None,
+    labels: Path | None = None,
+    overwrite: bool = False,
+    counts: Counts | None = None,
+) -> Path:
+    """Writes a published data set in the layout of TFDS.
+
+    Everything is written to a hidden folder beside the result and renamed when it is complete, so
+    an interruption leaves nothing that looks like data.
+
+    Args:
+      name: a key of `prepared.PUBLISHED`.
+      source: the published archive or folder.
+      data_dir: where to put it; see `prepared.default_data_dir`.
+      labels: see `imagetree.imagetree`.
+      overwrite: replace data that are already there.
+      counts: images per class of each split, checked before anything is written; the official
+        ones if left out.
+
+    Returns:
+      The folder that now holds the data.
+
+    Raises:
+      DataError: the source is not what it should be, or the data are already there.
+    """
+    root = (prepared.default_data_dir() if data_dir is None else data_dir).expanduser()
+    source = source.expanduser()
+    if not source.exists():
+        raise DataError(f"there is no {source}; {name} needs {prepared.PUBLISHED[name].source}")
+    if labels is not None and not labels.is_file():
+        raise DataError(f"there is no file {labels}")
+    tfds = prepared.import_tfds()
+    official = tfds.builder_cls(name)
+    target = root / name / str(official.VERSION)
+    if target.exists() and not overwrite:
+        raise DataError(f"{target} is already there; --overwrite replaces it")
+    # The image shape is known to the builder alone.
+    with tempfile.TemporaryDirectory() as empty:
+        shape = tuple(official(data_dir=empty).info.features["image"].shape)
+    archive = _open(name, source, shape, labels)
+    _check_counts(source, archive, prepared.PUBLISHED[name].counts() if counts is None else counts)
+
+    root.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{name}-partial-", dir=root))
+    try:
+        written = _write(tfds, official, archive, partial)
+        if archive.note:
+            (written / prepared.SOURCE_NOTE_FILE).write_text(archive.note + "\n")
+        target.parent.mkdir(exist_ok=True)
+        if target.exists():
+            target.rename(partial / "replaced")
+        written.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def _open(name: str, source: Path, shape: tuple[int, int, int], labels: Path | None) -> Archive:
+    if source.is_dir():
+        if archives.has_idx(source):
+            if not name.endswith("mnist"):
+                raise DataError(f"{source} holds idx files, which {name} is not published as")
+            archive = archives.idx(source)
+        else:
+            return imagetree(source, name, shape, labels)
+    elif holds_images(source):
+        return imagetree(source, name, shape, labels)
+    elif name in ("cifar10", "cifar100"):
+        archive = archives.cifar(source, name)
+    elif name == "stl10":
+        archive = archives.stl10(source)
+    else:
+        raise DataError(f"{source}: {name} is read from a folder with its four idx files")
+    if labels is not None:
+        raise DataError(f"--labels goes with images in folders; {source} has its own labels")
+    return archive
+
+
+def _check_counts(source: Path, archive: Archive, counts: Counts) -> None:
+    for split, expected in counts.items():
+        if split not in archive.splits:
+            raise DataError(f"{source} has no split {split}")
+        table = archive.splits[split]
+        if len(table) != sum(expected):
+            raise DataError(
+                f"{source} has {len(table):,} images in {split}, the published data have "
+                f"{sum(expected):,}"
+            )
+        # The split without labels has the one number -1.
+        found, present = np.unique(table.labels["label"], return_counts=True)
+        held = [number for number in expected if number]
+        if present.tolist() != held or found.max() >= len(expected):
+            raise DataError(
+                f"{source}: the images per class of {split} are not those of the published data"
+            )
+
+
+def _write(tfds: Any, official: Any, archive: Archive, root: Path) -> Path:
+    """Writes the records below `root` by a builder that is the official one in all but reading."""
+
+    class Local(official, skip_registration=True):
+        VERSION = official.VERSION
+        name = official.name
+        # Not inherited: where the description of the data set lies.
+        pkg_dir_path = official.pkg_dir_path
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+            del dl_manager
+            for feature, names in archive.class_names.items():
+                self.info.features[feature].names = names
+            with_id = "id" in self.info.features
+            return {
+                split: _examples(f"{self.name} {split}", table, f"{split}_" if with_id else None)
+                for split, table in archive.splits.items()
+            }
+
+    # It is noted in the metadata, and `tfds.builder` compares it with the code it knows.
+    Local.__module__ = official.__module__
+    tfds.disable_progress_bar()
+    builder = Local(data_dir=str(root), file_format="array_record")
+    # TFDS announces a download, and a folder that is not the final one.
+    with contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare()
+    return Path(builder.data_dir)
+
+
+def _examples(
+    title: str, table: Table, id_prefix: str | None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    pillow = require("PIL.Image", "writing PNG")
+    labels = {feature: values.tolist() for feature, values in table.labels.items()}
+    for index, image in enumerate(table.images()):
+        example = {feature: values[index] for feature, values in labels.items()}
+        if id_prefix is not None:
+            example["id"] = f"{id_prefix}{index:05d}"
+        # TFDS would encode an array by TensorFlow. A single channel must be given as two axes.
+        example["image"] = pillow.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+        yield index, example
+        if (index + 1) % 1000 == 0 or index + 1 == len(table):
+            _progress(title, index + 1, len(table))
+
+
+def _progress(title: str, done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        end = "\n" if done == total else ""
+        print(f"\r{title}: {done:,} of {total:,}", end=end, file=sys.stderr, flush=True)
+    elif done == total:
+        print(f"{title}: {total:,}", file=sys.stderr)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    config = tyro.cli(Config, args=args, prog="python -m train.prepare")
+    try:
+        path = prepare(
+            config.name,
+            config.source,
+            data_dir=config.data_dir,
+            labels=config.labels,
+            overwrite=config.overwrite,
+        )
+    except (DataError, OSError) as error:
+        print("error:", *str(error).split(), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nerror: interrupted; nothing was written", file=sys.stderr)
+        return 130
+    print(f"{config.name} is in {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

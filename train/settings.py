@@ -1,0 +1,103 @@
+"""Settings that training runs share, and how a command line becomes one of them."""
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+S = TypeVar("S", bound="Settings")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What every training run needs to know."""
+
+    dataset: str = "digits"
+    """TFDS name (cifar10, cifar100, stl10, fashion_mnist, mnist), `digits`, `folder:PATH` or
+    `npz:PATH`."""
+    data_dir: str | None = None
+    """Where prepared TFDS data lie; TFDS's own default folder if not given."""
+    model: str = "mlp"
+    """mlp, conv or wrn-DEPTH-WIDTH."""
+    steps: int = 2000
+    """Optimizer steps."""
+    batch_size: int = 64
+    """Samples a step."""
+    learning_rate: float = 0.03
+    """Peak learning rate of SGD, decayed to 0 by a cosine."""
+    momentum: float = 0.9
+    """Of SGD."""
+    weight_decay: float = 5e-4
+    """On kernels; not on biases and batch norm."""
+    seeds: int = 1
+    """How many seeds are trained at once."""
+    first_seed: int = 0
+    """The first of them; the others follow it."""
+    eval_every: int = 200
+    """Steps between evaluations on the whole test set."""
+    metric_batch: int = 64
+    """Batch size of the metrics that are averaged over batches, as published."""
+    metric_limit: int = 4096
+    """Largest side of a decomposition in the metrics of a whole set. A set that would need a larger
+    one is represented by that many of its samples (the same in every run); the n that was used is
+    logged as `n`."""
+    eval_batch: int = 500
+    """Samples a forward pass in evaluation."""
+    memory_limit_mib: int = 2048
+    """Splits up to this size are held on the device; larger ones are streamed."""
+    steps_per_call: int | None = None
+    """Steps in one call of the compiled function; 1 for convolutions on a CPU, else 100, if not
+    given. Does not change results beyond rounding."""
+    seed_mapping: Literal["auto", "vmap", "loop"] = "auto"
+    """Seeds under one `vmap`, or one after the other through the same compiled step. `auto` takes
+    `loop` for convolutions on a CPU, where batched convolutions are several times slower."""
+    out: Path = Path("runs/supervised")
+    """Folder of this run: settings, metrics, events, checkpoints, pictures."""
+    resume: bool = False
+    """Go on from the last checkpoint in `out` (or start, if there is none)."""
+    checkpoint_every: int = 0
+    """Steps between checkpoints, a multiple of `eval_every`; 0 keeps none but the last."""
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "seeds", "eval_every", "metric_batch", "eval_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.steps_per_call is not None and self.steps_per_call < 1:
+            raise ValueError(f"steps_per_call must be at least 1, got {self.steps_per_call}.")
+        if self.checkpoint_every < 0 or self.checkpoint_every % self.eval_every:
+            raise ValueError(
+                f"checkpoint_every must be a multiple of eval_every = {self.eval_every} (or 0), "
+                f"got {self.checkpoint_every}."
+            )
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for the settings file."""
+        values = dataclasses.asdict(self)
+        return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+
+
+def from_command_line(presets: Mapping[str, S], arguments: Sequence[str] | None = None) -> S:
+    """Reads `[PRESET] --option value ...`: a preset's name first, then what differs from it.
+
+    Unknown options, wrong types and values that a setting refuses end the program with a message
+    and status 2.
+    """
+    import tyro
+
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    name = next(iter(presets))
+    if arguments and not arguments[0].startswith("-"):
+        name = arguments.pop(0)
+        if name not in presets:
+            raise SystemExit(f"Preset {name!r} is unknown. There are: {', '.join(presets)}.")
+    default = presets[name]
+    description = (
+        f"{type(default).__doc__}\n\nPresets (first argument): {', '.join(presets)}. "
+        f"The defaults below are those of {name!r}."
+    )
+    try:
+        return tyro.cli(type(default), default=default, args=arguments, description=description)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None

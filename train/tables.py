@@ -1,0 +1,60 @@
+"""Tables in the terminal, with mean and spread over seeds."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from train.evaluate import mean_and_spread
+
+COLUMNS = {
+    "accuracy": "test_accuracy",
+    "loss": "test_loss",
+    "MIR": "test_mir",
+    "MIR - collapse": "test_mir_distance",
+    "HDR": "test_hdr",
+    "MIR, class means": "test_class_mir",
+    "NC1": "test_nc1",
+    "NC2 angles": "test_nc2_equiangle",
+    "NC3": "test_nc3",
+    "NC4": "test_nc4",
+}
+
+
+def final_records(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The records of the last step, one a seed."""
+    last = max(record["step"] for record in records)
+    return [record for record in records if record["step"] == last]
+
+
+def cell(records: Sequence[Mapping[str, Any]], metric: str) -> str:
+    """`mean ± sample standard deviation` over the seeds, or `-` where a value is missing."""
+    values = [record.get(metric) for record in records]
+    if any(value is None for value in values):
+        return "-"
+    mean, spread = mean_and_spread(values)
+    return f"{mean:.3f} ± {spread:.3f}" if len(values) > 1 else f"{mean:.4f}"
+
+
+def markdown(runs: Mapping[str, Sequence[Mapping[str, Any]]], columns: Sequence[str]) -> str:
+    """A Markdown table of the last step of each run."""
+    lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
+    for name, records in runs.items():
+        last = final_records(records)
+        lines.append(f"| {name} | " + " | ".join(cell(last, COLUMNS[c]) for c in columns) + " |")
+    return "\n".join(lines)
+
+
+def show(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str) -> None:
+    """Prints a table with one column a run and one row a metric."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
+    table.add_column("last step, test set", no_wrap=True)
+    for name in runs:
+        table.add_column(name, justify="right", no_wrap=True)
+    for label, metric in COLUMNS.items():
+        cells = [cell(final_records(records), metric) for records in runs.values()]
+        if set(cells) != {"-"}:
+            table.add_row(label, *cells)
+    Console().print(table)
