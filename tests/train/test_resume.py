@@ -20,11 +20,22 @@ LOSS = information_loss(0.2, 0.1)
 
 def command(out, *more):
     options = "--steps 50 --eval-every 10 --checkpoint-every 10 --seeds 2 --mi-weight 0.1"
-    return [sys.executable, "-m", "train.supervised", "smoke", "--out", str(out), *options.split(), *more]
+    return [
+        sys.executable,
+        "-m",
+        "train.supervised",
+        "smoke",
+        "--out",
+        str(out),
+        *options.split(),
+        *more,
+    ]
 
 
 def run_command(out, *more):
-    done = subprocess.run(command(out, *more), cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command(out, *more), cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done
 

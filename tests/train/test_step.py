@@ -43,8 +43,10 @@ def test_stop_gradient_reaches_the_terms_only(stopped):
 
     def gradient(weight, stop):
         loss = information_loss(weight, 0.0, stop)
+
         def of(features, head):
             return loss(features @ head.T, features, head, labels)[0]
+
         return dict(zip(("features", "head"), jax.grad(of, (0, 1))(features, head), strict=True))
 
     plain, full, half = gradient(0, None), gradient(0.5, None), gradient(0.5, stopped)
@@ -120,5 +122,7 @@ def test_a_term_that_is_not_finite_stops_the_run(tiny, settings):
         return loss + 0 * mi, Terms(loss + 0 * mi, terms.cross_entropy, mi, terms[3])
 
     limit = 1e9
-    with pytest.raises(RunError, match=r"non-finite at step 1 \(seed 0\): mutual_information is nan"):
+    with pytest.raises(
+        RunError, match=r"non-finite at step 1 \(seed 0\): mutual_information is nan"
+    ):
         train(settings, tiny, broken, quiet=True)

@@ -1,0 +1,173 @@
+import os
+import pickle
+
+import numpy as np
+import pytest
+
+from tests.train.published import (
+    CIFAR10_COUNTS,
+    idx_bytes,
+    image_files,
+    write_cifar10,
+    write_idx,
+    write_tar,
+)
+from train import archives, data
+from train import prepare as prepare_module
+from train.images import DataError
+from train.prepare import main, prepare
+
+pytest.importorskip("tensorflow_datasets")
+
+
+def test_labels_must_match_the_images(tmp_path):
+    archive = write_tar(tmp_path / "a.tar.gz", image_files("png", {"train": 1, "test": 1}))
+    np.savez(tmp_path / "labels.npz", train=np.zeros(10, int), test=np.arange(10))
+    with pytest.raises(DataError, match="does not match the images of train"):
+        prepare("cifar10", archive, labels=tmp_path / "labels.npz", data_dir=tmp_path)
+    np.savez(tmp_path / "labels.npz", train=np.array([print], object))
+    with pytest.raises(DataError, match="cannot read train and test"):
+        prepare("cifar10", archive, labels=tmp_path / "labels.npz", data_dir=tmp_path)
+
+
+class Opens:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_pickles_are_refused_and_not_read(tmp_path):
+    content = {"cifar-10-batches-py/data_batch_1": pickle.dumps(Opens(tmp_path / "opened"))}
+    archive = write_tar(tmp_path / "cifar-10-python.tar.gz", content)
+    with pytest.raises(DataError, match=r"use the binary version, cifar-10-binary\.tar\.gz"):
+        prepare("cifar10", archive, data_dir=tmp_path)
+    assert not (tmp_path / "opened").exists()
+
+
+def test_official_counts_are_asked_for(tmp_path):
+    archive, *_ = write_cifar10(tmp_path)
+    with pytest.raises(DataError, match="50 images in train, the published data have 50,000"):
+        prepare("cifar10", archive, data_dir=tmp_path)
+    folder, *_ = write_idx(tmp_path / "idx")
+    counts = {"train": [1, 3, *[2] * 8], "test": [1] * 10}
+    with pytest.raises(DataError, match="images per class of train are not those"):
+        prepare("mnist", folder, data_dir=tmp_path, counts=counts)
+
+
+@pytest.mark.parametrize("keep", [0.02, 0.5, 0.999])
+def test_truncated_archives_are_refused(keep, tmp_path):
+    archive, *_ = write_cifar10(tmp_path)
+    content = archive.read_bytes()
+    archive.write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(DataError, match=r"cifar-10-binary\.tar\.gz"):
+        prepare("cifar10", archive, data_dir=tmp_path / "data", counts=CIFAR10_COUNTS)
+    assert not (tmp_path / "data").exists()
+
+
+def test_wrong_sources_are_refused(tmp_path):
+    archive, *_ = write_cifar10(tmp_path)
+    folder, *_ = write_idx(tmp_path / "idx")
+    (tmp_path / "text").write_text("no archive")
+    (tmp_path / "empty").mkdir()
+    for name, source, message in (
+        ("cifar100", archive, "lacks train.bin"),
+        ("stl10", archive, "lacks train_X.bin"),
+        ("mnist", archive, "folder with its four idx files"),
+        ("cifar10", folder, "idx files, which cifar10 is not published as"),
+        ("cifar10", tmp_path / "text", "truncated, damaged or of another kind"),
+        ("cifar10", tmp_path / "nowhere", "there is no .*nowhere; cifar10 needs"),
+        ("cifar10", tmp_path / "empty", "holds no train/<class>/<image>"),
+        ("stl10", tmp_path / "empty", "cannot be prepared from images"),
+    ):
+        with pytest.raises(DataError, match=message):
+            prepare(name, source, data_dir=tmp_path / "data")
+
+
+def test_damaged_idx_files_are_refused(tmp_path):
+    folder, *_ = write_idx(tmp_path / "idx", compressed=False)
+    labels = folder / "t10k-labels-idx1-ubyte"
+    for content, message in (
+        (labels.read_bytes()[:-1], "does not hold the 10 bytes"),
+        (labels.read_bytes() + b"1", "does not hold the 10 bytes"),
+        (b"\0\0\x08\x03", "no idx file"),
+        (idx_bytes(np.zeros(9, np.uint8)), "10 images and 9 labels"),
+    ):
+        labels.write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            prepare("mnist", folder, data_dir=tmp_path)
+    labels.unlink()
+    with pytest.raises(DataError, match="has none of t10k-labels-idx1-ubyte"):
+        prepare("mnist", folder, data_dir=tmp_path)
+
+
+def test_existing_data_are_left_alone(tmp_path):
+    archive, *_ = write_cifar10(tmp_path)
+    root = tmp_path / "data"
+    target = prepare("cifar10", archive, data_dir=root, counts=CIFAR10_COUNTS)
+    (target / "SOURCE.txt").write_text("an older one")
+    with pytest.raises(DataError, match="already there; --overwrite replaces it"):
+        prepare("cifar10", archive, data_dir=root, counts=CIFAR10_COUNTS)
+    assert data.load("cifar10", data_dir=str(root)).source_note == "an older one"
+    prepare("cifar10", archive, data_dir=root, overwrite=True, counts=CIFAR10_COUNTS)
+    assert data.load("cifar10", data_dir=str(root)).source_note == ""
+    assert [path.name for path in root.iterdir()] == ["cifar10"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, DataError])
+def test_an_interruption_leaves_nothing_behind(error, tmp_path, monkeypatch):
+    archive, *_ = write_cifar10(tmp_path)
+    root = tmp_path / "data"
+    written = prepare("cifar10", archive, data_dir=root, counts=CIFAR10_COUNTS)
+    before = {path.name: path.stat().st_mtime_ns for path in written.iterdir()}
+
+    def progress(title, done, total):
+        # Comes after the last image of the first split.
+        raise error("stop")
+
+    monkeypatch.setattr(prepare_module, "_progress", progress)
+    for target in (root, tmp_path / "new"):
+        with pytest.raises(error):
+            prepare("cifar10", archive, data_dir=target, overwrite=True, counts=CIFAR10_COUNTS)
+    assert {path.name: path.stat().st_mtime_ns for path in written.iterdir()} == before
+    assert [path.name for path in root.iterdir()] == ["cifar10"]
+    assert list((tmp_path / "new").iterdir()) == []
+    with pytest.raises(data.DataNotFound):
+        data.load("cifar10", data_dir=str(tmp_path / "new"))
+
+
+def test_members_are_not_extracted(tmp_path):
+    archive = write_tar(tmp_path / "a.tar", {"../outside": b"x", "/absolute": b"y"})
+    assert [name for name, *_ in archives.members(archive)] == ["../outside", "/absolute"]
+    assert not (tmp_path.parent / "outside").exists()
+
+
+def test_command_reports_errors_in_one_line(tmp_path, capsys):
+    status = main(["mnist", "--from", str(tmp_path / "no\nwhere"), "--data-dir", str(tmp_path)])
+    output = capsys.readouterr()
+    assert status == 2
+    assert output.out == ""
+    assert output.err.startswith("error: there is no ")
+    assert output.err.count("\n") == 1
+
+
+def test_command_prepares(tmp_path, capsys, monkeypatch):
+    folder, *_ = write_idx(tmp_path / "idx")
+    published = prepare_module.prepared.PUBLISHED["mnist"]
+    monkeypatch.setitem(
+        prepare_module.prepared.PUBLISHED, "mnist", type(published)("", "", train=2, test=1)
+    )
+    assert main(["mnist", "--from", str(folder), "--data-dir", str(tmp_path)]) == 0
+    output = capsys.readouterr()
+    assert output.out == f"mnist is in {tmp_path / 'mnist/3.0.1'}\n"
+    assert output.err == "mnist train: 20\nmnist test: 10\n"
+
+
+def test_unknown_names_end_the_command(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["imagenet", "--from", "x"])
+    assert caught.value.code == 2
+    assert "cifar10" in capsys.readouterr().err
