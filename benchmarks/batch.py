@@ -91,10 +91,10 @@ def contestants(shape: tuple[int, int, int]) -> dict[str, dict[str, Callable[[],
             return float(plain_torch(*tensors))
 
     def torch_gradient():
-        leaves = [t.clone().requires_grad_() for t in tensors[:2]]
-        value = plain_torch(*leaves, tensors[2])
+        leaves = tuple(t.clone().requires_grad_() for t in tensors[:2])
+        value = plain_torch(leaves[0], leaves[1], tensors[2])
         torch.autograd.grad(value, leaves)
-        return float(value)
+        return float(value.detach())
 
     return {
         "value": {

@@ -36,7 +36,8 @@ def as_labels(array: ArrayLike, name: str = "labels") -> Array:
             f"{name} must be integers in [0, num_classes), got {array.dtype} of shape {array.shape}. "
             "For soft labels q of shape [n, num_classes] use feature_interplay(features, q @ head)."
         )
-    return array
+    # Narrow types cannot hold every class; 64 bits stay.
+    return array if array.dtype.itemsize > 4 else array.astype(jnp.int32)
 
 
 def _as_array(array: ArrayLike, name: str, axes: str) -> Array:
@@ -106,7 +107,7 @@ def head_of(features: Array, head: Array) -> None:
 def sample_weights(weights: ArrayLike | None, rows: Array, name: str) -> Array:
     """`weights` in the dtype of `rows`, ones where there are none."""
     if weights is None:
-        return jnp.ones(rows.shape[-2:-1], rows.dtype)
+        return jnp.ones(rows.shape[:-1], rows.dtype)
     array = _as_array(weights, "weights", "n")
     same_size(rows, name, array, "weights", axis=(-2, -1), what="the number of samples n")
     if jnp.issubdtype(array.dtype, jnp.complexfloating):

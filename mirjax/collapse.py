@@ -16,7 +16,7 @@ from mirjax.checks import (
     sample_weights,
 )
 from mirjax.entropy import shares
-from mirjax.gram import class_means, normalize_rows
+from mirjax.gram import class_means, normalize_rows, safe_sqrt
 from mirjax.spectrum import matmul
 
 
@@ -24,7 +24,8 @@ class NeuralCollapse(NamedTuple):
     """How far a network is from neural collapse. All but `nc4` are 0 at collapse; no units.
 
     Attributes:
-        nc1: `tr(Σ_W Σ_B⁺) / C`, within-class over between-class covariance; at least 0.
+        nc1: `tr(Σ_W Σ_B⁺) / C`, within-class over between-class covariance; at least 0. Here and
+            below C counts the classes that have samples.
         nc2_equinorm: standard deviation over mean of the norms of the centred class means.
         nc2_equiangle: mean over pairs of classes of `|cos + 1/(C-1)|`, centred class means.
         nc2_equinorm_head: as `nc2_equinorm`, of the rows of the head (not centred).
@@ -115,29 +116,34 @@ def _neural_collapse(
     valid = (labels >= 0) & (labels < classes)
     labels = jnp.where(valid, labels, 0)
     share = shares(jnp.where(valid | (weights == 0), weights, jnp.nan))
-    features = jnp.where((share == 0)[:, None], 0.0, features)
+    counted = (share != 0)[:, None]
+    features = jnp.where(counted, features, 0.0)
     # NC4 sees the scale through the bias; the others do not depend on it.
     scale = lax.stop_gradient(jnp.max(jnp.abs(features)))
     unit = features / jnp.where(scale == 0, 1.0, scale)
-    centre = matmul(share, unit)
-    unit = jnp.where((share == 0)[:, None], 0.0, unit - centre)
+    unit = jnp.where(counted, unit - matmul(share, unit)[None, :], 0.0)
     means, count = class_means(unit, labels, classes, share)
+    # Means that are the global mean to rounding have no direction.
+    noise = 8 * jnp.finfo(unit.dtype).eps
+    means = jnp.where(jnp.max(jnp.abs(means), axis=-1, keepdims=True) <= noise, 0.0, means)
     present = count != 0
-    offsets = means[labels]
 
-    within = matmul(unit - offsets, jnp.linalg.pinv(means))
-    nc1 = jnp.sum(share[:, None] * jnp.square(within))
-    nc1 = jnp.where(jnp.all(means == 0) & jnp.any(present), jnp.inf, nc1)
+    within = matmul(unit - means[labels], jnp.linalg.pinv(means))
+    nc1 = jnp.sum(share * jnp.sum(jnp.square(within), axis=-1))
+    nc1 = jnp.where(jnp.all(means == 0), jnp.inf, nc1)
     used = jnp.where(present[:, None], head, 0.0)
     nc3 = jnp.sum(jnp.square(_unit_norm(used) - _unit_norm(means)))
 
-    distances = jnp.sum(jnp.square(means), axis=-1) - 2 * matmul(unit, means.T)
-    nearest = jnp.argmin(jnp.where(present, distances, jnp.inf), axis=-1)
-    predicted = jnp.argmax(matmul(features, head.T) + bias, axis=-1)
-    nc4 = jnp.sum(share * (nearest == predicted).astype(share.dtype))
-    defined = jnp.where(jnp.sum(share) == 0, jnp.nan, 0.0 * jnp.sum(share))
+    distances = jnp.sum(jnp.square(means), axis=-1)[None, :] - 2 * matmul(unit, means.T)
+    nearest = jnp.argmin(jnp.where(present[None, :], distances, jnp.inf), axis=-1)
+    predicted = jnp.argmax(matmul(features, head.T) + bias[None, :], axis=-1)
+    apart = jnp.sum(share * (nearest != predicted).astype(share.dtype))
+    nc4 = jnp.clip(1 - apart, 0.0, 1.0)
+
+    weight = jnp.sum(share)
+    broken = (weight == 0) | jnp.isnan(weight) | jnp.any(jnp.isnan(unit))
     values = (nc1, *_equinorm_equiangle(means, present), *_equinorm_equiangle(used, present))
-    return NeuralCollapse(*(value + defined for value in (*values, nc3, nc4)))
+    return NeuralCollapse(*(jnp.where(broken, jnp.nan, value) for value in (*values, nc3, nc4)))
 
 
 def _unit_norm(matrix: Array) -> Array:
@@ -151,12 +157,12 @@ def _equinorm_equiangle(rows: Array, present: Array) -> tuple[Array, Array]:
     mask = present.astype(rows.dtype)
     classes = jnp.sum(mask)
     squares = jnp.sum(jnp.square(_unit_norm(rows)), axis=-1)
-    norms = jnp.sqrt(jnp.where(squares == 0, 1.0, squares)) * (squares != 0)
+    norms = safe_sqrt(squares)
     average = jnp.sum(mask * norms) / classes
     variance = jnp.sum(mask * jnp.square(norms - average)) / classes
-    spread = jnp.sqrt(jnp.where(variance == 0, 1.0, variance)) * (variance != 0)
+    spread = safe_sqrt(variance)
     cosines = matmul(normalize_rows(rows), normalize_rows(rows).T)
-    pairs = mask[:, None] * mask * (1 - jnp.eye(len(rows), dtype=rows.dtype))
+    pairs = mask[:, None] * mask[None, :] * (1 - jnp.eye(len(rows), dtype=rows.dtype))
     # One class alone has no pair, and nothing to deviate from.
     others = jnp.maximum(classes - 1, 1)
     deviation = jnp.sum(pairs * jnp.abs(cosines + 1 / others)) / (classes * others)

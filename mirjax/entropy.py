@@ -8,11 +8,11 @@ from jaxtyping import Float
 
 from mirjax.checks import ArrayLike, as_float, sample_weights, square
 from mirjax.gram import normalize_rows, safe_sqrt, small_side
-from mirjax.spectrum import spectral_sum
+from mirjax.spectrum import mixedness, spectral_sum
 
 
 def matrix_entropy(
-    kernel: Float[ArrayLike, "*batch n n"], /, *, order: float = 1.0
+    kernel: Float[ArrayLike, "*batch n n"], /, *, order: float | int = 1.0
 ) -> Float[Array, "*batch"]:
     r"""Entropy of the spectrum of a positive semi-definite matrix, in nats.
 
@@ -64,7 +64,7 @@ def feature_entropy(
     /,
     *,
     weights: Float[ArrayLike, "*batch n"] | None = None,
-    order: float = 1.0,
+    order: float | int = 1.0,
 ) -> Float[Array, "*batch"]:
     r"""`matrix_entropy(gram(features))`, computed on the smaller side, `min(n, d)`.
 
@@ -130,7 +130,7 @@ def effective_rank(
     return jnp.exp(feature_entropy(features, weights=weights))
 
 
-def _check_order(order: float) -> None:
+def _check_order(order: float | int) -> None:
     if isinstance(order, bool) or not isinstance(order, (int, float)):
         raise TypeError(
             f"order must be a Python number (it is static), got {type(order).__name__}."
@@ -155,16 +155,18 @@ def rank_one(kernel: Float[Array, "n n"]) -> Float[Array, "n n"]:
     return jnp.full_like(kernel, 1 / kernel.shape[0])
 
 
-def entropy_of(matrix: Float[Array, "k k"], order: float = 1.0) -> Float[Array, ""]:
+def entropy_of(matrix: Float[Array, "k k"], order: float | int = 1.0) -> Float[Array, ""]:
     """Entropy of one symmetric matrix of trace 1, or of trace 0 (no weight): then 0."""
     # The trace is 1 up to rounding: mending that needs no derivative.
     trace = lax.stop_gradient(jnp.trace(matrix))
     matrix = jnp.where(trace == 0, rank_one(matrix), matrix / jnp.where(trace == 0, 1.0, trace))
     if order == 1:
-        return spectral_sum(matrix, 1)
-    if order == 2:
-        return 0.0 - jnp.log(jnp.sum(jnp.square(matrix)))
-    return jnp.log1p(spectral_sum(matrix, order)) / (1 - order)
+        entropy = spectral_sum(matrix, order)
+    elif order == 2:
+        entropy = 0.0 - jnp.log1p(-mixedness(matrix))
+    else:
+        entropy = jnp.log1p(spectral_sum(matrix, order)) / (1 - order)
+    return jnp.where(trace == 0, 0.0, entropy)
 
 
 def unit_rows(

@@ -33,7 +33,7 @@ def normalize_rows(features: Float[ArrayLike, "*batch n d"], /) -> Float[Array, 
     empty = scale == 0
     rows = features / jnp.where(empty, 1.0, scale)
     squares = jnp.sum(jnp.square(rows), axis=-1, keepdims=True)
-    return rows / jnp.sqrt(jnp.where(empty, 1.0, squares))
+    return jnp.where(empty, 0.0, rows / jnp.sqrt(jnp.where(empty, 1.0, squares)))
 
 
 def gram(features: Float[ArrayLike, "*batch n d"], /) -> Float[Array, "*batch n n"]:

@@ -45,7 +45,7 @@ def interplay(
 
     Returns:
         `Interplay` of `[...]` arrays; entropies in nats. A sample whose feature row or head row is
-        zero counts as weight 0. NaN where a counted sample has a NaN, a label outside
+        zero counts as weight 0. NaN where the head or a counted sample has a NaN, a label outside
         `[0, num_classes)` or a negative weight; all 0 where no weight is left. `mirjax.check` finds
         these.
 

@@ -31,7 +31,13 @@ def sides_of(features: Array, head: Array, labels: Array, weights: Array) -> Sid
     heads = normalize_rows(head)
     weights = jnp.where(jnp.all(heads == 0, axis=-1)[labels], 0.0, weights)
     rows, share = unit_rows(features, weights)
-    return Sides(rows, heads, labels, safe_sqrt(share)[:, None], jax.nn.one_hot(labels, classes))
+    return Sides(
+        rows,
+        heads,
+        labels,
+        safe_sqrt(share)[:, None],
+        jax.nn.one_hot(labels, classes, dtype=rows.dtype),
+    )
 
 
 def marginal_entropies(sides: Sides) -> tuple[Array, Array]:
@@ -41,7 +47,7 @@ def marginal_entropies(sides: Sides) -> tuple[Array, Array]:
         second = sides.root * sides.heads[sides.labels]
     else:
         share = jnp.square(sides.root)
-        frequency = jnp.sum(sides.members.astype(share.dtype) * share, axis=0)
+        frequency = jnp.sum(sides.members * share, axis=0)
         second = safe_sqrt(frequency)[:, None] * sides.heads
     return entropy_of(small_side(sides.root * sides.rows)), entropy_of(small_side(second))
 
@@ -68,7 +74,7 @@ def _joint_of_moments(sides: Sides) -> Array:
     scaled = sides.root * sides.rows
     samples, width = scaled.shape
     classes = sides.heads.shape[0]
-    by_class = sides.members.astype(scaled.dtype)[:, :, None] * scaled[:, None, :]
+    by_class = sides.members[:, :, None] * scaled[:, None, :]
     moments = matmul(by_class.reshape(samples, classes * width).T, scaled)
     coordinates = _head_coordinates(sides.heads)
     rank = coordinates.shape[1]
@@ -90,7 +96,7 @@ def _head_coordinates(heads: Float[Array, "c d"]) -> Float[Array, "c r"]:
     leaving = heads - matmul(inside, right)
     curvature = matmul(leaving, leaving.T)
     kept = values > heads.shape[1] * jnp.finfo(heads.dtype).eps * values[0]
-    inverse = left * jnp.where(kept, 1 / jnp.where(kept, values, 1.0), 0.0)
-    basis = jnp.where(kept, left, 0.0)
+    inverse = left * jnp.where(kept, 1 / jnp.where(kept, values, 1.0), 0.0)[None, :]
+    basis = jnp.where(kept[None, :], left, 0.0)
     half = curvature - 0.5 * matmul(basis, matmul(basis.T, curvature))
     return inside + matmul(half, inverse)

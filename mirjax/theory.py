@@ -35,7 +35,7 @@ def simplex_etf(num_classes: int, dim: int) -> Float[Array, "num_classes dim"]:
             f"dim must be at least num_classes - 1 = {num_classes - 1} for a simplex, got {dim}."
         )
     # Helmert rows: an orthonormal basis of what is orthogonal to (1, ..., 1).
-    column = jnp.arange(1, num_classes, dtype=float)
+    column = jnp.arange(1, num_classes, dtype=float)[None, :]
     row = jnp.arange(num_classes, dtype=float)[:, None]
     entries = jnp.where(row < column, 1.0, jnp.where(row == column, -column, 0.0))
     basis = entries / jnp.sqrt(column * (column + 1))

@@ -32,6 +32,8 @@ class Result:
     """What a finished run leaves."""
 
     folder: Path
+    data: str
+    """Name of the data, with a note on where they differ from the published ones."""
     records: list[dict[str, Any]]
     states: TrainState
 
@@ -52,9 +54,10 @@ def train(
             became non-finite.
         CheckpointError: the checkpoint to resume from is unusable.
     """
-    folder = _claim(settings)
-    checkpoints = Checkpoints(folder / "checkpoints")
     network, transform = Network.of(settings, data), optimizer(settings)
+    folder = _claim(settings)
+    _write_settings(folder, settings, data)
+    checkpoints = Checkpoints(folder / "checkpoints")
     seeds = jnp.arange(settings.first_seed, settings.first_seed + settings.seeds)
     states = initial_state(network, transform, seeds)
     start = 0
@@ -62,7 +65,6 @@ def train(
         states, saved = checkpoints.restore(latest, states)
         _same_settings(settings, saved)
         start = latest
-    _write_settings(folder, settings, data)
     trackers = [
         JsonLines(folder / "metrics.jsonl", keep_to=start if start else -1),
         TensorBoard(folder / "events", keep_to=start if start else -1),
@@ -77,6 +79,7 @@ def train(
                 for tracker in trackers:
                     tracker.write(step, int(seeds[row]), logged)
 
+    every = settings.eval_every if settings.checkpoint_every is None else settings.checkpoint_every
     try:
         if start == 0:
             record(0, [{} for _ in seeds])
@@ -84,14 +87,14 @@ def train(
         events += [settings.steps] if start < settings.steps else []
         for event in _progress(events, settings.steps, start, quiet):
             record(event, lanes.advance(event))
-            regular = settings.checkpoint_every and event % settings.checkpoint_every == 0
-            if regular or event == settings.steps:
+            if event == settings.steps or (every and event % every == 0):
                 checkpoints.save(event, lanes.all_states(), settings.as_json())
     finally:
         for tracker in trackers:
             tracker.close()
         checkpoints.close()
-    return Result(folder, read_jsonl(folder / "metrics.jsonl"), lanes.all_states())
+    label = f"{data.name} ({data.source_note})" if data.source_note else data.name
+    return Result(folder, label, read_jsonl(folder / "metrics.jsonl"), lanes.all_states())
 
 
 class _Lanes:
@@ -143,7 +146,7 @@ class _Lanes:
 
     def advance(self, to: int) -> list[dict[str, float]]:
         """Trains every lane up to step `to`; the mean terms of the steps taken, for each seed."""
-        taken, totals = to - self._step, [0.0] * len(self.states)
+        taken, totals = to - self._step, [np.zeros(1)] * len(self.states)
         while self._step < to:
             count = min(self._chunk, to - self._step)
             for lane in range(len(self.states)):
@@ -180,6 +183,8 @@ class _Lanes:
 def _claim(settings: Settings) -> Path:
     """The folder of the run, which is new, empty, or asked to be resumed."""
     folder = Path(settings.out)
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file, not a folder. Name a folder with --out.")
     if folder.exists() and any(folder.iterdir()):
         if not (folder / "settings.json").exists():
             raise RunError(
@@ -196,6 +201,8 @@ def _claim(settings: Settings) -> Path:
 
 
 def _write_settings(folder: Path, settings: Settings, data: Any) -> None:
+    if (folder / "settings.json").exists():  # of the run that is resumed
+        return
     about = {"settings": settings.as_json(), "data": data.name, "source": data.source_note}
     about["versions"] = {"jax": jax.__version__, "backend": jax.default_backend()}
     temporary = folder / "settings.json.part"

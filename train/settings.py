@@ -56,8 +56,9 @@ class Settings:
     """Folder of this run: settings, metrics, events, checkpoints, pictures."""
     resume: bool = False
     """Go on from the last checkpoint in `out` (or start, if there is none)."""
-    checkpoint_every: int = 0
-    """Steps between checkpoints, a multiple of `eval_every`; 0 keeps none but the last."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints, a multiple of `eval_every` (which it is, if not given); 0 for one at
+    the end only. The last one is kept."""
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "seeds", "eval_every", "metric_batch", "eval_batch"):
@@ -65,10 +66,11 @@ class Settings:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.steps_per_call is not None and self.steps_per_call < 1:
             raise ValueError(f"steps_per_call must be at least 1, got {self.steps_per_call}.")
-        if self.checkpoint_every < 0 or self.checkpoint_every % self.eval_every:
+        every = self.checkpoint_every or 0
+        if every < 0 or every % self.eval_every:
             raise ValueError(
                 f"checkpoint_every must be a multiple of eval_every = {self.eval_every} (or 0), "
-                f"got {self.checkpoint_every}."
+                f"got {every}."
             )
 
     def as_json(self) -> dict[str, Any]:
@@ -96,8 +98,11 @@ def from_command_line(presets: Mapping[str, S], arguments: Sequence[str] | None 
         f"{type(default).__doc__}\n\nPresets (first argument): {', '.join(presets)}. "
         f"The defaults below are those of {name!r}."
     )
+    program = f"python -m train.{Path(sys.argv[0]).stem} [PRESET]"
     try:
-        return tyro.cli(type(default), default=default, args=arguments, description=description)
+        return tyro.cli(
+            type(default), default=default, args=arguments, description=description, prog=program
+        )
     except ValueError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None

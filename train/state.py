@@ -50,7 +50,9 @@ class Network:
         build = builder(settings.model, image_shape=data.image_shape, num_classes=data.num_classes)
         abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
         graphdef, _, _ = nnx.split(abstract, nnx.Param, ...)
-        return cls(graphdef, build, np.float32(data.mean), np.float32(data.std))
+        return cls(
+            graphdef, build, np.asarray(data.mean, np.float32), np.asarray(data.std, np.float32)
+        )
 
     def init(self, key: Array) -> tuple[Any, Any]:
         """Initial `(params, rest)`."""

@@ -10,6 +10,7 @@ import optax
 from jax import Array
 
 import mirjax
+from mirjax.losses import Side
 from train.state import Network, TrainState
 
 
@@ -34,18 +35,18 @@ class Progress(NamedTuple):
 
 
 def information_loss(
-    mi_weight: float, ed_weight: float, stop_gradient: str | None = None
+    mi_weight: float, ed_weight: float, stop_gradient: Side | None = None
 ) -> Callable[..., tuple[Array, Terms]]:
     """Cross-entropy - mi_weight · MI + ed_weight · |H1 - H2|, on features, head and labels."""
 
     def loss(logits: Array, features: Array, head: Array, labels: Array) -> tuple[Array, Terms]:
         ce = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
         mi = ed = jnp.zeros_like(ce)
-        options = {"stop_gradient": stop_gradient}
+        arrays = features, head, labels
         if mi_weight:
-            mi = -mirjax.losses.mutual_information_loss(features, head, labels, **options)
+            mi = -mirjax.losses.mutual_information_loss(*arrays, stop_gradient=stop_gradient)
         if ed_weight:
-            ed = mirjax.losses.entropy_difference_loss(features, head, labels, **options)
+            ed = mirjax.losses.entropy_difference_loss(*arrays, stop_gradient=stop_gradient)
         total = ce - mi_weight * mi + ed_weight * ed
         return total, Terms(total, ce, mi, ed)
 

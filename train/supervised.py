@@ -40,7 +40,6 @@ PRESETS = {
         model="wrn-28-2",
         steps=2**20,
         eval_every=5000,
-        checkpoint_every=5000,
         out=Path("runs/cifar10-wrn-28-2"),
     ),
 }
@@ -53,9 +52,8 @@ def run(settings: Supervised, *, quiet: bool = False) -> Result:
     )
     loss = information_loss(settings.mi_weight, settings.ed_weight, settings.stop_gradient)
     result = train(settings, data, loss, quiet=quiet)
-    note = f" ({data.source_note})" if data.source_note else ""
     title = (
-        f"{data.name}{note}, {settings.model}, {describe(settings)}, seeds: {settings.seeds}\n"
+        f"{result.data}, {settings.model}, {describe(settings)}, seeds: {settings.seeds}\n"
         f"whole test set: n = {int(result.records[-1]['test_n'])}, batches of {settings.metric_batch}"
     )
     picture = result.folder / "curves.png"
@@ -83,7 +81,7 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     n = int(result.records[-1]["test_n"])
-    show({describe(settings): result.records}, title=f"{settings.dataset}, n = {n}")
+    show({describe(settings): result.records}, title=f"{result.data}, n = {n}")
     print(f"Metrics, events, checkpoints and pictures are in {result.folder}/")
 
 

@@ -27,8 +27,8 @@ def final_records(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any
 
 def cell(records: Sequence[Mapping[str, Any]], metric: str) -> str:
     """`mean ± sample standard deviation` over the seeds, or `-` where a value is missing."""
-    values = [record.get(metric) for record in records]
-    if any(value is None for value in values):
+    values = [record[metric] for record in records if record.get(metric) is not None]
+    if len(values) < len(records):
         return "-"
     mean, spread = mean_and_spread(values)
     return f"{mean:.3f} ± {spread:.3f}" if len(values) > 1 else f"{mean:.4f}"

@@ -1,0 +1,47 @@
+"""NC1 to NC4 (Papyan, Han & Donoho 2020) in float64 NumPy with explicit d × d covariances."""
+
+import numpy as np
+
+
+def neural_collapse(features, labels, head, bias=None, weights=None):
+    """Fields of `mirjax.NeuralCollapse`, as a dictionary; absent classes are left out."""
+    features, head = np.asarray(features, np.float64), np.asarray(head, np.float64)
+    labels = np.asarray(labels)
+    weights = np.ones(len(labels)) if weights is None else np.asarray(weights, np.float64)
+    keep = weights > 0
+    features, labels, weights = features[keep], labels[keep], weights[keep]
+    weights = weights / weights.sum()
+    classes = np.unique(labels)
+    means = np.stack(
+        [np.average(features[labels == c], axis=0, weights=weights[labels == c]) for c in classes]
+    )
+    centred = means - weights @ features
+    within = features - means[np.searchsorted(classes, labels)]
+    covariance_within = (within * weights[:, None]).T @ within
+    covariance_between = centred.T @ centred / len(classes)
+    inverse = np.linalg.pinv(covariance_between, rcond=1e-10, hermitian=True)
+    own = head[classes]
+    logits = features @ head.T + (0.0 if bias is None else np.asarray(bias, np.float64))
+    distances = np.linalg.norm(features[:, None] - means[None], axis=2)
+    agree = logits.argmax(1) == classes[distances.argmin(1)]
+    return {
+        "nc1": np.trace(covariance_within @ inverse) / len(classes),
+        "nc2_equinorm": _equinorm(centred),
+        "nc2_equiangle": _equiangle(centred),
+        "nc2_equinorm_head": _equinorm(own),
+        "nc2_equiangle_head": _equiangle(own),
+        "nc3": np.sum((own / np.linalg.norm(own) - centred / np.linalg.norm(centred)) ** 2),
+        "nc4": weights @ agree,
+    }
+
+
+def _equinorm(rows):
+    norms = np.linalg.norm(rows, axis=1)
+    return norms.std() / norms.mean()
+
+
+def _equiangle(rows):
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    count = len(rows)
+    off_diagonal = (unit @ unit.T)[~np.eye(count, dtype=bool)]
+    return np.mean(np.abs(off_diagonal + 1 / (count - 1)))

@@ -1,0 +1,143 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mirjax
+from tests import cases, compiled
+from tests.reference import collapse as reference
+from tests.tolerances import assert_near
+
+N, D, C = 24, 6, 4
+
+
+def case(dtype="float64", seed=0):
+    rng = np.random.default_rng(seed)
+    features, head = rng.normal(size=(N, D)), rng.normal(size=(C, D))
+    labels = rng.choice(C, N, p=[0.5, 0.25, 0.15, 0.1]).astype(np.int32)
+    return features.astype(dtype), labels, head.astype(dtype)
+
+
+def compare(arguments, bound=1e-10, **options):
+    result = compiled.neural_collapse(*arguments, num_classes=C, **options)
+    expected = reference.neural_collapse(*arguments, **options)
+    for name, value in expected.items():
+        assert_near(getattr(result, name), value, bound * max(1.0, abs(value)))
+
+
+def test_imbalanced_classes(x64):
+    compare(case())
+
+
+def test_float32():
+    compare(case("float32"), bound=1e-4)
+
+
+def test_empty_class(x64):
+    features, labels, head = case()
+    compare((features, np.where(labels == 2, 0, labels), head))
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_bias(scale, x64):
+    compare(case(), bias=scale * np.random.default_rng(1).normal(size=C))
+
+
+def test_weights(x64):
+    compare(case(), weights=np.random.default_rng(1).uniform(0, 2, N))
+
+
+def test_mask_drops_rows_whatever_they_hold(x64):
+    features, labels, head = case()
+    mask = (np.arange(N) % 3 > 0).astype(np.float64)
+    expected = reference.neural_collapse(features, labels, head, weights=mask)
+    features[mask == 0], labels[mask == 0] = np.nan, -1
+    result = compiled.neural_collapse(features, labels, head, num_classes=C, weights=mask)
+    np.testing.assert_allclose(result, list(expected.values()), rtol=1e-10)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e15])
+def test_exact_collapse(scale):
+    head = cases.simplex(C, D).astype(np.float32)
+    labels = np.arange(N) % C
+    features = np.float32(scale) * head[labels]
+    result = compiled.neural_collapse(features, labels.astype(np.int32), head, num_classes=C)
+    assert_near(result.nc4, 1.0, 1e-6)
+    for value in result[:-1]:
+        assert_near(value, 0.0, 1e-6)
+
+
+def test_a_shift_of_the_features_changes_only_nc4(x64):
+    features, labels, head = case()
+    moved = compiled.neural_collapse(features + 3.0, labels, head, num_classes=C)
+    still = compiled.neural_collapse(features, labels, head, num_classes=C)
+    np.testing.assert_allclose(moved[:-1], still[:-1], rtol=1e-10)
+
+
+def test_equal_class_means_have_infinite_nc1():
+    _, labels, head = case("float32")
+    same = np.zeros((N, D), np.float32)
+    assert compiled.neural_collapse(same, labels, head, num_classes=C).nc1 == np.inf
+
+
+@pytest.mark.parametrize("fault", ["negative weight", "label", "no weight"])
+def test_meaningless_values_give_nan(fault):
+    features, labels, head = case("float32")
+    weights = np.ones(N, np.float32)
+    match fault:
+        case "negative weight":
+            weights[3] = -1
+        case "label":
+            labels[3] = C
+        case "no weight":
+            weights[:] = 0
+    result = compiled.neural_collapse(features, labels, head, num_classes=C, weights=weights)
+    assert np.all(np.isnan(result))
+
+
+def test_nan_sample_gives_nan():
+    features, labels, head = case("float32")
+    features[3, 1] = np.nan
+    result = compiled.neural_collapse(features, labels, head, num_classes=C)
+    assert np.isnan([result.nc1, result.nc2_equinorm, result.nc2_equiangle, result.nc3]).all()
+
+
+SMOOTH = ("nc1", "nc2_equinorm", "nc2_equiangle", "nc2_equinorm_head", "nc2_equiangle_head", "nc3")
+
+
+@jax.jit
+def smooth(features, labels, head, mix):
+    result = mirjax.neural_collapse(features, labels, head, num_classes=C)
+    return jnp.dot(mix, jnp.stack([getattr(result, name) for name in SMOOTH]))
+
+
+smooth_gradient = jax.jit(jax.grad(smooth, argnums=(0, 2)))
+
+
+@pytest.mark.parametrize("index", range(len(SMOOTH)))
+def test_gradient_is_that_of_the_definition(index, x64):
+    features, labels, head = case()
+    step = np.random.default_rng(2).normal(size=(N + C, D))
+
+    def value(s):
+        moved = features + s * step[:N], labels, head + s * step[N:]
+        return reference.neural_collapse(*moved)[SMOOTH[index]]
+
+    mix = np.eye(len(SMOOTH))[index]
+    parts = smooth_gradient(features, labels, head, mix)
+    actual = np.sum(np.concatenate(parts) * step)
+    assert_near(actual, (value(1e-5) - value(-1e-5)) / 2e-5, 1e-6 * max(1.0, abs(actual)))
+
+
+@pytest.mark.parametrize("degeneracy", ["collapse", "low rank", "empty classes", "constant column"])
+def test_gradient_is_finite(degeneracy):
+    features, head, labels = cases.cast(cases.make(degeneracy, N, D, C), "float32")
+    mix = np.ones(len(SMOOTH), np.float32)
+    for part in smooth_gradient(features, labels, head, mix):
+        assert np.all(np.isfinite(part))
+
+
+def test_nc4_has_no_derivative():
+    features, labels, head = case("float32")
+    gradient = jax.grad(lambda z: mirjax.neural_collapse(z, labels, head, num_classes=C).nc4)
+    assert np.all(gradient(jnp.asarray(features)) == 0)

@@ -1,0 +1,128 @@
+"""Entropies of every order by the definition."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mirjax
+from tests import cases
+from tests.reference import definition
+from tests.tolerances import assert_derivative, assert_entropy, assert_near
+
+feature_entropy = jax.jit(mirjax.feature_entropy, static_argnames="order")
+matrix_entropy = jax.jit(mirjax.matrix_entropy, static_argnames="order")
+matrix_gradient = jax.jit(jax.grad(mirjax.matrix_entropy), static_argnames="order")
+ORDERS = (0.5, 1, 1.5, 2, 3)
+
+
+def spectrum_case(side, rank, seed=0):
+    """A matrix of prescribed spectrum, of a scale far from 1."""
+    rng = np.random.default_rng(seed)
+    values = np.zeros(side)
+    values[:rank] = 10.0 ** -np.linspace(0, 3, rank)
+    basis = np.linalg.qr(rng.normal(size=(side, side)))[0]
+    kernel = 37.0 * (basis * values) @ basis.T
+    return 0.5 * (kernel + kernel.T)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("rank", [1, 3, 12])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_matrix_entropy_is_the_definition(order, rank, dtype):
+    kernel = spectrum_case(12, rank).astype(dtype)
+    with jax.enable_x64(dtype == "float64"):
+        result = matrix_entropy(kernel, order=order)
+    # Rounding the kernel to float32 is itself a perturbation that order 1/2 sees as rank.
+    assert_entropy(result, definition.entropy(spectrum_case(12, rank), order))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    "degeneracy", ["random", "low rank", "identical samples", "extreme scales"]
+)
+def test_feature_entropy_is_the_definition(order, degeneracy):
+    features = cases.make(degeneracy, 60, 16, 6)[0].astype(np.float32)
+    result = feature_entropy(features, order=order)
+    assert_entropy(result, definition.feature_entropy(features, order=order))
+
+
+@pytest.mark.parametrize("shape", [(600, 64), (64, 600), (500, 40)])
+def test_feature_entropy_on_either_side(shape):
+    features = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    assert_entropy(feature_entropy(features), definition.feature_entropy(features))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_scale_of_the_kernel_does_not_matter(scale):
+    kernel = (np.diag([3.0, 1.0, 0.5]) * scale).astype(np.float32)
+    assert_entropy(matrix_entropy(kernel), definition.entropy(np.diag([3.0, 1.0, 0.5])))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_rank_one_and_no_trace_are_zero(order):
+    assert_near(matrix_entropy(np.ones((8, 8), np.float32), order=order), 0.0, 1e-5)
+    assert_near(matrix_entropy(np.zeros((8, 8), np.float32), order=order), 0.0, 1e-6)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_equal_spectrum_is_log_n(order):
+    assert_entropy(matrix_entropy(np.eye(12, dtype=np.float32), order=order), np.log(12))
+
+
+def test_order_two_is_the_purity():
+    kernel = spectrum_case(12, 12)
+    purity = np.sum((kernel / np.trace(kernel)) ** 2)
+    assert_entropy(matrix_entropy(kernel.astype(np.float32), order=2), -np.log(purity))
+
+
+def test_order_one_is_the_limit(x64):
+    kernel = jnp.asarray(spectrum_case(12, 12))
+    at_one, above, below = (matrix_entropy(kernel, order=o) for o in (1, 1 + 1e-6, 1 - 1e-6))
+    assert 0 < at_one - above < 1e-5
+    assert 0 < below - at_one < 1e-5
+
+
+def test_entropy_falls_with_the_order():
+    kernel = spectrum_case(12, 12).astype(np.float32)
+    values = [matrix_entropy(kernel, order=order) for order in ORDERS]
+    assert all(np.diff(values) < 0)
+
+
+def test_nan_propagates():
+    kernel = np.eye(12, dtype=np.float32)
+    kernel[0, 1] = kernel[1, 0] = np.nan
+    assert np.isnan(matrix_entropy(kernel))
+
+
+@pytest.mark.parametrize("order", [0, 0.0, -1, np.inf, np.nan])
+def test_order_out_of_range(order):
+    with pytest.raises(ValueError, match="order must be positive"):
+        mirjax.matrix_entropy(jnp.eye(3), order=order)
+
+
+@pytest.mark.parametrize("order", [True, "2", None, jnp.float32(2)])
+def test_order_of_wrong_type(order):
+    with pytest.raises(TypeError, match="order must be a Python number"):
+        mirjax.feature_entropy(jnp.eye(3), order=order)
+
+
+def test_effective_rank():
+    features = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
+    weights = np.arange(20).astype(np.float32)
+    expected = np.exp(definition.feature_entropy(features, weights))
+    effective_rank = jax.jit(mirjax.effective_rank)
+    assert_near(effective_rank(features, weights=weights), expected, 1e-4)
+    assert_near(effective_rank(np.eye(5, 8, dtype=np.float32)), 5.0, 1e-4)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_gradient_of_every_order(order, x64):
+    kernel = spectrum_case(6, 6)
+    direction = np.random.default_rng(1).normal(size=(6, 6))
+    direction = direction + direction.T
+    gradient = np.asarray(matrix_gradient(kernel, order=order))
+    step = 1e-5
+    ends = [definition.entropy(kernel + s * direction, order) for s in (step, -step)]
+    size = np.linalg.norm(gradient) * np.linalg.norm(direction)
+    assert_derivative(np.sum(gradient * direction), (ends[0] - ends[1]) / (2 * step), size)
