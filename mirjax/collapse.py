@@ -15,9 +15,9 @@ from mirjax.checks import (
     same_size,
     sample_weights,
 )
+from mirjax.decompositions import matmul, pinv
 from mirjax.entropy import shares
 from mirjax.gram import class_means, normalize_rows, safe_sqrt
-from mirjax.spectrum import matmul
 
 
 class NeuralCollapse(NamedTuple):
@@ -128,7 +128,7 @@ def _neural_collapse(
     means = jnp.where(jnp.max(jnp.abs(means), axis=-1, keepdims=True) <= noise, 0.0, means)
     present = count != 0
 
-    within = matmul(unit - means[labels], jnp.linalg.pinv(means))
+    within = matmul(unit - means[labels], pinv(means))
     nc1 = jnp.sum(share * jnp.sum(jnp.square(within), axis=-1))
     nc1 = jnp.where(jnp.all(means == 0), jnp.inf, nc1)
     used = jnp.where(present[:, None], head, 0.0)

@@ -140,26 +140,21 @@ def _check_order(order: float | int) -> None:
 
 
 def unit_trace(kernel: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """`kernel / tr(kernel)` at any scale; a zero trace becomes a matrix of rank one (entropy 0)."""
+    """`kernel / tr(kernel)` at any scale; a zero kernel stays zero."""
     # No scale, no derivative: see normalize_rows.
     diagonal = jnp.diagonal(kernel)
     scale = lax.stop_gradient(jnp.max(jnp.abs(diagonal)))
     kernel = kernel / jnp.where(scale == 0, 1.0, scale)
     trace = jnp.trace(kernel)
-    unit = kernel / jnp.where(scale == 0, 1.0, trace)
-    return jnp.where(scale == 0, rank_one(kernel), unit)
-
-
-def rank_one(kernel: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """A unit-trace matrix of entropy 0, of the shape of `kernel`."""
-    return jnp.full_like(kernel, 1 / kernel.shape[0])
+    return kernel / jnp.where(scale == 0, 1.0, trace)
 
 
 def entropy_of(matrix: Float[Array, "k k"], order: float | int = 1.0) -> Float[Array, ""]:
     """Entropy of one symmetric matrix of trace 1, or of trace 0 (no weight): then 0."""
     # The trace is 1 up to rounding: mending that needs no derivative.
     trace = lax.stop_gradient(jnp.trace(matrix))
-    matrix = jnp.where(trace == 0, rank_one(matrix), matrix / jnp.where(trace == 0, 1.0, trace))
+    some = jnp.full_like(matrix, 1 / matrix.shape[0])
+    matrix = jnp.where(trace == 0, some, matrix / jnp.where(trace == 0, 1.0, trace))
     if order == 1:
         entropy = spectral_sum(matrix, order)
     elif order == 2:

@@ -13,11 +13,11 @@ from mirjax.checks import (
     same_size,
     sample_weights,
 )
+from mirjax.decompositions import matmul
 from mirjax.entropy import entropy_of, unit_rows
 from mirjax.gram import safe_sqrt, small_side
 from mirjax.information import Interplay, combine, over_batches
 from mirjax.joint import joint_matrix, marginal_entropies, sides_of
-from mirjax.spectrum import matmul
 
 
 def interplay(

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
+from mirjax.decompositions import matmul, svd
 from mirjax.entropy import entropy_of, unit_rows
 from mirjax.gram import normalize_rows, safe_sqrt, small_side
-from mirjax.spectrum import matmul
 
 
 class Sides(NamedTuple):
@@ -89,7 +89,7 @@ def _head_coordinates(heads: Float[Array, "c d"]) -> Float[Array, "c r"]:
     if heads.shape[0] >= heads.shape[1]:
         return heads
     # The row space is held fixed, so that nothing divides by differences of singular values.
-    left, values, right = jnp.linalg.svd(lax.stop_gradient(heads), full_matrices=False)
+    left, values, right = svd(lax.stop_gradient(heads))
     inside = matmul(heads, right.T)
     # What leaves the row space is zero in value and in first derivative, and adds its Gram matrix
     # in the second: find X with X insideᵀ + inside Xᵀ equal to that.

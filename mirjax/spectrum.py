@@ -13,15 +13,12 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
+from mirjax.decompositions import eigh, matmul, tridiagonal
+
 # Below this side, one call of the dense solver is cheaper than tridiagonalisation and bisection.
 _DENSE_SIDE = 40
 # Bisection goes on this many bits below eps * ||T||: hundreds of tiny eigenvalues are summed.
 _EXTRA_BITS = 6
-
-
-def matmul(a: Array, b: Array) -> Array:
-    """Matrix product at full precision, whatever the backend's default is."""
-    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
 
 def total(x: Array) -> Array:
@@ -49,13 +46,12 @@ def eigenvalues(matrix: Float[Array, "k k"]) -> Float[Array, " k"]:
 
 
 def _dense_eigenvalues(matrix: Array) -> Array:
-    return _polish(lax.linalg.eigh(matrix, symmetrize_input=False)[1], matrix)
+    return _polish(eigh(matrix)[1], matrix)
 
 
 def _tridiagonal_eigenvalues(matrix: Array) -> Array:
     # JAX's dense solver always computes the eigenvectors too, at twice the cost of this.
-    _, diagonal, off_diagonal, _ = lax.linalg.tridiagonal(matrix, lower=True)
-    found = _bisect(diagonal, off_diagonal)
+    found = _bisect(*tridiagonal(matrix))
     return jnp.where(jnp.isfinite(jnp.sum(matrix)), found, jnp.nan)
 
 
@@ -121,7 +117,7 @@ def _spectral_sum_jvp(order: float, primals: tuple[Array], tangents: tuple[Array
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _value_and_gradient(matrix: Array, order: float) -> tuple[Array, Array]:
-    vectors, values = lax.linalg.eigh(matrix, symmetrize_input=False)
+    vectors, values = eigh(matrix)
     return _value_and_gradient_of(vectors, values, matrix, order)
 
 
@@ -138,7 +134,7 @@ def _value_and_gradient_jvp(order: float, primals: tuple[Array], tangents: tuple
     # Daleckii-Krein: in the eigenbasis the derivative of a matrix function is an entrywise product
     # with divided differences, which have a limit where eigenvalues coincide.
     (matrix,), (tangent,) = primals, tangents
-    vectors, values = lax.linalg.eigh(matrix, symmetrize_input=False)
+    vectors, values = eigh(matrix)
     value, gradient = _value_and_gradient_of(vectors, values, matrix, order)
     rotated = matmul(vectors.T, matmul(tangent, vectors))
     differences = _divided_differences(values, _in_range(values, order), order)

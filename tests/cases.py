@@ -4,7 +4,7 @@ import numpy as np
 
 # (n, d, C). The joint matrix has one side n, or, where n > d·min(C, d), side d·min(C, d).
 SHAPES = {
-    "samples": (64, 16, 8),
+    "samples": (60, 16, 6),
     "moments, C < d": (60, 8, 4),
     "moments, C > d": (64, 7, 8),
 }

@@ -61,8 +61,8 @@ def test_scale_of_the_kernel_does_not_matter(scale):
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_rank_one_and_no_trace_are_zero(order):
-    assert_near(matrix_entropy(np.ones((8, 8), np.float32), order=order), 0.0, 1e-5)
-    assert_near(matrix_entropy(np.zeros((8, 8), np.float32), order=order), 0.0, 1e-6)
+    assert_near(matrix_entropy(np.ones((31, 31), np.float32), order=order), 0.0, 1e-5)
+    assert_near(matrix_entropy(np.zeros((8, 8), np.float32), order=order), 0.0, 0.0)
 
 
 @pytest.mark.parametrize("order", ORDERS)

@@ -18,13 +18,9 @@ def kernels(degeneracy="random", shape=(24, 6, 4)):
     return definition.gram(features), definition.gram(head[labels])
 
 
-RATIOS_OF_NOTHING = {"rank one", "identical samples", "one class", "equal head rows"}
-
-
 @pytest.mark.parametrize(
     ("dtype", "degeneracy"),
-    [("float32", name) for name in cases.DEGENERACIES]
-    + [("float64", name) for name in cases.DEGENERACIES if name not in RATIOS_OF_NOTHING],
+    [(dtype, name) for dtype in ("float32", "float64") for name in cases.DEGENERACIES],
 )
 def test_kernel_interplay_is_the_definition(dtype, degeneracy):
     kernel1, kernel2 = (kernel.astype(dtype) for kernel in kernels(degeneracy))
@@ -48,7 +44,7 @@ def test_single_numbers_are_the_fields():
 
 
 def test_ratio_of_nothing_is_zero():
-    ones = jnp.ones((8, 8))
+    ones = jnp.ones((24, 24))
     result = mirjax.kernel_interplay(ones, ones)
     assert result.mir == 0
     assert result.hdr == 0

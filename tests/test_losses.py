@@ -90,6 +90,7 @@ def test_weights_are_a_mask(name):
 @every_loss
 def test_degenerate_weights(name):
     assert values[name](*case(), weights=jnp.zeros(12)) == 0
+    assert LOSSES[name][0](*case(), weights=jnp.zeros(12)) == 0
     assert np.isnan(values[name](*case(), weights=-jnp.ones(12)))
 
 

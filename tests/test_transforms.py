@@ -124,3 +124,11 @@ def test_labels_of_any_integer_dtype(dtype):
     features, head, labels = (part[0] for part in batch((12, 8, 3)))
     result = compiled.interplay(features, head, labels.astype(dtype))
     np.testing.assert_allclose(result, compiled.interplay(features, head, labels), atol=1e-6)
+
+
+def test_narrow_labels_of_many_classes():
+    labels = np.arange(12, dtype=np.int8) * 10
+    features, head = np.eye(12, 3, dtype=np.float32) + 1, np.ones((200, 3), np.float32)
+    mirjax.check(features, head, labels)
+    expected = compiled.interplay(features, head, labels.astype(np.int32))
+    np.testing.assert_array_equal(compiled.interplay(features, head, labels), expected)
