@@ -1,7 +1,9 @@
 """Saving and restoring the state of a run (Orbax), with errors that say what to do."""
 
+import gc
 import hashlib
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,26 +48,26 @@ class Checkpoints:
             CheckpointError: it is damaged, or not one of these, or of another network.
         """
         place = self.folder / str(step)
-        try:
-            items = self._ocp.args.Composite(about=self._ocp.args.JsonRestore())
-            about = self._manager.restore(step, args=items)["about"]
-        except Exception as error:
-            raise CheckpointError(_unreadable(place, error)) from error
+        about = self._read(step, about=self._ocp.args.JsonRestore())["about"]
         if not isinstance(about, dict) or about.get("format") != FORMAT:
             raise CheckpointError(
                 f"{place} is no checkpoint of this program (format {FORMAT!r}). "
                 "Name another folder with --out."
             )
-        try:
-            abstract = jax.tree.map(_abstract, _leaves(like))
-            items = self._ocp.args.Composite(state=self._ocp.args.StandardRestore(abstract))
-            leaves = self._manager.restore(step, args=items)["state"]
-        except Exception as error:
-            raise CheckpointError(_unreadable(place, error)) from error
+        abstract = jax.tree.map(_abstract, _leaves(like))
+        leaves = self._read(step, state=self._ocp.args.StandardRestore(abstract))["state"]
         state = jax.tree.unflatten(jax.tree.structure(like), [leaves[k] for k in _leaves(like)])
         if digest(state) != about["digest"]:
             raise CheckpointError(_unreadable(place, "its content does not match its digest"))
         return state, about["settings"]
+
+    def _read(self, step: int, **items: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=self._ocp.args.Composite(**items))
+        except Exception as error:
+            message = _unreadable(self.folder / str(step), error)
+        _collect_unfinished_reads()
+        raise CheckpointError(message)
 
     def close(self) -> None:
         """Releases the manager."""
@@ -80,6 +82,16 @@ def digest(state: Any) -> str:
         sha.update(f"{name} {array.shape} {array.dtype}".encode())
         sha.update(array.tobytes())
     return sha.hexdigest()
+
+
+def _collect_unfinished_reads() -> None:
+    # A failed restore leaves coroutines behind, and Python would print a traceback for each of them
+    # at whatever moment it collects them.
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
 
 
 def _leaves(state: Any) -> dict[str, Any]:
