@@ -18,8 +18,12 @@ class Settings:
     `npz:PATH`."""
     data_dir: str | None = None
     """Where prepared TFDS data lie; TFDS's own default folder if not given."""
+    image_size: int | None = None
+    """Side in pixels to which the images of `folder:PATH` are scaled and cropped."""
     model: str = "mlp"
     """mlp, conv or wrn-DEPTH-WIDTH."""
+    batch_norm_momentum: float = 0.9
+    """Weight of the old statistics. The published 0.999 needs thousands of steps."""
     steps: int = 2000
     """Optimizer steps."""
     batch_size: int = 64

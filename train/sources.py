@@ -171,7 +171,7 @@ class ImageFiles:
         if self.image_shape is not None and array.shape != self.image_shape:
             raise DataError(
                 f"{path} is {array.shape[1]} x {array.shape[0]} pixels, the first image is "
-                f"{self.image_shape[1]} x {self.image_shape[0]}: give an image size"
+                f"{self.image_shape[1]} x {self.image_shape[0]}: give --image-size"
             )
         return {"image": array, "label": self._labels[index]}
 

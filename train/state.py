@@ -47,7 +47,12 @@ class Network:
     @classmethod
     def of(cls, settings: Settings, data: Any) -> "Network":
         """The network that the settings name, for images like those of `data`."""
-        build = builder(settings.model, image_shape=data.image_shape, num_classes=data.num_classes)
+        build = builder(
+            settings.model,
+            image_shape=data.image_shape,
+            num_classes=data.num_classes,
+            batch_norm_momentum=settings.batch_norm_momentum,
+        )
         abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
         graphdef, _, _ = nnx.split(abstract, nnx.Param, ...)
         return cls(

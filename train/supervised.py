@@ -38,6 +38,7 @@ PRESETS = {
     "paper": Supervised(
         dataset="cifar10",
         model="wrn-28-2",
+        batch_norm_momentum=0.999,
         steps=2**20,
         eval_every=5000,
         out=Path("runs/cifar10-wrn-28-2"),
@@ -48,7 +49,10 @@ PRESETS = {
 def run(settings: Supervised, *, quiet: bool = False) -> Result:
     """Trains, and writes pictures beside the metrics."""
     data = load(
-        settings.dataset, data_dir=settings.data_dir, memory_limit_mib=settings.memory_limit_mib
+        settings.dataset,
+        data_dir=settings.data_dir,
+        memory_limit_mib=settings.memory_limit_mib,
+        image_size=settings.image_size,
     )
     loss = information_loss(settings.mi_weight, settings.ed_weight, settings.stop_gradient)
     result = train(settings, data, loss, quiet=quiet)

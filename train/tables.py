@@ -49,12 +49,15 @@ def show(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str) -> None
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
-    table.add_column("last step, test set", no_wrap=True)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("test set", no_wrap=True)
     for name in runs:
         table.add_column(name, justify="right", no_wrap=True)
     for label, metric in COLUMNS.items():
         cells = [cell(final_records(records), metric) for records in runs.values()]
         if set(cells) != {"-"}:
             table.add_row(label, *cells)
-    Console().print(table)
+    # Not the table's own title, which is wrapped to the width of the table.
+    console = Console()
+    console.print(f"\n{title}", highlight=False)
+    console.print(table)

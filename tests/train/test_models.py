@@ -43,6 +43,19 @@ def test_batch_norm_moves_in_training_only():
     assert not jnp.array_equal(model.norms[0].mean[...], before)
 
 
+@pytest.mark.parametrize("name", ["conv", "wrn-10-1"])
+def test_batch_norm_momentum_is_the_weight_of_the_old_statistics(name):
+    images = 2 + jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
+    moved = []
+    for momentum in (0.9, 0.99):
+        build = builder(name, image_shape=(8, 8, 1), num_classes=3, batch_norm_momentum=momentum)
+        model = build(nnx.Rngs(0))
+        norm = model.norms[0] if name == "conv" else model.blocks[0].norm1
+        model(images, train=True)
+        moved.append(norm.mean[...])
+    assert jnp.allclose(moved[0], 10 * moved[1], rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize("name", ["resnet", "wrn-28", "wrn-a-b"])
 def test_unknown_model_lists_what_there_is(name):
     with pytest.raises(ValueError, match=r"unknown.*mlp, conv, wrn"):

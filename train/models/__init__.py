@@ -12,7 +12,11 @@ MODELS = "mlp, conv, wrn-DEPTH-WIDTH (for instance wrn-28-2)"
 
 
 def builder(
-    name: str, *, image_shape: tuple[int, int, int], num_classes: int
+    name: str,
+    *,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    batch_norm_momentum: float = 0.9,
 ) -> Callable[[nnx.Rngs], nnx.Module]:
     """A function that makes the named model for images of this shape.
 
@@ -22,11 +26,15 @@ def builder(
     if name == "mlp":
         return lambda rngs: MLP(image_shape, num_classes, rngs=rngs)
     if name == "conv":
-        return lambda rngs: ConvNet(image_shape[-1], num_classes, rngs=rngs)
+        return lambda rngs: ConvNet(
+            image_shape[-1], num_classes, momentum=batch_norm_momentum, rngs=rngs
+        )
     family, *sizes = name.split("-")
     if family == "wrn" and len(sizes) == 2 and all(size.isdigit() for size in sizes):
         depth, width = map(int, sizes)
-        return lambda rngs: WideResNet(image_shape[-1], num_classes, depth, width, rngs=rngs)
+        return lambda rngs: WideResNet(
+            image_shape[-1], num_classes, depth, width, momentum=batch_norm_momentum, rngs=rngs
+        )
     raise ValueError(f"model {name!r} is unknown. There are: {MODELS}.")
 
 

@@ -16,6 +16,7 @@ class ConvNet(nnx.Module):
         num_classes: int,
         *,
         widths: tuple[int, ...] = (32, 64, 128),
+        momentum: float = 0.9,
         rngs: nnx.Rngs,
     ):
         sizes = (channels, *widths)
@@ -23,7 +24,9 @@ class ConvNet(nnx.Module):
             nnx.Conv(inputs, outputs, (3, 3), strides=2, use_bias=False, rngs=rngs)
             for inputs, outputs in itertools.pairwise(sizes)
         )
-        self.norms = nnx.List(nnx.BatchNorm(width, momentum=0.9, rngs=rngs) for width in widths)
+        self.norms = nnx.List(
+            nnx.BatchNorm(width, momentum=momentum, rngs=rngs) for width in widths
+        )
         self.head = nnx.Linear(widths[-1], num_classes, rngs=rngs)
 
     def __call__(self, images: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
