@@ -11,6 +11,9 @@ from mirjax import theory as theory
 from mirjax.checks import check as check
 from mirjax.collapse import NeuralCollapse as NeuralCollapse
 from mirjax.collapse import neural_collapse as neural_collapse
+from mirjax.dataset import dataset_feature_interplay as dataset_feature_interplay
+from mirjax.dataset import dataset_interplay as dataset_interplay
+from mirjax.dataset_result import DatasetInterplay as DatasetInterplay
 from mirjax.entropy import effective_rank as effective_rank
 from mirjax.entropy import feature_entropy as feature_entropy
 from mirjax.entropy import matrix_entropy as matrix_entropy
@@ -25,6 +28,7 @@ from mirjax.interplay import class_interplay as class_interplay
 from mirjax.interplay import feature_interplay as feature_interplay
 from mirjax.interplay import interplay as interplay
 from mirjax.layers import layerwise as layerwise
+from mirjax.moments import ClassMoments as ClassMoments
 
 try:
     __version__ = version("mirjax")
@@ -32,10 +36,14 @@ except PackageNotFoundError:  # run from a checkout that is not installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "ClassMoments",
+    "DatasetInterplay",
     "Interplay",
     "NeuralCollapse",
     "check",
     "class_interplay",
+    "dataset_feature_interplay",
+    "dataset_interplay",
     "effective_rank",
     "feature_entropy",
     "feature_interplay",

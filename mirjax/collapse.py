@@ -1,5 +1,6 @@
 """Neural collapse, NC1 to NC4 (Papyan, Han & Donoho 2020, PNAS 117(40))."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -127,21 +128,40 @@ def _neural_collapse(
     noise = 8 * jnp.finfo(unit.dtype).eps
     means = jnp.where(jnp.max(jnp.abs(means), axis=-1, keepdims=True) <= noise, 0.0, means)
     present = count != 0
-
-    within = matmul(unit - means[labels], pinv(means))
-    nc1 = jnp.sum(share * jnp.sum(jnp.square(within), axis=-1))
-    nc1 = jnp.where(jnp.all(means == 0), jnp.inf, nc1)
-    used = jnp.where(present[:, None], head, 0.0)
-    nc3 = jnp.sum(jnp.square(_unit_norm(used) - _unit_norm(means)))
-
     distances = jnp.sum(jnp.square(means), axis=-1)[None, :] - 2 * matmul(unit, means.T)
     nearest = jnp.argmin(jnp.where(present[None, :], distances, jnp.inf), axis=-1)
     predicted = jnp.argmax(matmul(features, head.T) + bias[None, :], axis=-1)
     apart = jnp.sum(share * (nearest != predicted).astype(share.dtype))
     nc4 = jnp.clip(1 - apart, 0.0, 1.0)
 
+    def spread(inverse: Array) -> Array:
+        within = matmul(unit - means[labels], inverse)
+        return jnp.sum(share * jnp.sum(jnp.square(within), axis=-1))
+
     weight = jnp.sum(share)
     broken = (weight == 0) | jnp.isnan(weight) | jnp.any(jnp.isnan(unit))
+    return collapse_of_means(means, present, spread, head, nc4, broken)
+
+
+def collapse_of_means(
+    means: Float[Array, "c d"],
+    present: Array,
+    spread: Callable[[Array], Array],
+    head: Float[Array, "c d"],
+    nc4: Array,
+    broken: Array,
+) -> NeuralCollapse:
+    """NC1 to NC3 from the centred class means, with `nc4` beside them; NaN where `broken`.
+
+    Means and covariance are in units of the features' size: what is small in them is rounding.
+    `spread(x)` is `tr(xᵀ Σ_W x)` for `x` `[d, c]`, with the within-class covariance `Σ_W`.
+    """
+    # Each entry of a mean is known to some eps; more than that spans a direction of its own.
+    floor = 8 * float(jnp.finfo(means.dtype).eps) * len(means) ** 0.5
+    nc1 = spread(pinv(means, floor))
+    nc1 = jnp.where(jnp.all(means == 0), jnp.inf, nc1)
+    used = jnp.where(present[:, None], head, 0.0)
+    nc3 = jnp.sum(jnp.square(_unit_norm(used) - _unit_norm(means)))
     values = (nc1, *_equinorm_equiangle(means, present), *_equinorm_equiangle(used, present))
     return NeuralCollapse(*(jnp.where(broken, jnp.nan, value) for value in (*values, nc3, nc4)))
 

@@ -5,6 +5,7 @@ decompositions that run at the same time can fill a small pool with waiting thre
 hangs (seen with jaxlib 0.10 on 2 cores). So a batch is a loop on the CPU, and stays a batch elsewhere.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -66,20 +67,24 @@ def svd(matrix: Float[Array, "m n"]) -> Arrays:
     return _svd(matrix)
 
 
-@jax.custom_jvp
-def pinv(matrix: Float[Array, "m n"]) -> Float[Array, "n m"]:
-    """Moore-Penrose inverse; its derivative holds while the rank does not change."""
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def pinv(matrix: Float[Array, "m n"], floor: float) -> Float[Array, "n m"]:
+    """Moore-Penrose inverse; its derivative holds while the rank does not change.
+
+    Singular values up to `floor`, and up to rounding of the largest, count as 0.
+    """
     left, values, right = svd(matrix)
-    kept = values > max(matrix.shape) * jnp.finfo(matrix.dtype).eps * values[0]
+    rounding = max(matrix.shape) * jnp.finfo(matrix.dtype).eps * values[0]
+    kept = values > jnp.maximum(rounding, floor)
     inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1.0), 0.0)
     return matmul(right.T * inverse[None, :], left.T)
 
 
 @pinv.defjvp
-def _pinv_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+def _pinv_jvp(floor: float, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     # Golub & Pereyra 1973.
     (matrix,), (tangent,) = primals, tangents
-    inverse = pinv(matrix)
+    inverse = pinv(matrix, floor)
     off_range = jnp.eye(matrix.shape[0], dtype=matrix.dtype) - matmul(matrix, inverse)
     off_rows = jnp.eye(matrix.shape[1], dtype=matrix.dtype) - matmul(inverse, matrix)
     derivative = -matmul(inverse, matmul(tangent, inverse))

@@ -124,7 +124,7 @@ def kernel_interplay(
 
     def single(k1: Array, k2: Array) -> Interplay:
         k1, k2 = unit_trace(k1), unit_trace(k2)
-        return combine(entropy_of(k1), entropy_of(k2), entropy_of(unit_trace(k1 * k2)), len(k1))
+        return combine(entropy_of(k1), entropy_of(k2), entropy_of(unit_trace(k1 * k2)))
 
     return over_batches(single, "(n,n),(n,n)")(kernel1, kernel2)
 
@@ -138,11 +138,11 @@ def over_batches(single: Callable[..., Interplay], signature: str) -> Callable[.
     return lambda *args: Interplay(*vectorized(*args))
 
 
-def combine(entropy1: Array, entropy2: Array, joint: Array, side: int) -> Interplay:
-    """All fields from the three entropies of spectra of at most `side` values."""
+def combine(entropy1: Array, entropy2: Array, joint: Array) -> Interplay:
+    """All fields from the three entropies."""
     shared = entropy1 + entropy2 - joint
     difference = jnp.abs(entropy1 - entropy2)
-    rounding = entropy_rounding(side, joint.dtype)
+    rounding = entropy_rounding(joint.dtype)
 
     def ratio(part: Array, whole: Array) -> Array:
         defined = ~(whole <= rounding)  # NaN stays NaN

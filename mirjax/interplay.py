@@ -194,14 +194,11 @@ def checked_arguments(
 
 def _interplay(features: Array, head: Array, labels: Array, weights: Array) -> Interplay:
     sides = sides_of(features, head, labels, weights)
-    return combine(*marginal_entropies(sides), entropy_of(joint_matrix(sides)), len(features))
+    return combine(*marginal_entropies(sides), entropy_of(joint_matrix(sides)))
 
 
 def _feature_interplay(rows1: Array, rows2: Array, weights: Array) -> Interplay:
-    rows1, _ = unit_rows(rows1, weights)
-    # A sample without a direction in the first representation is masked in the second, and back.
-    rows2, share = unit_rows(rows2, jnp.where(jnp.all(rows1 == 0, axis=-1), 0.0, weights))
-    root = safe_sqrt(share)[:, None]
+    rows1, rows2, root = pair_rows(rows1, rows2, weights)
     samples, width = rows1.shape[0], rows1.shape[1] * rows2.shape[1]
     if samples <= width:
         joint = matmul(root * rows1, (root * rows1).T) * matmul(rows2, rows2.T)
@@ -209,4 +206,12 @@ def _feature_interplay(rows1: Array, rows2: Array, weights: Array) -> Interplay:
         pairs = (root * rows1)[:, :, None] * rows2[:, None, :]
         joint = small_side(pairs.reshape(samples, width))
     entropy1, entropy2 = entropy_of(small_side(root * rows1)), entropy_of(small_side(root * rows2))
-    return combine(entropy1, entropy2, entropy_of(joint), samples)
+    return combine(entropy1, entropy2, entropy_of(joint))
+
+
+def pair_rows(features1: Array, features2: Array, weights: Array) -> tuple[Array, Array, Array]:
+    """Normalised rows of both, and the root of each sample's share `[n, 1]`."""
+    rows1, _ = unit_rows(features1, weights)
+    # A sample without a direction in the first representation is masked in the second, and back.
+    rows2, share = unit_rows(features2, jnp.where(jnp.all(rows1 == 0, axis=-1), 0.0, weights))
+    return rows1, rows2, safe_sqrt(share)[:, None]

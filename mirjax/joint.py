@@ -76,7 +76,13 @@ def _joint_of_moments(sides: Sides) -> Array:
     classes = sides.heads.shape[0]
     by_class = sides.members[:, :, None] * scaled[:, None, :]
     moments = matmul(by_class.reshape(samples, classes * width).T, scaled)
-    coordinates = _head_coordinates(sides.heads)
+    return joint_of_moments(moments.reshape(classes, width, width), sides.heads)
+
+
+def joint_of_moments(moments: Float[Array, "c d d"], heads: Float[Array, "c d"]) -> Array:
+    """`Σ_c w_c w_cᵀ ⊗ M_c` in coordinates of the head, of side `d · min(c, d)`."""
+    classes, width = heads.shape
+    coordinates = head_coordinates(heads)
     rank = coordinates.shape[1]
     pairs = (coordinates[:, :, None] * coordinates[:, None, :]).reshape(classes, rank * rank)
     joint = matmul(pairs.T, moments.reshape(classes, width * width))
@@ -84,7 +90,7 @@ def _joint_of_moments(sides: Sides) -> Array:
     return joint.reshape(rank * width, rank * width)
 
 
-def _head_coordinates(heads: Float[Array, "c d"]) -> Float[Array, "c r"]:
+def head_coordinates(heads: Float[Array, "c d"]) -> Float[Array, "c r"]:
     """Rows with the Gram matrix of `heads` in `r = min(c, d)` coordinates, to second order."""
     if heads.shape[0] >= heads.shape[1]:
         return heads

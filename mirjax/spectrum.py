@@ -6,13 +6,13 @@ of the matrix, where `log` is finite.
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
+from mirjax.bounds import entropy_range
 from mirjax.decompositions import eigh, matmul, tridiagonal
 
 # Below this side, one call of the dense solver is cheaper than tridiagonalisation and bisection.
@@ -158,7 +158,7 @@ def _sum_of_terms(values: Array, matrix: Array, order: float) -> Array:
     logs = jnp.log(jnp.where(values == 0, 1.0, jnp.abs(values)))
     if order != 1:
         return total(values * jnp.expm1((order - 1) * logs))
-    return jnp.clip(-total(values * logs), *_entropy_bracket(matrix))
+    return jnp.clip(-total(values * logs), *entropy_range(mixedness(matrix), matrix.shape[0]))
 
 
 def _polish(values: Array, matrix: Array) -> Array:
@@ -176,21 +176,6 @@ def _polish(values: Array, matrix: Array) -> Array:
     coarse = jnp.round(values / unit) * unit
     missing = (1 - jnp.sum(coarse)) - jnp.sum(values - coarse)
     return values + missing / values.shape[0]
-
-
-def _entropy_bracket(matrix: Array) -> tuple[Array, Array]:
-    """The least and the greatest entropy of any unit-trace spectrum of this purity `tr(A²)`."""
-    side = matrix.shape[0]
-    mixed = jnp.clip(mixedness(matrix), 0.0, 1 - 1 / side)
-    lower = -jnp.log1p(-mixed)
-    if side == 1:
-        return lower, lower
-    # One large eigenvalue 1 - rest, and the rest spread evenly.
-    root = jnp.sqrt(jnp.maximum(1 - mixed * side / (side - 1), 0.0))
-    rest = jnp.minimum(mixed / (1 + root), 1 - 1 / side)
-    rest_log = jnp.log(jnp.where(rest > 0, rest / (side - 1), 1.0))
-    upper = -(1 - rest) * jnp.log1p(-rest) - rest * rest_log
-    return lower, jnp.maximum(upper, lower)
 
 
 def _slope(values: Array, kept: Array, order: float) -> Array:
@@ -222,7 +207,6 @@ def _divided_differences(values: Array, kept: Array, order: float) -> Array:
     return jnp.where(both, inside, jnp.where(either, across, 0.0))
 
 
-def entropy_rounding(side: int, dtype: jnp.dtype) -> float:
-    """How far rounding alone can move an entropy of a spectrum of `side` values, in nats."""
-    eps = float(jnp.finfo(dtype).eps)
-    return 4 * eps * (math.log(max(side, 2)) - math.log(eps))
+def entropy_rounding(dtype: jnp.dtype) -> float:
+    """How far rounding can move an entropy of 0, or any entropy for each nat of it."""
+    return 2e-5 if jnp.finfo(dtype).bits == 32 else 1e-12

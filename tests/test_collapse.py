@@ -74,6 +74,17 @@ def test_a_shift_of_the_features_changes_only_nc4(x64):
     np.testing.assert_allclose(moved[:-1], still[:-1], rtol=1e-10)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_constant_feature_is_no_direction_of_the_means(dtype, x64):
+    # Balanced, so that the rank of the means is C - 1 and rounding could make it C.
+    features, head, _ = cases.cast(cases.make("constant column", 60, 8, 4), dtype)
+    labels = (np.arange(60) % 4).astype(np.int32)
+    whole = compiled.neural_collapse(features, labels, head, num_classes=4)
+    without = compiled.neural_collapse(features[:, 1:], labels, head[:, 1:], num_classes=4)
+    bound = 1e-3 if dtype == "float32" else 1e-9
+    assert_near(whole.nc1, without.nc1, float(without.nc1) * bound)
+
+
 def test_equal_class_means_have_infinite_nc1():
     _, labels, head = case("float32")
     for same in (np.zeros((N, D), np.float32), np.full((N, D), 0.3, np.float32)):

@@ -1,0 +1,46 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mirjax.blocks import block_count, block_size, class_blocks
+
+RNG = np.random.default_rng(0)
+LABELS = {
+    "balanced": np.arange(240) % 6,
+    "random": RNG.integers(0, 6, 240),
+    "one class": np.full(240, 4),
+    "absent classes": RNG.integers(0, 2, 240) * 3 + 1,
+    "one huge": np.where(RNG.random(240) < 0.95, 5, RNG.integers(0, 6, 240)),
+}
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+@pytest.mark.parametrize("name", LABELS)
+def test_every_row_stands_once_in_a_block_of_its_class(name, shards):
+    labels = LABELS[name]
+    rows = np.float32(1) + np.arange(240, dtype=np.float32)[:, None] * np.ones(3, np.float32)
+    blocks = class_blocks(jnp.asarray(rows), jnp.asarray(labels), 6, shards)
+    per_shard = 240 // shards
+    assert blocks.rows.shape[:2] == (shards, block_count(per_shard, 6))
+    assert blocks.rows.shape[2] == block_size(per_shard, 6)
+    for shard in range(shards):
+        index = np.asarray(blocks.index[shard])
+        filled = index < per_shard
+        assert sorted(index[filled]) == list(range(per_shard))
+        own = index + shard * per_shard
+        expected = np.where(filled[:, :, None], rows[np.where(filled, own, 0)], 0)
+        np.testing.assert_array_equal(blocks.rows[shard], expected)
+        classes = np.broadcast_to(np.asarray(blocks.classes[shard])[:, None], index.shape)
+        np.testing.assert_array_equal(labels[own[filled]], classes[filled])
+
+
+@pytest.mark.parametrize(("samples", "classes"), [(1, 1), (3, 100), (1000, 1), (1000, 1000)])
+def test_padding_is_bounded(samples, classes):
+    size = block_size(samples, classes)
+    assert size & (size - 1) == 0
+    assert block_count(samples, classes) <= samples // size + min(samples, classes)
+
+
+def test_unequal_shards_are_refused():
+    with pytest.raises(ValueError, match="10 rows cannot be cut into 4 equal shards"):
+        class_blocks(jnp.ones((10, 2)), jnp.zeros(10, jnp.int32), 2, 4)

@@ -1,0 +1,220 @@
+"""Statistics that add up: in any split, order and precision they are those of the whole set."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mirjax
+from mirjax import ClassMoments
+from tests import cases
+from tests.reference import definition
+from tests.tolerances import assert_near
+
+N, D, C = 60, 8, 4
+
+update = jax.jit(ClassMoments.update, static_argnames="shards")
+
+
+def case(degeneracy="random", dtype="float64"):
+    return cases.cast(cases.make(degeneracy, N, D, C), dtype)
+
+
+def moments_of(features, labels, weights=None, *, cuts=(0, N)):
+    moments = ClassMoments.zeros(C, D, dtype=features.dtype)
+    for start, stop in itertools.pairwise(cuts):
+        part = slice(start, stop)
+        moments = update(
+            moments, features[part], labels[part], None if weights is None else weights[part]
+        )
+    return moments
+
+
+def assert_same(first, second, tolerance):
+    for name, a, b in zip(first.sums._fields, first.sums, second.sums, strict=True):
+        scale = max(1.0, float(np.max(np.abs(a))))
+        np.testing.assert_allclose(a, b, atol=tolerance * scale, err_msg=name)
+
+
+@pytest.mark.parametrize("degeneracy", cases.DEGENERACIES)
+def test_interplay_and_collapse_are_those_of_the_rows(degeneracy, x64):
+    features, head, labels = case(degeneracy)
+    if degeneracy == "extreme scales":  # squares of raw rows enter the collapse
+        features = np.where(np.abs(features) > 1, features * 1e-20, features * 1e20)
+    moments = moments_of(features, labels, cuts=(0, 13, 40, N))
+    result, expected = moments.interplay(head), definition.interplay(features, head, labels)
+    for name in expected._fields:
+        assert_near(getattr(result, name), getattr(expected, name), 1e-10)
+    assert result.method == "exact"
+    collapse = mirjax.neural_collapse(features, labels, head, num_classes=C)
+    mine = moments.collapse(head, nc4=collapse.nc4)
+    np.testing.assert_allclose(mine, collapse, rtol=1e-7, atol=1e-9)
+    means = np.stack(
+        [
+            features[labels == c].mean(0) if np.any(labels == c) else features.mean(0)
+            for c in range(C)
+        ]
+    )
+    if degeneracy == "identical samples":  # means by another route differ, by rounding alone
+        means[:] = features[0]
+    expected = mirjax.class_interplay(
+        means, head, global_mean=means.T @ np.bincount(labels, minlength=C) / N
+    )
+    np.testing.assert_allclose(moments.class_interplay(head), expected, atol=1e-9)
+
+
+def test_weights_and_masked_rows(x64):
+    features, head, labels = case()
+    weights = np.random.default_rng(1).uniform(size=N)
+    weights[5:20] = 0
+    features[7], labels[8] = np.nan, -1
+    moments = moments_of(features, labels, weights, cuts=(0, 30, N))
+    result = moments.interplay(head)
+    expected = mirjax.interplay(features, head, labels, weights=weights)
+    assert_near(result.joint_entropy, expected.joint_entropy, 1e-12)
+    assert_near(result.weight, weights.sum(), 1e-12)
+    collapse = mirjax.neural_collapse(features, labels, head, num_classes=C, weights=weights)
+    np.testing.assert_allclose(moments.collapse(head)[:-1], collapse[:-1], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("fault", ["nan", "label", "weight"])
+def test_what_has_no_meaning_is_nan(fault):
+    features, head, labels = case(dtype="float32")
+    weights = np.ones(N, np.float32)
+    if fault == "nan":
+        features[3, 2] = np.nan
+    if fault == "label":
+        labels[3] = C
+    if fault == "weight":
+        weights[3] = -1
+    moments = moments_of(features, labels, weights)
+    assert np.isnan(moments.interplay(head).mir)
+    assert np.isnan(moments.collapse(head).nc1)
+
+
+def test_nothing_yet():
+    moments = ClassMoments.zeros(C, D)
+    result = moments.interplay(jnp.ones((C, D)))
+    assert result.mir == result.joint_entropy == result.weight == 0
+    assert np.isnan(moments.collapse(jnp.ones((C, D))).nc1)
+
+
+@pytest.mark.parametrize("cuts", [(0, 1, 2, N), (0, 30, N), (0, 7, 50, 59, N)])
+def test_any_split_into_batches_agrees(cuts, x64):
+    features, _, labels = case("constant column")
+    assert_same(moments_of(features, labels, cuts=cuts), moments_of(features, labels), 1e-13)
+
+
+def test_merge_is_associative_and_commutes(x64):
+    features, _, labels = case()
+    a, b, c = (
+        moments_of(features[s], labels[s], cuts=(0, 20))
+        for s in map(slice, (0, 20, 40), (20, 40, N))
+    )
+    whole = moments_of(features, labels)
+    assert_same(a.merge(b).merge(c), whole, 1e-13)
+    assert_same(a.merge(b.merge(c)), whole, 1e-13)
+    assert_same(c.merge(a).merge(b), whole, 1e-13)
+    assert_same(whole.merge(ClassMoments.zeros(C, D, dtype=jnp.float64)), whole, 0)
+
+
+def test_carry_of_a_scan_and_batch_of_a_vmap():
+    features, _, labels = case(dtype="float32")
+    batches = features.reshape(4, 15, D), labels.reshape(4, 15)
+
+    def step(moments, batch):
+        return moments.update(*batch), None
+
+    scanned = jax.jit(lambda m: jax.lax.scan(step, m, batches)[0], donate_argnums=0)
+    assert_same(scanned(ClassMoments.zeros(C, D)), moments_of(features, labels), 1e-6)
+    mapped = jax.vmap(lambda z, y: ClassMoments.zeros(C, D).update(z, y))(*batches)
+    parts = [jax.tree.map(lambda x, i=i: x[i], mapped) for i in range(4)]
+    assert_same(
+        parts[0].merge(parts[1]).merge(parts[2]).merge(parts[3]),
+        scanned(ClassMoments.zeros(C, D)),
+        1e-6,
+    )
+
+
+def test_interplay_inside_jit():
+    features, head, labels = case(dtype="float32")
+    moments = moments_of(features, labels)
+    compiled = jax.jit(lambda m, w: m.interplay(w))(moments, head)
+    assert compiled.method == "exact"
+    assert_near(compiled.mir, moments.interplay(head).mir, 1e-6)
+
+
+def test_agreement_of_a_second_pass_is_nc4():
+    features, head, labels = case(dtype="float32")
+    moments, bias = moments_of(features, labels), 0.5 * np.arange(C, dtype=np.float32)
+    agreed = sum(
+        moments.agreement(features[s], head, bias=bias) for s in (slice(0, 25), slice(25, N))
+    )
+    expected = mirjax.neural_collapse(features, labels, head, num_classes=C, bias=bias).nc4
+    assert_near(agreed / N, expected, 1e-6)
+    assert 0 < expected < 1
+
+
+def test_a_million_rows_do_not_drift():
+    rng = np.random.default_rng(0)
+    steps, batch, classes, width = 20_020, 64, 3, 5  # 1,281,280 rows
+    pool = rng.normal(size=(steps // 20, batch, width)).astype(np.float32) * [1, 3, 0.1, 1, 1] + 2
+    pool = pool.astype(np.float32)
+    labels = rng.integers(0, classes, (steps // 20, batch)).astype(np.int32)
+
+    @jax.jit
+    def run():
+        def step(carry, i):
+            z, y = jnp.asarray(pool)[i % len(pool)], jnp.asarray(labels)[i % len(pool)]
+            moments, plain = carry
+            new = ClassMoments.zeros(classes, width).update(z, y)
+            return (moments.update(z, y), plain + new.total.second), None
+
+        start = ClassMoments.zeros(classes, width), jnp.zeros((classes, width, width))
+        return jax.lax.scan(step, start, jnp.arange(steps))[0]
+
+    moments, plain = run()
+    rows = pool.reshape(-1, width).astype(np.float64)
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    flat = labels.reshape(-1)
+    exact = 20 * np.stack([unit[flat == c].T @ unit[flat == c] for c in range(classes)])
+    error = np.max(np.abs(moments.sums.second - exact)) / np.max(exact)
+    assert error < 2e-7
+    # Plain sums would not do: what is kept in `lost` is needed.
+    assert np.max(np.abs(plain - exact)) / np.max(exact) > 3 * error
+    means = np.stack([rows[flat == c].mean(0) for c in range(classes)])
+    centred = rows - means[flat]
+    np.testing.assert_allclose(moments.sums.scatter, 20 * centred.T @ centred, rtol=1e-5, atol=10)
+    head = rng.normal(size=(classes, width)).astype(np.float32)
+    expected = definition.interplay(rows[:2000], head, flat[:2000])
+    assert abs(float(moments.interplay(head).joint_entropy) - expected.joint_entropy) < 0.05
+
+
+REFUSED = {
+    "width": (
+        lambda m: m.update(jnp.ones((3, D + 1)), jnp.zeros(3, int)),
+        r"features must be \[n, 8\], got \(3, 9\)",
+    ),
+    "rows": (
+        lambda m: m.update(jnp.ones((3, D)), jnp.zeros(4, int)),
+        "disagree in the number of rows",
+    ),
+    "head": (
+        lambda m: m.interplay(jnp.ones((D, C))),
+        r"head must be \[num_classes, d\] = \(4, 8\)",
+    ),
+    "merge": (
+        lambda m: m.merge(ClassMoments.zeros(C, 3)),
+        r"\(4, 8\) and \(4, 3\) cannot be merged",
+    ),
+    "zeros": (lambda _: ClassMoments.zeros(0, 3), "must be positive, got 0 and 3"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name):
+    call, message = REFUSED[name]
+    with pytest.raises(ValueError, match=message):
+        call(ClassMoments.zeros(C, D))
