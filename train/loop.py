@@ -70,14 +70,21 @@ def train(
         TensorBoard(folder / "events", keep_to=start if start else -1),
     ]
     lanes = _Lanes(settings, data, states, make_step(network, transform, loss))
-    evaluate = Evaluator(network, data.test, data.num_classes, settings)
+    splits = {"test": data.test} | ({"train": data.train} if settings.eval_train else {})
+    evaluators = {
+        name: Evaluator(network, split, data.num_classes, settings)
+        for name, split in splits.items()
+    }
 
     def record(step: int, terms: list[dict[str, float]]) -> None:
         for states_of_lane, rows in zip(lanes.states, lanes.rows, strict=True):
-            for row, values in zip(rows, evaluate(states_of_lane), strict=True):
-                logged = {f"test_{k}": v for k, v in values.items()} | terms[row]
+            logged = [dict(terms[row]) for row in rows]
+            for name, evaluate in evaluators.items():
+                for values, found in zip(logged, evaluate(states_of_lane), strict=True):
+                    values |= {f"{name}_{k}": v for k, v in found.items()}
+            for row, values in zip(rows, logged, strict=True):
                 for tracker in trackers:
-                    tracker.write(step, int(seeds[row]), logged)
+                    tracker.write(step, int(seeds[row]), values)
 
     every = settings.eval_every if settings.checkpoint_every is None else settings.checkpoint_every
     try:
@@ -158,7 +165,7 @@ class _Lanes:
             self._step += count
         means = np.concatenate(totals) / taken
         return [
-            {f"train_{name}": float(v) for name, v in zip(Terms._fields, row, strict=True)}
+            {f"step_{name}": float(v) for name, v in zip(Terms._fields, row, strict=True)}
             for row in means
         ]
 

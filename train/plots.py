@@ -7,13 +7,14 @@ from typing import Any
 from train.trackers import curves
 
 PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
-    ("accuracy", (("test_accuracy", "test"),)),
-    ("cross-entropy", (("train_cross_entropy", "train"), ("test_loss", "test"))),
+    ("accuracy", (("test_accuracy", "test"), ("train_accuracy", "train"))),
+    ("cross-entropy", (("test_loss", "test"), ("train_loss", "train"))),
     (
         "MIR",
         (
             ("test_mir", "whole test set"),
-            ("test_mir_batch", "batches"),
+            ("test_mir_batch", "test, batches"),
+            ("train_mir", "whole training set"),
             ("test_class_mir", "class means"),
         ),
     ),
@@ -21,7 +22,8 @@ PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
         "HDR",
         (
             ("test_hdr", "whole test set"),
-            ("test_hdr_batch", "batches"),
+            ("test_hdr_batch", "test, batches"),
+            ("train_hdr", "whole training set"),
             ("test_class_hdr", "class means"),
         ),
     ),
@@ -35,12 +37,12 @@ PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
         ),
     ),
     (
-        "neural collapse",
+        "neural collapse (training set)",
         (
-            ("test_nc1", "NC1"),
-            ("test_nc2_equinorm", "NC2 norms"),
-            ("test_nc2_equiangle", "NC2 angles"),
-            ("test_nc3", "NC3"),
+            ("train_nc1", "NC1"),
+            ("train_nc2_equinorm", "NC2 norms"),
+            ("train_nc2_equiangle", "NC2 angles"),
+            ("train_nc3", "NC3"),
         ),
     ),
 )
@@ -60,8 +62,7 @@ def plot_runs(
     axes = figure.subplots(2, 3).ravel()
     several = len(runs) > 1
     for axis, (label, metrics) in zip(axes, PANELS, strict=True):
-        shown = metrics[:1] if several and label != "cross-entropy" else metrics
-        shown = metrics[1:] if several and label == "cross-entropy" else shown
+        shown = _available(runs, metrics[:1] if several else metrics)
         for row, (run, records) in enumerate(runs.items()):
             for column, (metric, name) in enumerate(shown):
                 steps, mean, spread = curves(records, metric)
@@ -76,7 +77,7 @@ def plot_runs(
         axis.set_xlabel("step")
         axis.set_title(f"{label}: {shown[0][1]}" if several else label)
         axis.grid(alpha=0.3)
-        if label == "neural collapse":
+        if label.startswith("neural collapse"):
             axis.set_yscale("log")
         axis.legend(fontsize="small")
     figure.suptitle(title)
@@ -84,15 +85,28 @@ def plot_runs(
     figure.savefig(path, dpi=100)
 
 
+def _available(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], metrics: Sequence[tuple[str, str]]
+) -> Sequence[tuple[str, str]]:
+    """Those that were logged; of the test split, if the training split was not evaluated."""
+
+    def logged(metrics: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        return [m for m in metrics if any(curves(records, m[0])[0] for records in runs.values())]
+
+    return logged(metrics) or logged([(m.replace("train_", "test_"), name) for m, name in metrics])
+
+
 def _draw_closed_forms(
     axis: Any, shown: Sequence[tuple[str, str]], closed_forms: Mapping[str, float], several: bool
 ) -> None:
     drawn: dict[float, str] = {}
     for column, (metric, _) in enumerate(shown):
-        value = closed_forms.get(metric.removeprefix("test_"))
-        if value is None or metric.startswith("test_nc") or value in drawn:
+        split, _, name = metric.partition("_")
+        value = closed_forms.get(name)
+        if value is None or split == "train" or value in drawn:
             continue
         drawn[value] = metric
-        colour = "black" if several or len(shown) < 4 else f"C{column}"
+        colour = f"C{column}" if name.endswith("information") or "entropy" in name else "black"
+        colour = "black" if several else colour
         label = f"at collapse: {value:.3f}"
         axis.axhline(value, color=colour, linestyle=":", linewidth=1, label=label)

@@ -42,14 +42,13 @@ class Settings:
     """Steps between evaluations on the whole test set."""
     metric_batch: int = 64
     """Batch size of the metrics that are averaged over batches, as published."""
-    metric_limit: int = 4096
-    """Largest side of a decomposition in the metrics of a whole set. A set that would need a larger
-    one is represented by that many of its samples (the same in every run); the n that was used is
-    logged as `n`."""
+    eval_train: bool = True
+    """Whether each evaluation passes over the training split too."""
     eval_batch: int = 500
     """Samples a forward pass in evaluation."""
     memory_limit_mib: int = 2048
-    """Splits up to this size are held on the device; larger ones are streamed."""
+    """Splits up to this size are held on the device; larger ones are streamed. Features up to this
+    size are held in an evaluation, for NC4."""
     steps_per_call: int | None = None
     """Steps in one call of the compiled function; 1 for convolutions on a CPU, else 100, if not
     given. Does not change results beyond rounding."""

@@ -41,6 +41,8 @@ class Network:
 
     graphdef: Any
     build: Any
+    width: int
+    """Of the features."""
     mean: np.ndarray
     std: np.ndarray
 
@@ -53,10 +55,14 @@ class Network:
             num_classes=data.num_classes,
             batch_norm_momentum=settings.batch_norm_momentum,
         )
-        abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+        abstract: Any = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
         graphdef, _, _ = nnx.split(abstract, nnx.Param, ...)
         return cls(
-            graphdef, build, np.asarray(data.mean, np.float32), np.asarray(data.std, np.float32)
+            graphdef,
+            build,
+            abstract.head.in_features,
+            np.asarray(data.mean, np.float32),
+            np.asarray(data.std, np.float32),
         )
 
     def init(self, key: Array) -> tuple[Any, Any]:

@@ -12,7 +12,7 @@ from PIL import Image
 import mirjax
 from train.checkpoint import Checkpoints, digest
 from train.evaluate import Evaluator, closed_forms, mean_and_spread
-from train.images import RecordSplit
+from train.images import RecordSplit, Split
 from train.loop import train
 from train.settings import from_command_line
 from train.state import Network, initial_state, optimizer
@@ -38,6 +38,10 @@ def test_digits_are_learned_and_everything_is_written(tmp_path, capsys, monkeypa
     assert all(r["test_accuracy"] < 0.5 for r in records[:2])
     last = records[-1]
     assert last["test_n"] == 360
+    assert last["train_n"] == 1437
+    assert last["train_accuracy"] > 0.85
+    assert last["step_mutual_information"] > 0
+    assert last["test_mir_lower"] <= last["test_mir"] <= last["test_mir_upper"]
     assert last["test_mir_distance"] == pytest.approx(last["test_mir"] - closed_forms(10)["mir"])
     assert json.loads((out / "settings.json").read_text())["settings"]["mi_weight"] == 0.1
     assert list((out / "events" / "seed1").glob("events*"))
@@ -73,12 +77,29 @@ def test_evaluation_equals_the_metrics_of_the_features(tiny, settings):
     assert values["nc1"] == pytest.approx(float(collapse.nc1), rel=1e-4)
 
 
-def test_metrics_of_a_set_too_large_use_a_named_subset(tiny, settings):
-    limited = dataclasses.replace(settings, metric_limit=10)
-    network = Network.of(limited, tiny)
-    states = initial_state(network, optimizer(limited), np.arange(1))
-    evaluator = Evaluator(network, tiny.test, 3, limited)
-    assert evaluator(states)[0]["n"] == 10
+def test_moments_and_features_give_the_same_metrics(tiny, settings):
+    # 3 classes of width 64: the 60 training samples take less memory than the moments, 200 do not.
+    network = Network.of(settings, tiny)
+    states = initial_state(network, optimizer(settings), np.arange(2))
+    repeated = Split(np.tile(tiny.train.images, (4, 1, 1, 1)), np.tile(tiny.train.labels, 4))
+    few, many = (Evaluator(network, split, 3, settings) for split in (tiny.train, repeated))
+    for one, other in zip(few(states), many(states), strict=True):
+        assert one.pop("n") * 4 == other.pop("n")
+        assert one.keys() == other.keys()
+        # Repeating every sample changes nothing but the composition of the batches.
+        for name in one.keys() - {"mir_batch", "hdr_batch"}:
+            assert one[name] == pytest.approx(other[name], rel=1e-3, abs=2e-4), name
+
+
+def test_features_too_large_to_hold_leave_nc4_open(tiny, settings):
+    small = dataclasses.replace(settings, memory_limit_mib=0, model="conv")
+    repeated = Split(np.tile(tiny.train.images, (4, 1, 1, 1)), np.tile(tiny.train.labels, 4))
+    network = Network.of(small, tiny)
+    values = Evaluator(network, repeated, 3, small)(
+        initial_state(network, optimizer(small), np.arange(1))
+    )[0]
+    assert np.isnan(values["nc4"])
+    assert np.isfinite(values["nc1"])
 
 
 def test_streamed_data_train_and_resume(settings, tiny, monkeypatch):
