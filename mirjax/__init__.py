@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from mirjax import losses as losses
 from mirjax import theory as theory
+from mirjax.bias import BatchBias as BatchBias
+from mirjax.bias import batch_bias as batch_bias
 from mirjax.checks import check as check
 from mirjax.collapse import NeuralCollapse as NeuralCollapse
 from mirjax.collapse import neural_collapse as neural_collapse
@@ -36,10 +38,12 @@ except PackageNotFoundError:  # run from a checkout that is not installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "BatchBias",
     "ClassMoments",
     "DatasetInterplay",
     "Interplay",
     "NeuralCollapse",
+    "batch_bias",
     "check",
     "class_interplay",
     "dataset_feature_interplay",

@@ -19,7 +19,7 @@ from train.plots import plot_runs
 from train.supervised import Supervised, run
 from train.tables import markdown, show
 
-COLUMNS = ("accuracy", "MIR", "MIR - collapse", "HDR", "MIR, class means", "NC1")
+COLUMNS = ("accuracy", "MIR", "MIR - collapse", "HDR", "class-mean MIR", "NC1")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Literal
 from train.compilation import enable_cache
 from train.data import load
 from train.evaluate import closed_forms
-from train.images import DataError
+from train.images import DataError, ImageData
 from train.loop import CheckpointError, Result, RunError, train
 from train.plots import plot_runs
 from train.settings import Settings, from_command_line
@@ -46,14 +46,19 @@ PRESETS = {
 }
 
 
-def run(settings: Supervised, *, quiet: bool = False) -> Result:
-    """Trains, and writes pictures beside the metrics."""
-    data = load(
+def load_data(settings: Settings) -> ImageData:
+    """The data set that the settings name."""
+    return load(
         settings.dataset,
         data_dir=settings.data_dir,
         memory_limit_mib=settings.memory_limit_mib,
         image_size=settings.image_size,
     )
+
+
+def run(settings: Supervised, *, quiet: bool = False) -> Result:
+    """Trains, and writes pictures beside the metrics."""
+    data = load_data(settings)
     loss = information_loss(settings.mi_weight, settings.ed_weight, settings.stop_gradient)
     result = train(settings, data, loss, quiet=quiet)
     title = (

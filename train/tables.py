@@ -11,7 +11,7 @@ COLUMNS = {
     "MIR": "test_mir",
     "MIR - collapse": "test_mir_distance",
     "HDR": "test_hdr",
-    "MIR, class means": "test_class_mir",
+    "class-mean MIR": "test_class_mir",
     "NC1": "test_nc1",
     "NC2 angles": "test_nc2_equiangle",
     "NC3": "test_nc3",
@@ -49,7 +49,7 @@ def show(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str) -> None
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("test set", no_wrap=True)
     for name in runs:
         table.add_column(name, justify="right", no_wrap=True)

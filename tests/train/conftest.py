@@ -8,7 +8,7 @@ from train.images import from_arrays
 from train.supervised import Supervised
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def users_promotion():
     """Optax and Flax are not written for strict promotion, which the library's tests run under."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):

@@ -8,9 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
+import mirjax
 from train.checkpoint import CheckpointError, Checkpoints, digest
 from train.loop import RunError, train
 from train.step import information_loss
@@ -110,8 +113,6 @@ def test_a_damaged_checkpoint_is_named_and_left_alone(tiny, settings):
 
 
 def test_a_foreign_checkpoint_is_refused(tmp_path):
-    import orbax.checkpoint as ocp
-
     with ocp.CheckpointManager(tmp_path / "other") as manager:
         manager.save(3, args=ocp.args.Composite(about=ocp.args.JsonSave({"made by": "others"})))
     checkpoints = Checkpoints(tmp_path / "other")
@@ -129,3 +130,20 @@ def test_a_kill_while_saving_leaves_the_earlier_checkpoint(tiny, settings):
     (folder / "12.orbax-checkpoint-tmp-0" / "half").write_bytes(os.urandom(10))
     again = train(dataclasses.replace(regular, resume=True), tiny, LOSS, quiet=True)
     assert digest(first.states) == digest(again.states)
+
+
+def test_class_moments_in_mid_stream(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(40, 6)).astype(np.float32)
+    labels = (np.arange(40) % 3).astype(np.int32)
+    half = mirjax.ClassMoments.zeros(3, 6).update(rows[:25], labels[:25])
+    with ocp.CheckpointManager(tmp_path / "moments") as manager:
+        manager.save(1, args=ocp.args.StandardSave(half))
+    with ocp.CheckpointManager(tmp_path / "moments") as manager:
+        empty = mirjax.ClassMoments.zeros(3, 6)
+        restored = manager.restore(1, args=ocp.args.StandardRestore(empty))
+    restored = mirjax.ClassMoments(
+        *(type(part)(*found) for part, found in zip(empty, restored, strict=True))
+    )
+    whole, resumed = (m.update(rows[25:], labels[25:]) for m in (half, restored))
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)

@@ -1,0 +1,70 @@
+import dataclasses
+import json
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from train import bias
+from train.loop import RunError
+from train.runs import extract, open_run
+from train.supervised import PRESETS, Supervised, load_data, run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    settings = dataclasses.replace(
+        PRESETS["smoke"], steps=40, eval_every=40, seeds=2, out=folder, eval_train=False
+    )
+    return folder, run(settings, quiet=True)
+
+
+def test_a_run_is_opened_as_it_ended(finished):
+    folder, result = finished
+    opened = open_run(folder, Supervised, load_data)
+    assert opened.step == 40
+    assert opened.settings.seeds == 2
+    jax.tree.map(np.testing.assert_array_equal, opened.states, result.states)
+    assert list(opened.untrained.step) == [0, 0]
+    one = jax.tree.map(lambda x: x[1], opened.states)
+    features, labels = extract(opened.network, one, opened.data.test, batch_size=100)
+    assert features.shape == (360, 64)
+    np.testing.assert_array_equal(labels, opened.data.test.labels)
+    whole = opened.network.apply(one.params, one.rest, opened.data.test.images, train=False)
+    np.testing.assert_allclose(features, whole.features, rtol=1e-5, atol=1e-5)
+
+
+def test_the_command_writes_numbers_and_a_picture(finished, monkeypatch, capsys):
+    folder, result = finished
+    monkeypatch.setattr(
+        sys, "argv", ["bias", "--run", str(folder), "--max-batches", "4", "--seed", "1"]
+    )
+    bias.main()
+    assert "MIR (HDR) by batch size, of all 360 samples" in capsys.readouterr().out
+    found = json.loads((folder / "bias-test" / "bias.json").read_text())
+    assert found["n"] == 360
+    trained, untrained = found["curves"]["trained"], found["curves"]["untrained"]
+    assert trained["batches"][0] == 4
+    last = next(r for r in result.records if r["step"] == 40 and r["seed"] == 1)
+    first = next(r for r in result.records if r["step"] == 0 and r["seed"] == 1)
+    assert trained["mir_whole"] == pytest.approx(last["test_mir"], abs=1e-4)
+    assert untrained["mir_whole"] == pytest.approx(first["test_mir"], abs=1e-4)
+    with Image.open(folder / "bias-test" / "bias.png") as picture:
+        assert picture.width == 1000
+    with pytest.raises(SystemExit):
+        bias.main()
+    assert "bias-test exists; name another folder" in capsys.readouterr().err
+
+
+def test_what_is_no_run_says_so(tmp_path):
+    with pytest.raises(RunError, match="holds no run"):
+        open_run(tmp_path, Supervised, load_data)
+    (tmp_path / "settings.json").write_text('{"settings": {"spam": 1}}')
+    with pytest.raises(RunError, match=r"another command or version: \['spam'\]"):
+        open_run(tmp_path, Supervised, load_data)
+    (tmp_path / "settings.json").write_text('{"settings": {}}')
+    with pytest.raises(RunError, match="has no checkpoint"):
+        open_run(tmp_path, Supervised, load_data)

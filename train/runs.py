@@ -1,0 +1,93 @@
+"""Finished runs: their settings, their data, the states of their last checkpoint."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from train.checkpoint import Checkpoints
+from train.data import batches
+from train.loop import RunError
+from train.settings import Settings
+from train.state import Network, TrainState, initial_state, optimizer
+
+S = TypeVar("S", bound=Settings)
+
+
+class Run(NamedTuple):
+    """What a run folder holds."""
+
+    settings: Any
+    data: Any
+    network: Network
+    step: int
+    states: TrainState
+    """Of all seeds, at the last checkpoint."""
+    untrained: TrainState
+
+
+def read_settings(folder: Path, kind: type[S]) -> S:
+    """The settings that a run was made with.
+
+    Raises:
+        RunError: the folder holds no run, or one of another command.
+    """
+    place = folder / "settings.json"
+    try:
+        saved = json.loads(place.read_text())["settings"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{folder} holds no run: {place} cannot be read ({error}). Name the --out of a run."
+        ) from None
+    fields = {field.name for field in dataclasses.fields(kind)}
+    if set(saved) - fields:
+        raise RunError(
+            f"{folder} is a run of another command or version: {sorted(set(saved) - fields)}."
+        )
+    saved["out"] = folder
+    return kind(**saved)
+
+
+def open_run(folder: Path, kind: type[S], load: Callable[[S], Any]) -> Run:
+    """Settings, data (by `load`), network and states of a run.
+
+    Raises:
+        RunError: there is no checkpoint yet.
+        CheckpointError, DataError: as they say.
+    """
+    settings = read_settings(folder, kind)
+    data = load(settings)
+    network, transform = Network.of(settings, data), optimizer(settings)
+    seeds = jnp.arange(settings.first_seed, settings.first_seed + settings.seeds)
+    untrained = initial_state(network, transform, seeds)
+    checkpoints = Checkpoints(folder / "checkpoints")
+    try:
+        step = checkpoints.latest()
+        if step is None:
+            raise RunError(f"{folder} has no checkpoint. Let the run finish first (--resume).")
+        states, _ = checkpoints.restore(step, untrained)
+    finally:
+        checkpoints.close()
+    return Run(settings, data, network, step, states, untrained)
+
+
+def extract(
+    network: Network, state: TrainState, split: Any, *, batch_size: int = 500
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features `[n, d]` of one seed's state on a whole split, and the labels `[n]`."""
+
+    @jax.jit
+    def forward(state: TrainState, images: jax.Array) -> jax.Array:
+        return network.apply(state.params, state.rest, images, train=False).features
+
+    rows, labels = [], []
+    for batch in batches(split, min(batch_size, len(split))):
+        rows.append(np.asarray(forward(state, batch["image"])))
+        labels.append(batch["label"])
+    n = len(split)
+    return np.concatenate(rows)[:n], np.concatenate(labels)[:n]
