@@ -39,6 +39,7 @@ format: $(READY)
 benchmark: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --editable ".[benchmarks]"
 	$(BIN)/python benchmarks/batch.py
+	$(BIN)/python benchmarks/dataset.py
 
 clean:
 	rm -rf $(VENV) .cache .pytest_cache .ruff_cache

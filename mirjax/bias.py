@@ -42,20 +42,22 @@ def batch_bias(
     labels: Int[ArrayLike, " n"],
     /,
     *,
+    weights: Float[ArrayLike, " n"] | None = None,
     batch_sizes: Sequence[int] | None = None,
     max_batches: int = 64,
     key: Array | None = None,
 ) -> BatchBias:
     """MIR, HDR and the entropies over batch size, beside their value for the whole set.
 
-    MIR of a small batch is far above that of the set (untrained features score 0.9 at a batch of 64);
-    HDR hardly depends on the size. For each size the samples are shuffled anew and cut into disjoint
+    MIR of a small batch is far above that of the set. HDR moves too, by less and in either direction.
+    For each size the samples are shuffled anew and cut into disjoint
     batches.
 
     Args:
         features: `[n, d]`.
         head: `[num_classes, d]`.
         labels: integers `[n]`.
+        weights: non-negative `[n]`. Samples of weight 0 are drawn too and drop out of their batch.
         batch_sizes: from 16 to 2,048 in powers of two, as far as n goes, if not given.
         max_batches: of each size.
         key: of the shuffles, and of `dataset_interplay`; `jax.random.key(0)` if not given.
@@ -76,7 +78,9 @@ def batch_bias(
         0.66 0.02 0.01
     """
     key = jax.random.key(0) if key is None else key
-    features, head, labels, _ = checked_arguments(features, head, labels, None)
+    features, head, labels, weights = checked_arguments(features, head, labels, weights)
+    if features.ndim != 2:
+        raise ValueError(f"features must be [n, d] without batch axes, got {features.shape}.")
     samples = len(features)
     if batch_sizes is None:
         batch_sizes = [size for size in BATCH_SIZES if size <= samples] or [samples]
@@ -87,24 +91,34 @@ def batch_bias(
         raise ValueError(f"max_batches must be at least 1, got {max_batches}.")
     sizes = sorted(batch_sizes)
     counts = [min(max_batches, samples // size) for size in sizes]
+    arrays = features, head, labels, weights
     rows = [
-        _statistics(features, head, labels, jax.random.fold_in(key, i), size=size, count=count)
+        _statistics(*arrays, jax.random.fold_in(key, i), size=size, count=count)
         for i, (size, count) in enumerate(zip(sizes, counts, strict=True))
     ]
     mean, spread = (
         Interplay(*(jnp.stack(column) for column in zip(*part, strict=True)))
         for part in zip(*rows, strict=True)
     )
-    whole = dataset_interplay(features, head, labels, key=jax.random.fold_in(key, len(sizes)))
+    whole = dataset_interplay(
+        features, head, labels, weights=weights, key=jax.random.fold_in(key, len(sizes))
+    )
     return BatchBias(jnp.asarray(sizes), jnp.asarray(counts), mean, spread, whole)
 
 
 @functools.partial(jax.jit, static_argnames=("size", "count"))
 def _statistics(
-    features: Array, head: Array, labels: Array, key: Array, *, size: int, count: int
+    features: Array,
+    head: Array,
+    labels: Array,
+    weights: Array,
+    key: Array,
+    *,
+    size: int,
+    count: int,
 ) -> tuple[Interplay, Interplay]:
     chosen = jax.random.permutation(key, len(features))[: count * size].reshape(count, size)
-    each = lax.map(lambda i: interplay(features[i], head, labels[i]), chosen)
+    each = lax.map(lambda i: interplay(features[i], head, labels[i], weights=weights[i]), chosen)
     ddof = min(1, count - 1)
     return (
         jax.tree.map(lambda x: jnp.mean(x), each),

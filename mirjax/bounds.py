@@ -86,17 +86,17 @@ def entropy_bounds(parts: Split) -> tuple[Array, Array]:
     known trace and Frobenius norm, and the greatest entropy under these is `entropy_range`'s.
     """
     theta, mass = parts.values, parts.mass
-    head = jnp.sum(_times_log(theta))
+    head = jnp.sum(entropy_terms(theta))
     lower = head - jnp.sum(theta * jnp.log1p(_ratio(parts.leaks, jnp.square(theta))))
     lower = lower - mass * jnp.log(_ratio(parts.squares, mass, default=1.0))
     mixed = 1 - _ratio(parts.inner_squares, jnp.square(mass), default=1.0)
     greatest = entropy_range(mixed, jnp.maximum(parts.side, 1.0))[1]
-    upper = head + mass * greatest + _times_log(mass)
+    upper = head + mass * greatest + entropy_terms(mass)
     return lower - parts.rounding, upper + parts.rounding
 
 
-def _times_log(x: Array) -> Array:
-    """`-x log x`, 0 at 0."""
+def entropy_terms(x: Array) -> Array:
+    """`-x log x`, 0 at 0 and below."""
     return -x * jnp.log(jnp.where(x > 0, x, 1.0))
 
 

@@ -8,19 +8,20 @@ from jax import Array, lax
 from jaxtyping import Float, Int
 
 from mirjax import memory
-from mirjax.blocks import class_blocks
+from mirjax.blocks import block_count, block_size, class_blocks, sum_by_class
 from mirjax.checks import ArrayLike, as_float, common_float, same_size, sample_weights
 from mirjax.dataset_result import DatasetInterplay, estimated_result, exact_result
 from mirjax.decompositions import matmul
 from mirjax.entropy import entropy_of
 from mirjax.estimate import Method, Options, Target, estimate_entropy
-from mirjax.gram import normalize_rows, safe_sqrt, small_side
+from mirjax.gram import normalize_rows, small_side
 from mirjax.information import Interplay, combine
 from mirjax.interplay import checked_arguments, feature_interplay, interplay, pair_rows
-from mirjax.joint import head_coordinates, joint_of_moments, sides_of
+from mirjax.joint import head_coordinates, head_entropy, joint_of_moments, sides_of
 from mirjax.moments import Sums, sums_of
 from mirjax.operators import MomentOperator, Operator, PairOperator, RowOperator
 from mirjax.sharding import automatic, row_shards
+from mirjax.spectrum import total
 
 # Up to this side one decomposition is cheaper than some hundred products, and exact.
 EXACT_SIDE = 4096
@@ -58,8 +59,9 @@ def dataset_interplay(
         method: `"exact"` decomposes the smaller side; `"lanczos"` estimates; `"auto"` is exact up to
             a side of 4,096.
         key: for the random vectors; `jax.random.key(0)` if not given, so that a call repeats itself.
-        tolerance: relative to the joint entropy. Products are spent until the standard error, or half
-            the width of the bracket, is below it; `converged` says whether that was reached.
+        tolerance: relative to the joint entropy (or to 0.25 nats, if that is more). Products are spent
+            until the standard error, or half the width of the bracket, is below it; `converged` says
+            whether that was reached. At most a quarter of the spectrum and 1,024 vectors are split off.
             Without it one round is made. Needs concrete arrays.
         target: what the tolerance is of, `"standard_error"` or `"bracket"`.
         rank: how many vectors are split off first; 128 if not given. More make the bracket narrow.
@@ -100,28 +102,26 @@ def dataset_interplay(
     # Products with the moments are the cheaper ones, and n does not enter.
     by_moments = classes * width <= 2 * samples
     side = min(samples, width * min(classes, width))
-    exact = options.method == "exact" or (options.method == "auto" and side <= EXACT_SIDE)
-    size = features.dtype.itemsize
-    moments = 2 * size * classes * width * width
-    rows = 3 * size * features.size // shards
-    needs = {"exact": (0 if side == samples else moments) + 5 * size * side * side}
-    vectors = side if by_moments else samples // shards
-    rank_used = options.rank_for(side)
-    needs["lanczos"] = (moments if by_moments else rows) + 5 * size * vectors * rank_used
-    memory.check(
-        "exact" if exact else "lanczos",
-        needs,
-        memory_limit,
-        f"n, d, C = {samples}, {width}, {classes}",
-    )
+    exact = _is_exact(options, side)
+    size, own = features.dtype.itemsize, samples // shards
+    places = block_size(own, classes) * block_count(own, classes)
+    rows = 4 * size * places * width
+    moments = rows + memory.of_moments(classes, width, size)
+    vectors = side if by_moments else places
+    needs = {
+        "exact": (rows if side == samples else moments) + memory.of_matrix(side, size),
+        "lanczos": (moments if by_moments else rows)
+        + memory.of_vectors(vectors, options.rank_for(side), size),
+    }
+    sizes = f"n, d, C = {samples}, {width}, {classes}"
+    memory.check("exact" if exact else "lanczos", needs, memory_limit, sizes)
     if exact and side == samples:
         result, weight = _interplay(features, head, labels, weights)
-        return exact_result(result, weight)
+        return exact_result(result, weight, options)
     if exact or by_moments:
         sums = _sums(features, labels, weights, classes, shards)
-        return interplay_of_sums(
-            sums, head, options._replace(method="exact" if exact else "lanczos")
-        )
+        chosen = options._replace(method="exact" if exact else "lanczos")
+        return interplay_of_sums(sums, head, chosen, samples=samples)
     operator, entropy1, entropy2, weight = _row_operator(features, head, labels, weights, shards)
     return _estimated(operator, entropy1, entropy2, weight, options)
 
@@ -188,40 +188,47 @@ def dataset_feature_interplay(
     weights = automatic(sample_weights(weights, features1, "features1"))
     samples, pairs = len(features1), features1.shape[1] * features2.shape[1]
     side, size = min(samples, pairs), features1.dtype.itemsize
-    exact = options.method == "exact" or (options.method == "auto" and side <= EXACT_SIDE)
-    rows = 2 * size * (features1.size + features2.size) // shards
+    exact = _is_exact(options, side)
+    rows = 3 * size * (features1.size + features2.size) // shards
     vectors = pairs if pairs < samples else samples // shards
     needs = {
-        "exact": rows + 5 * size * side * side,
-        "lanczos": rows + 5 * size * vectors * options.rank_for(side),
+        "exact": rows + memory.of_matrix(side, size),
+        "lanczos": rows + memory.of_vectors(vectors, options.rank_for(side), size),
     }
     sizes = f"n, d1, d2 = {samples}, {features1.shape[1]}, {features2.shape[1]}"
     memory.check("exact" if exact else "lanczos", needs, memory_limit, sizes)
     if exact and side == samples:
         result, weight = _feature_interplay(features1, features2, weights)
-        return exact_result(result, weight)
-    operator, entropy1, entropy2, weight = _pair_operator(features1, features2, weights)
+        return exact_result(result, weight, options)
+    operator, entropy1, entropy2, weight = _pair_operator(features1, features2, weights, shards)
     if exact:
         joint = _pair_entropy(operator)
-        return exact_result(combine(entropy1, entropy2, joint), weight)
+        return exact_result(combine(entropy1, entropy2, joint), weight, options)
     return _estimated(operator, entropy1, entropy2, weight, options)
 
 
-def interplay_of_sums(sums: Sums, head: Array, options: Options) -> DatasetInterplay:
-    """From the statistics of `ClassMoments` and a head of their dtype."""
+def _is_exact(options: Options, side: int) -> bool:
+    return options.method == "exact" or (options.method == "auto" and side <= EXACT_SIDE)
+
+
+def interplay_of_sums(
+    sums: Sums, head: Array, options: Options, *, samples: int | None = None
+) -> DatasetInterplay:
+    """From the statistics of `ClassMoments` and a head of their dtype; `samples` if that is known."""
     classes, width = head.shape
     side, size = width * min(classes, width), head.dtype.itemsize
-    exact = options.method == "exact" or (options.method == "auto" and side <= EXACT_SIDE)
+    exact = _is_exact(options, side)
+    moments = memory.of_moments(classes, width, size)
     needs = {
-        "exact": 5 * size * side * side,
-        "lanczos": size * (classes * width * width + 5 * side * options.rank_for(side)),
+        "exact": moments + memory.of_matrix(side, size),
+        "lanczos": moments + memory.of_vectors(side, options.rank_for(side), size),
     }
     what = f"d, C = {width}, {classes}"
     memory.check("exact" if exact else "lanczos", needs, options.memory_limit, what)
-    operator, entropy1, entropy2, weight = _moment_operator(sums, head)
+    operator, entropy1, entropy2, weight = _moment_operator(sums, head, samples)
     if exact:
         joint = _moment_entropy(operator.moments, normalize_rows(head))
-        return exact_result(combine(entropy1, entropy2, joint), weight)
+        return exact_result(combine(entropy1, entropy2, joint), weight, options)
     return _estimated(operator, entropy1, entropy2, weight, options)
 
 
@@ -247,17 +254,30 @@ def _weight_of(root: Array, weights: Array) -> Array:
     return jnp.sum(jnp.where(root[:, 0] == 0, 0.0, weights))
 
 
-@jax.jit
-def _moment_operator(sums: Sums, head: Array) -> tuple[MomentOperator, Array, Array, Array]:
+@functools.partial(jax.jit, static_argnames="samples")
+def _moment_operator(
+    sums: Sums, head: Array, samples: int | None = None
+) -> tuple[MomentOperator, Array, Array, Array]:
     heads = normalize_rows(head)
-    live = jnp.any(heads != 0, axis=-1)
-    count = jnp.where(live, sums.unit_count, 0.0)
-    weight = jnp.sum(count)
-    scale = jnp.where(weight == 0, 1.0, weight)
-    moments = jnp.where(live[:, None, None], sums.second, 0.0) / scale
-    entropy2 = entropy_of(small_side(safe_sqrt(count / scale)[:, None] * heads))
-    operator = MomentOperator(moments, head_coordinates(heads))
-    return operator, entropy_of(jnp.sum(moments, axis=0)), entropy2, weight
+    # A class whose head row has no direction drops out, unless there is a NaN in it.
+    live = jnp.any(heads != 0, axis=-1) | jnp.isnan(sums.unit_count)
+    moments = jnp.where(live[:, None, None], sums.second, 0.0)
+    # The share of a class is its trace: what the sums have lost to rounding, they have lost alike.
+    traces = jnp.trace(moments, axis1=-2, axis2=-1)
+    scale = total(traces)
+    scale = jnp.where(scale == 0, 1.0, scale)
+    moments = moments / scale
+    coordinates = head_coordinates(heads)
+    side = moments.shape[-1] * coordinates.shape[-1]
+    count = jnp.asarray(side if samples is None else min(samples, side), head.dtype)
+    operator = MomentOperator(moments, coordinates, count)
+    weight = jnp.sum(jnp.where(live, sums.unit_count, 0.0))
+    return (
+        operator,
+        entropy_of(jnp.sum(moments, axis=0)),
+        head_entropy(heads, traces / scale),
+        weight,
+    )
 
 
 @jax.jit
@@ -271,21 +291,25 @@ def _row_operator(
 ) -> tuple[RowOperator, Array, Array, Array]:
     sides = sides_of(features, head, labels, weights)
     rows = sides.root * sides.rows
+    trace = total(jnp.square(rows))
+    rows = rows / jnp.sqrt(jnp.where(trace == 0, 1.0, trace))
     blocks = class_blocks(rows, sides.labels, len(head), shards)
-    share = jnp.square(sides.root[:, 0])
-    frequency = jnp.zeros(len(head), rows.dtype).at[sides.labels].add(share)
-    entropy2 = entropy_of(small_side(safe_sqrt(frequency)[:, None] * sides.heads))
+    shares = jnp.sum(jnp.square(blocks.rows), axis=(-2, -1))[:, :, None]
+    shares = sum_by_class(shares, blocks.classes, len(head))[:, 0]
+    entropy2 = head_entropy(sides.heads, shares)
     operator = RowOperator(*blocks, sides.heads, samples=len(features))
     return operator, entropy_of(small_side(rows)), entropy2, _weight_of(sides.root, weights)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="shards")
 def _pair_operator(
-    features1: Array, features2: Array, weights: Array
+    features1: Array, features2: Array, weights: Array, shards: int = 1
 ) -> tuple[PairOperator, Array, Array, Array]:
     rows1, rows2, root = pair_rows(features1, features2, weights)
     entropies = entropy_of(small_side(root * rows1)), entropy_of(small_side(root * rows2))
-    operator = PairOperator(root * rows1, jnp.where(root == 0, 0.0, rows2))
+    trace = total(jnp.square(root * rows1))
+    root = root / jnp.sqrt(jnp.where(trace == 0, 1.0, trace))
+    operator = PairOperator(root * rows1, jnp.where(root == 0, 0.0, rows2), shards)
     return operator, *entropies, _weight_of(root, weights)
 
 

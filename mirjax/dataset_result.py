@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from mirjax.estimate import Options, is_met
 from mirjax.information import Interplay, combine
 from mirjax.lanczos import Estimate
 from mirjax.spectrum import entropy_rounding
@@ -52,13 +53,15 @@ class DatasetInterplay:
     converged: bool
 
 
-def exact_result(result: Interplay, weight: Array) -> DatasetInterplay:
+def exact_result(result: Interplay, weight: Array, options: Options) -> DatasetInterplay:
     """Of a decomposition: bounds as wide as its rounding."""
     joint, nothing = result.joint_entropy, jnp.zeros_like(result.joint_entropy)
     rounding = entropy_rounding(joint.dtype) * jnp.maximum(joint, 1.0)
     estimate = Estimate(joint, nothing, nothing, joint - rounding, joint + rounding)
     fields = _assemble(result.entropy1, result.entropy2, estimate, weight)
-    return DatasetInterplay(**fields, method="exact", products=0, converged=True)
+    return DatasetInterplay(
+        **fields, method="exact", products=0, converged=is_met(estimate, options)
+    )
 
 
 def estimated_result(
@@ -94,7 +97,7 @@ def _assemble(entropy1: Array, entropy2: Array, joint: Estimate, weight: Array) 
     )
     apart = value.entropy_difference
     nothing = entropy_rounding(joint.value.dtype)
-    defined = least > nothing
+    defined = ~(least <= nothing)  # NaN stays NaN
     bounds = []
     for sign, joint_bound, shared_bound in ((-1, lower, shared[0]), (1, upper, shared[1])):
         slack = sign * rounding
@@ -109,7 +112,7 @@ def _assemble(entropy1: Array, entropy2: Array, joint: Estimate, weight: Array) 
                 mutual_information=shared_bound,
                 entropy_difference=difference,
                 mir=jnp.where(defined, jnp.clip(ratio, 0.0, 1 + rounding), 0.0),
-                hdr=jnp.where(most > nothing, jnp.clip(contrast, 0.0, 1.0), 0.0),
+                hdr=jnp.where(most <= nothing, 0.0, jnp.clip(contrast, 0.0, 1.0)),
             )
         )
     bounds = [jax.tree.map(lambda b: jnp.where(empty, 0.0, b), b) for b in bounds]

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from mirjax import memory
 from mirjax.lanczos import (
     Estimate,
     Quadrature,
@@ -21,6 +22,10 @@ Target = Literal["standard_error", "bracket"]
 
 RANK, PROBES, DEGREE, ITERATIONS = 128, 16, 20, 2
 MAX_PRODUCTS = 20_000
+# Beyond, the k × k decompositions of the subspace cost more than the products.
+LARGEST_RANK = 1024
+# Tolerances are relative to the entropy, or to this if that is smaller (nats).
+SMALL = 0.25
 
 
 class Options(NamedTuple):
@@ -63,14 +68,14 @@ def estimate_entropy(operator: Operator, options: Options) -> tuple[Estimate, in
     """The entropy of the operator, the products spent, and whether the tolerance was met."""
     key = jax.random.key(0) if options.key is None else options.key
     probes = options.probes or PROBES
-    rank = options.rank_for(operator.size)
+    rank, iterations = options.rank_for(operator.size), ITERATIONS
     purity, count = _known(operator)
     exact = operator.purity_is_exact
 
     def enlarge(subspace: Subspace | None, round_: int) -> Subspace:
         start = None if subspace is None else subspace.basis
         draw = jax.random.fold_in(key, 2 * round_)
-        return top_subspace(operator, draw, rank=rank, iterations=ITERATIONS, start=start)
+        return top_subspace(operator, draw, rank=rank, iterations=iterations, start=start)
 
     def probe(subspace: Subspace, round_: int) -> Quadrature:
         draw = jax.random.fold_in(key, 2 * round_ + 1)
@@ -78,46 +83,54 @@ def estimate_entropy(operator: Operator, options: Options) -> tuple[Estimate, in
 
     subspace = enlarge(None, 0)
     found = probe(subspace, 0)
-    products = (ITERATIONS + 1) * rank + DEGREE * probes
+    products = (iterations + 1) * rank + DEGREE * probes
+    limit = memory.available() if options.memory_limit is None else options.memory_limit
     round_ = 0
     while True:
         estimate = summarize(subspace, found, count, purity, exact=exact)
-        if options.tolerance is None:
+        if options.tolerance is None or is_met(estimate, options):
             return estimate, products, True
-        if _error(estimate, options.target) <= options.tolerance:
-            return estimate, products, True
+        if not bool(jnp.isfinite(estimate.value)):
+            return estimate, products, False
         budget = options.max_products or MAX_PRODUCTS
-        more_probes = options.target == "standard_error" and _probes_help(
-            estimate, options.tolerance
-        )
         round_ += 1
-        if more_probes:
+        if options.target == "standard_error" and _probes_help(estimate, options.tolerance):
             batches = len(found.first) // probes
             cost = batches * probes * DEGREE
             if products + cost > budget:
                 return estimate, products, False
+            products += cost
             new = [probe(subspace, round_ * 4096 + b) for b in range(batches)]
             found = jax.tree.map(lambda *parts: jnp.concatenate(parts), found, *new)
-        else:
-            rank = min(2 * rank, operator.size)
-            cost = (ITERATIONS + 1) * rank + DEGREE * probes
-            if rank == subspace.basis.shape[1] or products + cost > budget:
-                return estimate, products, False
-            subspace = enlarge(subspace, round_)
-            found = probe(subspace, round_)
+            continue
+        # More vectors alone make the boundary of the subspace longer: it is also brought nearer.
+        rank, iterations = min(2 * rank, operator.size), iterations + 1
+        cost = (iterations + 1) * rank + DEGREE * probes
+        itemsize = subspace.basis.dtype.itemsize
+        if (
+            rank > max(operator.size // 4, 2 * RANK)
+            or rank > LARGEST_RANK
+            or products + cost > budget
+            or memory.of_vectors(operator.size, rank, itemsize) > limit
+        ):
+            return estimate, products, False
+        subspace = enlarge(subspace, round_)
+        found = probe(subspace, round_)
         products += cost
 
 
-def _error(estimate: Estimate, target: Target) -> float:
-    """What the tolerance is held against, relative to the entropy."""
+def is_met(estimate: Estimate, options: Options) -> bool:
+    """Whether the error is below the tolerance, if there is one."""
+    if options.tolerance is None:
+        return True
     width = 0.5 * (estimate.upper - estimate.lower)
-    error = width if target == "bracket" else estimate.standard_error
-    return float(error / jnp.maximum(jnp.abs(estimate.value), jnp.finfo(error.dtype).tiny))
+    error = width if options.target == "bracket" else estimate.standard_error
+    return bool(error <= options.tolerance * jnp.maximum(estimate.value, SMALL))
 
 
 def _probes_help(estimate: Estimate, tolerance: float) -> bool:
     """Whether up to 16 times as many probes meet the tolerance; else more must be split off first."""
-    size = float(estimate.value) * tolerance
+    size = max(float(estimate.value), SMALL) * tolerance
     systematic = float(estimate.standard_error) ** 2 - float(estimate.sampling_error) ** 2
     return systematic + float(estimate.sampling_error) ** 2 / 16 < size**2
 

@@ -29,7 +29,7 @@ def sides_of(features: Array, head: Array, labels: Array, weights: Array) -> Sid
     labels = jnp.where(valid, labels, 0)
     weights = jnp.where(valid | (weights == 0), weights, jnp.nan)
     heads = normalize_rows(head)
-    weights = jnp.where(jnp.all(heads == 0, axis=-1)[labels], 0.0, weights)
+    weights = jnp.where(valid & jnp.all(heads == 0, axis=-1)[labels], 0.0, weights)
     rows, share = unit_rows(features, weights)
     return Sides(
         rows,
@@ -44,12 +44,15 @@ def marginal_entropies(sides: Sides) -> tuple[Array, Array]:
     """`H(K1)` and `H(K2)`."""
     samples, classes = sides.members.shape
     if samples < classes:
-        second = sides.root * sides.heads[sides.labels]
+        second = entropy_of(small_side(sides.root * sides.heads[sides.labels]))
     else:
-        share = jnp.square(sides.root)
-        frequency = jnp.sum(sides.members * share, axis=0)
-        second = safe_sqrt(frequency)[:, None] * sides.heads
-    return entropy_of(small_side(sides.root * sides.rows)), entropy_of(small_side(second))
+        second = head_entropy(sides.heads, jnp.sum(sides.members * jnp.square(sides.root), axis=0))
+    return entropy_of(small_side(sides.root * sides.rows)), second
+
+
+def head_entropy(heads: Float[Array, "c d"], frequency: Float[Array, " c"]) -> Array:
+    """`H(K2)` from normalised head rows and the share of each class."""
+    return entropy_of(small_side(safe_sqrt(frequency)[:, None] * heads))
 
 
 def joint_matrix(sides: Sides) -> Array:

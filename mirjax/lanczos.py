@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
-from mirjax.bounds import Split, entropy_bounds, split
+from mirjax.bounds import Split, entropy_bounds, entropy_terms, split
 from mirjax.decompositions import eigh, matmul
 from mirjax.operators import Operator
 
@@ -66,7 +66,7 @@ def top_subspace(
 ) -> Subspace:
     """`iterations` of block subspace iteration with `rank` vectors (those of `start` among them).
 
-    Costs `iterations + 1` products of `rank` vectors, one less with a `start`.
+    Costs `iterations + 1` products of `rank` vectors.
     """
     fresh = rank if start is None else rank - start.shape[1]
     basis = operator.draw(functools.partial(jax.random.rademacher, key), fresh)
@@ -149,7 +149,7 @@ def _both_rules(alpha: Array, beta: Array) -> tuple[Array, Array]:
 
     def apply(diagonal: Array) -> Array:
         nodes, weights = jax.vmap(_rule)(diagonal, beta)
-        return jnp.sum(weights * _entropy_term(nodes), axis=1)
+        return jnp.sum(weights * entropy_terms(nodes), axis=1)
 
     gauss = apply(alpha)
     radau = jnp.minimum(apply(jax.vmap(_with_zero)(alpha, beta)), gauss)
@@ -177,10 +177,6 @@ def _with_zero(alpha: Array, beta: Array) -> Array:
     return alpha.at[-1].set(jnp.minimum(last, alpha[-1]))
 
 
-def _entropy_term(x: Array) -> Array:
-    return -x * jnp.log(jnp.where(x > 0, x, 1.0))
-
-
 @functools.partial(jax.jit, static_argnames="exact")
 def summarize(
     subspace: Subspace, probes: Quadrature, count: Array, purity: Array, *, exact: bool
@@ -194,12 +190,13 @@ def summarize(
     doubtful = theta * jnp.log1p(
         jnp.where(theta > 0, parts.leaks / jnp.square(jnp.where(theta > 0, theta, 1.0)), 0.0)
     )
-    head = jnp.sum(_entropy_term(theta)) - 0.5 * jnp.sum(doubtful)
+    head = jnp.sum(entropy_terms(theta)) - 0.5 * jnp.sum(doubtful)
     rest, variance = _complement(parts, probes, exact)
     empty = parts.mass == 0
     value = head + jnp.where(empty, 0.0, rest)
     variance = jnp.where(empty, 0.0, variance)
-    # Systematic parts, as if they were spread evenly between their bounds.
+    # Systematic parts: what half the distance of their bounds is divided by was found by experiment, so
+    # that two standard errors cover 90 % and more (tests/test_lanczos.py).
     gap = jnp.where(empty, 0.0, parts.side * jnp.mean(probes.gap[:, 1]))
     systematic = jnp.sum(doubtful) / 4, gap / 5, parts.rounding / 4
     error = jnp.sqrt(variance + sum(jnp.square(s) for s in systematic))

@@ -19,6 +19,21 @@ def available() -> int:
     return 2**63 - 1
 
 
+def of_moments(classes: int, width: int, itemsize: int) -> int:
+    """Bytes of class moments: as accumulated, what rounding took, and as divided."""
+    return 3 * itemsize * classes * width * width
+
+
+def of_matrix(side: int, itemsize: int) -> int:
+    """Bytes of a decomposition: the matrix, its copies and the solver's own."""
+    return 5 * itemsize * side * side
+
+
+def of_vectors(size: int, rank: int, itemsize: int) -> int:
+    """Bytes of a subspace of `rank` vectors: the vectors, their image, and copies of both."""
+    return 5 * itemsize * size * rank
+
+
 def check(method: str, needs: dict[str, int], limit: int | None, what: str) -> None:
     """Raises where `needs[method]` bytes exceed `limit` (what is available, if None).
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, Int
 
-from mirjax.blocks import Blocks, class_blocks
+from mirjax.blocks import Blocks, class_blocks, place_rows, sum_by_class
 from mirjax.checks import ArrayLike, as_float, as_labels, head_of, same_size, sample_weights
 from mirjax.collapse import NeuralCollapse, collapse_of_means
 from mirjax.decompositions import matmul
@@ -15,7 +15,7 @@ from mirjax.estimate import Method, Options, Target
 from mirjax.gram import normalize_rows
 from mirjax.information import Interplay
 from mirjax.interplay import class_interplay
-from mirjax.sharding import automatic
+from mirjax.sharding import automatic, row_shards
 
 if TYPE_CHECKING:
     from mirjax.dataset_result import DatasetInterplay
@@ -96,7 +96,7 @@ class ClassMoments(NamedTuple):
         labels: Int[ArrayLike, " n"],
         weights: Float[ArrayLike, " n"] | None = None,
         *,
-        shards: int = 1,
+        shards: int | None = None,
     ) -> "ClassMoments":
         """Adds samples.
 
@@ -105,7 +105,8 @@ class ClassMoments(NamedTuple):
                 the squares of the raw rows must be finite numbers in float32.
             labels: integers `[n]`.
             weights: non-negative `[n]`; weight 0 drops a sample exactly, whatever it holds.
-            shards: in how many equal parts the rows lie on devices. No row leaves its part; the
+            shards: in how many equal parts the rows lie on devices; those of `features` if not given
+                (1 inside a transformed function, which cannot see it). No row leaves its part; the
                 compiler adds the parts up.
 
         Returns:
@@ -117,6 +118,7 @@ class ClassMoments(NamedTuple):
 
         Cost: `O(n d²)` whatever the number of classes, best with many samples a class at a time.
         """
+        shards = row_shards(features) if shards is None else shards
         features = as_float(features, "features", axes="n d")
         labels = as_labels(labels)
         same_size(
@@ -288,17 +290,17 @@ def sums_of(features: Array, labels: Array, weights: Array, classes: int, shards
     weights = jnp.where((valid & (weights >= 0)) | (weights == 0), weights, jnp.nan)
     labels = jnp.where(valid, labels, 0)
     features = jnp.where((weights == 0)[:, None], 0.0, features)
-    count = jnp.zeros(classes, features.dtype).at[labels].add(weights)
-    sums = jnp.zeros((classes, features.shape[1]), features.dtype)
-    sums = sums.at[labels].add(features * weights[:, None])
+    rows = normalize_rows(features)
+    blocks = class_blocks(jnp.sqrt(weights)[:, None] * rows, labels, classes, shards)
+    directed = jnp.where(jnp.any(rows != 0, axis=-1) | jnp.isnan(weights), weights, 0.0)
+    counts = place_rows(jnp.stack([weights, directed], axis=1), blocks.index)
+    placed = place_rows(features, blocks.index)
+    sums = matmul(jnp.swapaxes(counts[..., :1], -1, -2), placed)[:, :, 0]
+    sums = sum_by_class(sums, blocks.classes, classes)
+    count, unit_count = sum_by_class(jnp.sum(counts, axis=2), blocks.classes, classes).T
     means = sums / jnp.where(count == 0, 1.0, count)[:, None]
     centred = jnp.sqrt(weights)[:, None] * (features - means[labels])
-    rows = normalize_rows(features)
-    directed = jnp.any(rows != 0, axis=-1).astype(weights.dtype)
-    unit_count = jnp.zeros_like(count).at[labels].add(weights * directed)
-    second = second_moments(
-        class_blocks(jnp.sqrt(weights)[:, None] * rows, labels, classes, shards), classes
-    )
+    second = second_moments(blocks, classes)
     return Sums(count, sums, matmul(centred.T, centred), unit_count, second)
 
 

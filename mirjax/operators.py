@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from mirjax.blocks import place_rows
 from mirjax.decompositions import matmul
 from mirjax.spectrum import total
 
@@ -23,10 +24,12 @@ _WORK = 2**26
 
 Sampler = Callable[[tuple[int, int], Any], Array]
 
-_pytree = functools.partial(functools.partial, jax.tree_util.register_dataclass)
 
-
-@_pytree(data_fields=["moments", "coordinates"], meta_fields=[])
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["moments", "coordinates", "count"],
+    meta_fields=[],
+)
 @dataclasses.dataclass(frozen=True)
 class MomentOperator:
     """`X ↦ Σ_c M_c X w_c w_cᵀ` on `X` `[r, d]`: its cost does not depend on the number of samples.
@@ -34,20 +37,17 @@ class MomentOperator:
     Attributes:
         moments: `M_c = Σ p_i ẑ_i ẑ_iᵀ` over the samples of class c; the traces sum to 1.
         coordinates: rows with the Gram matrix of the normalised head, r = min(num_classes, d).
+        count: how many eigenvalues can be non-zero.
     """
 
     moments: Float[Array, "c d d"]
     coordinates: Float[Array, "c r"]
+    count: Float[Array, ""]
 
     @property
     def size(self) -> int:
         """Length of the vectors."""
         return self.moments.shape[-1] * self.coordinates.shape[-1]
-
-    @property
-    def count(self) -> Array:
-        """How many eigenvalues can be non-zero."""
-        return jnp.asarray(self.size, self.moments.dtype)
 
     def draw(self, sample: Sampler, columns: int) -> Array:
         """Random vectors `[size, columns]`."""
@@ -76,7 +76,11 @@ class MomentOperator:
         return _weighted(self.coordinates, matmul(flat, flat.T))
 
 
-@_pytree(data_fields=["rows", "classes", "index", "heads"], meta_fields=["samples"])
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["rows", "classes", "index", "heads"],
+    meta_fields=["samples"],
+)
 @dataclasses.dataclass(frozen=True)
 class RowOperator:
     """`(A v)_i = z̃_i · S[y_i]` with `S = G(W) U`, `U[c] = Σ_{j in c} v_j z̃_j` and `z̃ = √p ẑ`.
@@ -111,10 +115,8 @@ class RowOperator:
 
     def draw(self, sample: Sampler, columns: int) -> Array:
         """Random vectors that belong to the samples, wherever these lie."""
-        shards = self.rows.shape[0]
-        drawn = sample((self.samples, columns), self.rows.dtype).reshape(shards, -1, columns)
-        placed = jax.vmap(lambda x, i: x.at[i].get(mode="fill", fill_value=0))(drawn, self.index)
-        return placed.reshape(self.size, columns) * self.support()[:, None]
+        drawn = place_rows(sample((self.samples, columns), self.rows.dtype), self.index)
+        return drawn.reshape(self.size, columns) * self.support()[:, None]
 
     def apply(self, vectors: Float[Array, "size k"]) -> Float[Array, "size k"]:
         """`A @ vectors`."""
@@ -162,7 +164,9 @@ class RowOperator:
         return _weighted(self.heads, overlaps)
 
 
-@_pytree(data_fields=["rows1", "rows2"], meta_fields=[])
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["rows1", "rows2"], meta_fields=["shards"]
+)
 @dataclasses.dataclass(frozen=True)
 class PairOperator:
     """Two representations: `A` on samples, or the operator with its spectrum on `X` `[d1, d2]`.
@@ -170,10 +174,12 @@ class PairOperator:
     Attributes:
         rows1: `√p ẑ1`, sharded along the first axis if at all.
         rows2: `ẑ2`, 0 where the sample does not count.
+        shards: in how many equal parts the rows lie on devices.
     """
 
     rows1: Float[Array, "n d1"]
     rows2: Float[Array, "n d2"]
+    shards: int = 1
 
     @property
     def dual(self) -> bool:
@@ -229,17 +235,26 @@ class PairOperator:
         """`tr(A²)`, or the smaller purity of the two Gram matrices: no entry of either exceeds 1."""
         samples = self.rows1.shape[0]
         if self.purity_is_exact:
-            step = max(1, min(samples, _WORK // samples))
-            pad = -samples % step
-            parts = [jnp.pad(r, ((0, pad), (0, 0))) for r in (self.rows1, self.rows2)]
+            own = samples // self.shards
+            step = max(1, min(own, _WORK // samples))
 
             def some(chunk: tuple[Array, Array]) -> Array:
                 first, second = chunk
                 kernel = matmul(first, self.rows1.T) * matmul(second, self.rows2.T)
                 return total(jnp.square(kernel))
 
-            chunks = tuple(p.reshape(-1, step, p.shape[-1]) for p in parts)
-            return jnp.sum(jax.lax.map(some, chunks))
+            def of_shard(shard: Array) -> Array:
+                # The rows of one device go to all as a sum over devices; the others stay where they are.
+                chosen = jax.nn.one_hot(shard, self.shards, dtype=self.rows1.dtype)[None, :]
+
+                def cut(rows: Array) -> Array:
+                    rows = matmul(chosen, rows.reshape(self.shards, -1)).reshape(own, -1)
+                    rows = jnp.pad(rows, ((0, -own % step), (0, 0)))
+                    return rows.reshape(-1, step, rows.shape[-1])
+
+                return jnp.sum(jax.lax.map(some, (cut(self.rows1), cut(self.rows2))))
+
+            return jnp.sum(jax.lax.map(of_shard, jnp.arange(self.shards)))
         root = jnp.sqrt(jnp.sum(jnp.square(self.rows1), axis=-1, keepdims=True))
         bounds = [total(jnp.square(matmul(r.T, r))) for r in (self.rows1, root * self.rows2)]
         return jnp.minimum(*bounds)

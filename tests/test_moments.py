@@ -9,6 +9,7 @@ import pytest
 
 import mirjax
 from mirjax import ClassMoments
+from mirjax.moments import Sums
 from tests import cases
 from tests.reference import definition
 from tests.tolerances import assert_near
@@ -157,39 +158,80 @@ def test_agreement_of_a_second_pass_is_nc4():
     assert 0 < expected < 1
 
 
-def test_a_million_rows_do_not_drift():
+def exact_sums(rows, labels, weights, classes):
+    """In float64, by class."""
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    members = [labels == c for c in range(classes)]
+    means = [np.average(rows[m], axis=0, weights=weights[m]) for m in members]
+    centred = rows - np.stack(means)[labels]
+    return {
+        "count": np.stack([weights[m].sum() for m in members]),
+        "sums": np.stack([weights[m] @ rows[m] for m in members]),
+        "scatter": (weights[:, None] * centred).T @ centred,
+        "unit_count": np.stack([weights[m].sum() for m in members]),
+        "second": np.stack([(weights[m, None] * unit[m]).T @ unit[m] for m in members]),
+    }
+
+
+def assert_no_drift(moments, exact, factor, tolerance):
+    for name, expected in exact.items():
+        error = np.max(np.abs(getattr(moments.sums, name) - factor * expected))
+        assert error <= tolerance * factor * np.max(np.abs(expected)), name
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.1])
+def test_a_million_rows_do_not_drift(weight):
     rng = np.random.default_rng(0)
     steps, batch, classes, width = 20_020, 64, 3, 5  # 1,281,280 rows
-    pool = rng.normal(size=(steps // 20, batch, width)).astype(np.float32) * [1, 3, 0.1, 1, 1] + 2
-    pool = pool.astype(np.float32)
-    labels = rng.integers(0, classes, (steps // 20, batch)).astype(np.int32)
+    distinct = steps // 20
+    pool = rng.normal(size=(distinct, batch, width)) * [1, 3, 0.1, 1, 1] + 2
+    pool, labels = pool.astype(np.float32), rng.integers(0, classes, (distinct, batch))
+    labels, weights = labels.astype(np.int32), np.full(batch, weight, np.float32)
 
     @jax.jit
-    def run():
+    def stream():
         def step(carry, i):
-            z, y = jnp.asarray(pool)[i % len(pool)], jnp.asarray(labels)[i % len(pool)]
+            z, y = jnp.asarray(pool)[i % distinct], jnp.asarray(labels)[i % distinct]
             moments, plain = carry
-            new = ClassMoments.zeros(classes, width).update(z, y)
-            return (moments.update(z, y), plain + new.total.second), None
+            new = ClassMoments.zeros(classes, width).update(z, y, weights)
+            return (moments.update(z, y, weights), plain + new.total.second), None
 
         start = ClassMoments.zeros(classes, width), jnp.zeros((classes, width, width))
         return jax.lax.scan(step, start, jnp.arange(steps))[0]
 
-    moments, plain = run()
-    rows = pool.reshape(-1, width).astype(np.float64)
-    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    flat = labels.reshape(-1)
-    exact = 20 * np.stack([unit[flat == c].T @ unit[flat == c] for c in range(classes)])
-    error = np.max(np.abs(moments.sums.second - exact)) / np.max(exact)
-    assert error < 2e-7
+    rows, flat = pool.reshape(-1, width).astype(np.float64), labels.reshape(-1)
+    exact = exact_sums(rows, flat, np.full(len(rows), weights[0], np.float64), classes)
+    moments, plain = stream()
+    assert_no_drift(moments, exact, 20, 1e-6)
     # Plain sums would not do: what is kept in `lost` is needed.
-    assert np.max(np.abs(plain - exact)) / np.max(exact) > 3 * error
-    means = np.stack([rows[flat == c].mean(0) for c in range(classes)])
-    centred = rows - means[flat]
-    np.testing.assert_allclose(moments.sums.scatter, 20 * centred.T @ centred, rtol=1e-5, atol=10)
+    second = 20 * exact["second"]
+    kept = np.max(np.abs(moments.sums.second - second))
+    assert np.max(np.abs(plain - second)) > 3 * kept
+    # All rows at once, of which many follow each other in one class.
+    tiled = np.tile(pool.reshape(-1, width), (20, 1)), np.tile(flat, 20)
+    whole = update(
+        ClassMoments.zeros(classes, width), *tiled, np.full(len(tiled[1]), weights[0], np.float32)
+    )
+    assert_no_drift(whole, exact, 20, 1e-5)
+    # The metrics of both are those of the distinct rows, repeated.
     head = rng.normal(size=(classes, width)).astype(np.float32)
-    expected = definition.interplay(rows[:2000], head, flat[:2000])
-    assert abs(float(moments.interplay(head).joint_entropy) - expected.joint_entropy) < 0.05
+    expected = mirjax.ClassMoments(
+        *(jax.tree.map(jnp.asarray, part) for part in (exact_as_sums(exact), zeros_like(exact)))
+    )
+    expected = expected.interplay(head)
+    for found in (moments, whole):
+        for method in ("exact", "lanczos"):
+            result = found.interplay(head, method=method)
+            assert_near(result.joint_entropy, expected.joint_entropy, 1e-5)
+            assert_near(result.mir, expected.mir, 2e-5)
+
+
+def exact_as_sums(exact):
+    return Sums(**{name: np.asarray(value, np.float32) for name, value in exact.items()})
+
+
+def zeros_like(exact):
+    return Sums(**{name: np.zeros(value.shape, np.float32) for name, value in exact.items()})
 
 
 REFUSED = {

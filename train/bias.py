@@ -114,7 +114,7 @@ def main() -> None:
             raise RunError(f"{out} exists; name another folder with --out.")
         enable_cache()
         found = measure(bias)
-    except (RunError, CheckpointError, DataError, ValueError) as error:
+    except (RunError, CheckpointError, DataError, MemoryError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     out.mkdir(parents=True)

@@ -11,6 +11,7 @@ from jax import Array
 
 import mirjax
 from mirjax import theory
+from mirjax.gram import class_means
 from train.data import batches
 from train.settings import Settings
 from train.state import Network, TrainState
@@ -27,11 +28,15 @@ class Tally(NamedTuple):
     mir: Array
     hdr: Array
     moments: mirjax.ClassMoments | None
-    """None where the features take less memory than they would."""
+    """None where the features themselves are held."""
 
 
 class Evaluator:
-    """Evaluates states on one split, in one pass; everything is compiled once."""
+    """Evaluates states on one split; everything is compiled once.
+
+    Features that fit are held, so that one pass gives all. Else class moments are, and NC4, which
+    asks for the nearest class mean of each sample, takes a second pass.
+    """
 
     def __init__(self, network: Network, split: Any, num_classes: int, settings: Settings):
         self._network, self._split, self._classes = network, split, num_classes
@@ -39,63 +44,61 @@ class Evaluator:
         groups = math.ceil(min(settings.eval_batch, len(split)) / self._group)
         self._batch = groups * self._group
         self._width = network.width
-        # The same choice as `dataset_interplay` makes: by class moments, or from the features.
-        self._by_moments = num_classes * self._width <= 2 * len(split)
         held = 4 * len(split) * self._width * settings.seeds
-        self._held = not self._by_moments or held <= settings.memory_limit_mib * 2**20
+        self._held = held <= settings.memory_limit_mib * 2**20
         self._start = jax.jit(self._zeros, static_argnums=0)
         self._add = jax.jit(self._accumulate, donate_argnums=0)
+        self._agreed = jax.jit(self._agreement)
         self._head = jax.jit(jax.vmap(lambda state: network.head(state.params, state.rest)))
         self._of_moments = jax.jit(
             lambda m, head, nc4: (m.class_interplay(head), m.collapse(head, nc4=nc4))
         )
         self._of_features = jax.jit(self._from_features)
-        self._agreement = jax.jit(
-            lambda m, z, head, bias, weight: m.agreement(z, head, bias=bias, weights=weight)
-        )
 
     def __call__(self, states: TrainState) -> list[dict[str, float]]:
         """The metrics of each seed in `states`."""
-        seeds = len(states.seed)
-        tally, held, labels, weights = self._start(seeds), [], [], []
+        seeds, n = len(states.seed), len(self._split)
+        tally, held, labels, agreed = self._start(seeds), [], [], jnp.zeros(seeds)
         for batch in batches(self._split, self._batch):
             tally, features = self._add(
                 tally, states, batch["image"], batch["label"], batch["weight"]
             )
+            held.append(features)
             labels.append(batch["label"])
-            weights.append(batch["weight"])
-            if self._held:
-                held.append(features)
+        if not self._held:
+            for batch in batches(self._split, self._batch):
+                agreed += self._agreed(tally.moments, states, batch["image"], batch["weight"])
         heads, biases = self._head(states)
-        labels, weights = np.concatenate(labels), np.stack(weights)
-        return [
-            self._report(
-                jax.tree.map(lambda x, s=s: x[s], tally),
-                [features[s] for features in held],
-                labels,
-                weights,
-                heads[s],
-                biases[s],
-            )
-            for s in range(seeds)
-        ]
+        labels = np.concatenate(labels)[:n]
+        reports = []
+        for seed in range(seeds):
+            own, head = jax.tree.map(lambda x, s=seed: x[s], tally), heads[seed]
+            if self._held:
+                rows = jnp.concatenate([features[seed] for features in held])[:n]
+                whole = mirjax.dataset_interplay(rows, head, labels)
+                others = self._of_features(rows, labels, head, biases[seed])
+            else:
+                whole = own.moments.interplay(head)
+                others = self._of_moments(own.moments, head, agreed[seed] / own.weight)
+            reports.append(self._report(own, whole, *others))
+        return reports
 
     def _zeros(self, seeds: int) -> Tally:
         def one(_: Array) -> Tally:
             zero = jnp.zeros(())
             moments = mirjax.ClassMoments.zeros(self._classes, self._width)
-            moments = moments if self._by_moments else None
+            moments = None if self._held else moments
             return Tally(zero, zero, zero, zero, zero, zero, moments)
 
         return jax.vmap(one)(jnp.arange(seeds))
 
     def _accumulate(
         self, tally: Tally, states: TrainState, images: Array, labels: Array, weights: Array
-    ) -> tuple[Tally, Array]:
+    ) -> tuple[Tally, Array | None]:
         grouped_labels, grouped_weights = (x.reshape(-1, self._group) for x in (labels, weights))
         full = jnp.sum(grouped_weights, axis=1) == self._group
 
-        def one(tally: Tally, state: TrainState) -> tuple[Tally, Array]:
+        def one(tally: Tally, state: TrainState) -> tuple[Tally, Array | None]:
             outputs = self._network.apply(state.params, state.rest, images, train=False)
             logits, features = outputs.logits, outputs.features
             grouped = features.reshape(-1, self._group, self._width)
@@ -115,33 +118,27 @@ class Evaluator:
                 tally.hdr + jnp.sum(jnp.where(full, each.hdr, 0.0)),
                 None if moments is None else moments.update(features, labels, weights),
             )
-            return new, features
+            return new, features if self._held else None
 
         return jax.vmap(one)(tally, states)
+
+    def _agreement(
+        self, moments: mirjax.ClassMoments, states: TrainState, images: Array, weights: Array
+    ) -> Array:
+        def one(moments: mirjax.ClassMoments, state: TrainState) -> Array:
+            features = self._network.apply(state.params, state.rest, images, train=False).features
+            head, bias = self._network.head(state.params, state.rest)
+            return moments.agreement(features, head, bias=bias, weights=weights)
+
+        return jax.vmap(one)(moments, states)
 
     def _report(
         self,
         tally: Tally,
-        features: list[Array],
-        labels: np.ndarray,
-        weights: np.ndarray,
-        head: Array,
-        bias: Array,
+        whole: mirjax.DatasetInterplay,
+        by_class: mirjax.Interplay,
+        collapse: mirjax.NeuralCollapse,
     ) -> dict[str, float]:
-        if tally.moments is None:
-            n = len(self._split)
-            rows, labels = jnp.concatenate(features)[:n], labels[:n]
-            whole = mirjax.dataset_interplay(rows, head, labels)
-            by_class, collapse = self._of_features(rows, labels, head, bias)
-        else:
-            whole = tally.moments.interplay(head)
-            agreed = [
-                self._agreement(tally.moments, z, head, bias, w)
-                for z, w in zip(features, weights, strict=False)
-            ]
-            nc4 = sum(agreed) / tally.weight if agreed else jnp.nan
-            by_class, collapse = self._of_moments(tally.moments, head, nc4)
-        at_collapse = theory.collapsed_mir(self._classes)
         values = {
             "accuracy": tally.correct / tally.weight,
             "loss": tally.cross_entropy / tally.weight,
@@ -149,24 +146,28 @@ class Evaluator:
             "mir_lower": whole.lower.mir,
             "mir_upper": whole.upper.mir,
             "mir_standard_error": whole.standard_error.mir,
-            "mir_distance": whole.mir - at_collapse,
             "mir_batch": tally.mir / tally.groups,
             "hdr_batch": tally.hdr / tally.groups,
             "class_mir": by_class.mir,
             "class_hdr": by_class.hdr,
-            "class_mir_distance": by_class.mir - at_collapse,
             **collapse._asdict(),
             "n": whole.weight,
         }
-        return {name: float(value) for name, value in jax.device_get(values).items()}
+        logged = {name: float(value) for name, value in jax.device_get(values).items()}
+        # What is 0 at collapse is its own distance.
+        distances = {
+            f"{name}_distance": logged[name] - at_collapse
+            for name, at_collapse in closed_forms(self._classes).items()
+            if at_collapse and name in logged
+        }
+        return logged | distances
 
     def _from_features(
         self, features: Array, labels: Array, head: Array, bias: Array
     ) -> tuple[mirjax.Interplay, mirjax.NeuralCollapse]:
-        members = jax.nn.one_hot(labels, self._classes, dtype=features.dtype)
-        count = jnp.sum(members, axis=0)[:, None]
+        means, count = class_means(features, labels, self._classes, jnp.ones(len(features)))
         centre = jnp.mean(features, axis=0)
-        means = jnp.where(count > 0, members.T @ features / jnp.maximum(count, 1), centre)
+        means = jnp.where(count[:, None] > 0, means, centre)
         collapse = mirjax.neural_collapse(
             features, labels, head, num_classes=self._classes, bias=bias
         )
