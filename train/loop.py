@@ -69,7 +69,8 @@ def train(
         JsonLines(folder / "metrics.jsonl", keep_to=start if start else -1),
         TensorBoard(folder / "events", keep_to=start if start else -1),
     ]
-    lanes = _Lanes(settings, data, states, make_step(network, transform, loss))
+    step = make_step(network, transform, loss, augment=settings.augment)
+    lanes = _Lanes(settings, data, states, step)
     splits = {"test": data.test} | ({"train": data.train} if settings.eval_train else {})
     evaluators = {
         name: Evaluator(network, split, data.num_classes, settings)

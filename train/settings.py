@@ -22,6 +22,8 @@ class Settings:
     """Side in pixels to which the images of `folder:PATH` are scaled and cropped."""
     model: str = "mlp"
     """mlp, conv or wrn-DEPTH-WIDTH."""
+    augment: bool = False
+    """Reflect-pad by 4, crop at random and flip half of the images, on the device."""
     batch_norm_momentum: float = 0.9
     """Weight of the old statistics. The published 0.999 needs thousands of steps."""
     steps: int = 2000

@@ -11,6 +11,7 @@ from jax import Array
 
 import mirjax
 from mirjax.losses import Side
+from train.augment import crop_and_flip
 from train.state import Network, TrainState
 
 
@@ -54,11 +55,22 @@ def information_loss(
 
 
 def make_step(
-    network: Network, transform: optax.GradientTransformation, loss: Callable[..., tuple]
+    network: Network,
+    transform: optax.GradientTransformation,
+    loss: Callable[..., tuple],
+    *,
+    augment: bool = False,
 ) -> Callable[[TrainState, Array, Array], tuple[TrainState, Terms]]:
-    """The step of one seed on one batch: `(state, images, labels) -> (state, terms)`."""
+    """The step of one seed on one batch: `(state, images, labels) -> (state, terms)`.
+
+    With `augment` the images are cropped and flipped first, by a key of seed and step.
+    """
 
     def step(state: TrainState, images: Array, labels: Array) -> tuple[TrainState, Terms]:
+        if augment:
+            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), 2), state.step)
+            images = crop_and_flip(images, key)
+
         def objective(params):
             outputs = network.apply(params, state.rest, images, train=True)
             value, terms = loss(outputs.logits, outputs.features, outputs.head, labels)

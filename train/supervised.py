@@ -38,6 +38,7 @@ PRESETS = {
     "paper": Supervised(
         dataset="cifar10",
         model="wrn-28-2",
+        augment=True,
         batch_norm_momentum=0.999,
         steps=2**20,
         eval_every=5000,
