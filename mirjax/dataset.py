@@ -1,30 +1,27 @@
 """MIR and HDR of a whole data set: exact where that is small, else estimated with bounds."""
 
-import functools
-
 import jax
-import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jaxtyping import Float, Int
 
 from mirjax import memory
-from mirjax.blocks import block_count, block_size, class_blocks, sum_by_class
+from mirjax.blocks import block_count, block_size
 from mirjax.checks import ArrayLike, as_float, common_float, same_size, sample_weights
-from mirjax.dataset_result import DatasetInterplay, estimated_result, exact_result
-from mirjax.decompositions import matmul
-from mirjax.entropy import entropy_of
-from mirjax.estimate import Method, Options, Target, estimate_entropy
-from mirjax.gram import normalize_rows, small_side
-from mirjax.information import Interplay, combine
+from mirjax.dataset_result import (
+    DatasetInterplay,
+    estimated_joint,
+    exact_joint,
+    exact_result,
+    interplay_of_sums,
+    is_exact,
+)
+from mirjax.estimate import Method, Options, Target
+from mirjax.information import Interplay
 from mirjax.interplay import checked_arguments, feature_interplay, interplay, pair_rows
-from mirjax.joint import head_coordinates, head_entropy, joint_of_moments, sides_of
-from mirjax.moments import Sums, sums_of
-from mirjax.operators import MomentOperator, Operator, PairOperator, RowOperator
+from mirjax.joint import sides_of
+from mirjax.marginals import joint_entropy_of_pair, of_pair, of_rows, weight_of
 from mirjax.sharding import automatic, row_shards
-from mirjax.spectrum import total
-
-# Up to this side one decomposition is cheaper than some hundred products, and exact.
-EXACT_SIDE = 4096
+from mirjax.sums import sums_of
 
 
 def dataset_interplay(
@@ -102,7 +99,7 @@ def dataset_interplay(
     # Products with the moments are the cheaper ones, and n does not enter.
     by_moments = classes * width <= 2 * samples
     side = min(samples, width * min(classes, width))
-    exact = _is_exact(options, side)
+    exact = is_exact(options, side)
     size, own = features.dtype.itemsize, samples // shards
     places = block_size(own, classes) * block_count(own, classes)
     rows = 4 * size * places * width
@@ -122,8 +119,7 @@ def dataset_interplay(
         sums = _sums(features, labels, weights, classes, shards)
         chosen = options._replace(method="exact" if exact else "lanczos")
         return interplay_of_sums(sums, head, chosen, samples=samples)
-    operator, entropy1, entropy2, weight = _row_operator(features, head, labels, weights, shards)
-    return _estimated(operator, entropy1, entropy2, weight, options)
+    return estimated_joint(of_rows(features, head, labels, weights, shards), options)
 
 
 def dataset_feature_interplay(
@@ -188,7 +184,7 @@ def dataset_feature_interplay(
     weights = automatic(sample_weights(weights, features1, "features1"))
     samples, pairs = len(features1), features1.shape[1] * features2.shape[1]
     side, size = min(samples, pairs), features1.dtype.itemsize
-    exact = _is_exact(options, side)
+    exact = is_exact(options, side)
     rows = 3 * size * (features1.size + features2.size) // shards
     vectors = pairs if pairs < samples else samples // shards
     needs = {
@@ -200,36 +196,15 @@ def dataset_feature_interplay(
     if exact and side == samples:
         result, weight = _feature_interplay(features1, features2, weights)
         return exact_result(result, weight, options)
-    operator, entropy1, entropy2, weight = _pair_operator(features1, features2, weights, shards)
+    known = of_pair(features1, features2, weights, shards)
     if exact:
-        joint = _pair_entropy(operator)
-        return exact_result(combine(entropy1, entropy2, joint), weight, options)
-    return _estimated(operator, entropy1, entropy2, weight, options)
+        return exact_joint(known, joint_entropy_of_pair(known.operator), options)
+    return estimated_joint(known, options)
 
 
-def _is_exact(options: Options, side: int) -> bool:
-    return options.method == "exact" or (options.method == "auto" and side <= EXACT_SIDE)
-
-
-def interplay_of_sums(
-    sums: Sums, head: Array, options: Options, *, samples: int | None = None
-) -> DatasetInterplay:
-    """From the statistics of `ClassMoments` and a head of their dtype; `samples` if that is known."""
-    classes, width = head.shape
-    side, size = width * min(classes, width), head.dtype.itemsize
-    exact = _is_exact(options, side)
-    moments = memory.of_moments(classes, width, size)
-    needs = {
-        "exact": moments + memory.of_matrix(side, size),
-        "lanczos": moments + memory.of_vectors(side, options.rank_for(side), size),
-    }
-    what = f"d, C = {width}, {classes}"
-    memory.check("exact" if exact else "lanczos", needs, options.memory_limit, what)
-    operator, entropy1, entropy2, weight = _moment_operator(sums, head, samples)
-    if exact:
-        joint = _moment_entropy(operator.moments, normalize_rows(head))
-        return exact_result(combine(entropy1, entropy2, joint), weight, options)
-    return _estimated(operator, entropy1, entropy2, weight, options)
+def _one_set(features: Array, name: str) -> None:
+    if features.ndim != 2:
+        raise ValueError(f"{name} must be [n, d] without batch axes, got {features.shape}.")
 
 
 _sums = jax.jit(sums_of, static_argnums=(3, 4))
@@ -239,112 +214,11 @@ _sums = jax.jit(sums_of, static_argnums=(3, 4))
 def _interplay(
     features: Array, head: Array, labels: Array, weights: Array
 ) -> tuple[Interplay, Array]:
-    counted = _weight_of(sides_of(features, head, labels, weights).root, weights)
+    counted = weight_of(sides_of(features, head, labels, weights).root, weights)
     return interplay(features, head, labels, weights=weights), counted
 
 
 @jax.jit
 def _feature_interplay(rows1: Array, rows2: Array, weights: Array) -> tuple[Interplay, Array]:
-    counted = _weight_of(pair_rows(rows1, rows2, weights)[2], weights)
+    counted = weight_of(pair_rows(rows1, rows2, weights)[2], weights)
     return feature_interplay(rows1, rows2, weights=weights), counted
-
-
-def _weight_of(root: Array, weights: Array) -> Array:
-    """Weight of the samples whose share `root²` is not 0; NaN stays NaN."""
-    return jnp.sum(jnp.where(root[:, 0] == 0, 0.0, weights))
-
-
-@functools.partial(jax.jit, static_argnames="samples")
-def _moment_operator(
-    sums: Sums, head: Array, samples: int | None = None
-) -> tuple[MomentOperator, Array, Array, Array]:
-    heads = normalize_rows(head)
-    # A class whose head row has no direction drops out, unless there is a NaN in it.
-    live = jnp.any(heads != 0, axis=-1) | jnp.isnan(sums.unit_count)
-    moments = jnp.where(live[:, None, None], sums.second, 0.0)
-    # The share of a class is its trace: what the sums have lost to rounding, they have lost alike.
-    traces = jnp.trace(moments, axis1=-2, axis2=-1)
-    scale = total(traces)
-    scale = jnp.where(scale == 0, 1.0, scale)
-    moments = moments / scale
-    coordinates = head_coordinates(heads)
-    side = moments.shape[-1] * coordinates.shape[-1]
-    count = jnp.asarray(side if samples is None else min(samples, side), head.dtype)
-    operator = MomentOperator(moments, coordinates, count)
-    weight = jnp.sum(jnp.where(live, sums.unit_count, 0.0))
-    return (
-        operator,
-        entropy_of(jnp.sum(moments, axis=0)),
-        head_entropy(heads, traces / scale),
-        weight,
-    )
-
-
-@jax.jit
-def _moment_entropy(moments: Array, heads: Array) -> Array:
-    return entropy_of(joint_of_moments(moments, heads))
-
-
-@functools.partial(jax.jit, static_argnames="shards")
-def _row_operator(
-    features: Array, head: Array, labels: Array, weights: Array, shards: int
-) -> tuple[RowOperator, Array, Array, Array]:
-    sides = sides_of(features, head, labels, weights)
-    rows = sides.root * sides.rows
-    trace = total(jnp.square(rows))
-    rows = rows / jnp.sqrt(jnp.where(trace == 0, 1.0, trace))
-    blocks = class_blocks(rows, sides.labels, len(head), shards)
-    shares = jnp.sum(jnp.square(blocks.rows), axis=(-2, -1))[:, :, None]
-    shares = sum_by_class(shares, blocks.classes, len(head))[:, 0]
-    entropy2 = head_entropy(sides.heads, shares)
-    operator = RowOperator(*blocks, sides.heads, samples=len(features))
-    return operator, entropy_of(small_side(rows)), entropy2, _weight_of(sides.root, weights)
-
-
-@functools.partial(jax.jit, static_argnames="shards")
-def _pair_operator(
-    features1: Array, features2: Array, weights: Array, shards: int = 1
-) -> tuple[PairOperator, Array, Array, Array]:
-    rows1, rows2, root = pair_rows(features1, features2, weights)
-    entropies = entropy_of(small_side(root * rows1)), entropy_of(small_side(root * rows2))
-    trace = total(jnp.square(root * rows1))
-    root = root / jnp.sqrt(jnp.where(trace == 0, 1.0, trace))
-    operator = PairOperator(root * rows1, jnp.where(root == 0, 0.0, rows2), shards)
-    return operator, *entropies, _weight_of(root, weights)
-
-
-@jax.jit
-def _pair_entropy(operator: PairOperator) -> Array:
-    """Of the Gram matrix of all `ẑ1 ⊗ ẑ2`, summed over some rows at a time."""
-    rows1, rows2 = operator.rows1, operator.rows2
-    samples, pairs = len(rows1), operator.size
-    step = max(1, min(samples, 2**25 // pairs))
-    pad = -samples % step
-    rows1, rows2 = (
-        jnp.pad(r, ((0, pad), (0, 0))).reshape(-1, step, r.shape[1]) for r in (rows1, rows2)
-    )
-
-    def add(carry: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
-        both = (part[0][:, :, None] * part[1][:, None, :]).reshape(step, pairs)
-        return carry + matmul(both.T, both), None
-
-    return entropy_of(lax.scan(add, jnp.zeros((pairs, pairs), rows1.dtype), (rows1, rows2))[0])
-
-
-def _estimated(
-    operator: Operator, entropy1: Array, entropy2: Array, weight: Array, options: Options
-) -> DatasetInterplay:
-    joint, products, converged = estimate_entropy(operator, options)
-    return estimated_result(
-        entropy1,
-        entropy2,
-        joint,
-        weight,
-        products=products,
-        converged=converged,
-    )
-
-
-def _one_set(features: Array, name: str) -> None:
-    if features.ndim != 2:
-        raise ValueError(f"{name} must be [n, d] without batch axes, got {features.shape}.")

@@ -9,10 +9,17 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from mirjax.estimate import Options, is_met
+from mirjax import memory
+from mirjax.estimate import Options, estimate_entropy, is_met
+from mirjax.gram import normalize_rows
 from mirjax.information import Interplay, combine
 from mirjax.lanczos import Estimate
+from mirjax.marginals import Marginals, joint_entropy_of_moments, of_sums
 from mirjax.spectrum import entropy_rounding
+from mirjax.sums import Sums
+
+# Up to this side one decomposition is cheaper than some hundred products, and exact.
+EXACT_SIDE = 4096
 
 
 @functools.partial(
@@ -64,18 +71,42 @@ def exact_result(result: Interplay, weight: Array, options: Options) -> DatasetI
     )
 
 
-def estimated_result(
-    entropy1: Array,
-    entropy2: Array,
-    joint: Estimate,
-    weight: Array,
-    *,
-    products: int,
-    converged: bool,
-) -> DatasetInterplay:
-    """Of exact marginal entropies and an estimate of the joint one."""
-    fields = _assemble(entropy1, entropy2, joint, weight)
+def exact_joint(known: Marginals, joint: Array, options: Options) -> DatasetInterplay:
+    """Of exact marginals and an exact joint entropy."""
+    return exact_result(combine(known.entropy1, known.entropy2, joint), known.weight, options)
+
+
+def estimated_joint(known: Marginals, options: Options) -> DatasetInterplay:
+    """Of exact marginals and products with the operator."""
+    joint, products, converged = estimate_entropy(known.operator, options)
+    fields = _assemble(known.entropy1, known.entropy2, joint, known.weight)
     return DatasetInterplay(**fields, method="lanczos", products=products, converged=converged)
+
+
+def is_exact(options: Options, side: int) -> bool:
+    """Whether a side of this size is decomposed."""
+    return options.method == "exact" or (options.method == "auto" and side <= EXACT_SIDE)
+
+
+def interplay_of_sums(
+    sums: Sums, head: Array, options: Options, *, samples: int | None = None
+) -> DatasetInterplay:
+    """From the statistics of `ClassMoments` and a head of their dtype; `samples` if that is known."""
+    classes, width = head.shape
+    side, size = width * min(classes, width), head.dtype.itemsize
+    exact = is_exact(options, side)
+    moments = memory.of_moments(classes, width, size)
+    needs = {
+        "exact": moments + memory.of_matrix(side, size),
+        "lanczos": moments + memory.of_vectors(side, options.rank_for(side), size),
+    }
+    what = f"d, C = {width}, {classes}"
+    memory.check("exact" if exact else "lanczos", needs, options.memory_limit, what)
+    known = of_sums(sums, head, samples)
+    if exact:
+        joint = joint_entropy_of_moments(known.operator.moments, normalize_rows(head))
+        return exact_joint(known, joint, options)
+    return estimated_joint(known, options)
 
 
 @jax.jit

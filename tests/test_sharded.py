@@ -57,18 +57,18 @@ import os
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 import jax, jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from mirjax import dataset, lanczos
+from mirjax import dataset, lanczos, marginals
 import numpy as np
 rows = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec("data"))
 z = jax.device_put(np.random.default_rng(0).normal(size=(1600, 16)).astype(np.float32), rows)
 y, one = (jax.device_put(x, rows) for x in (np.arange(1600) % 40, np.ones(1600, np.float32)))
 head = jnp.ones((40, 16))
-operator = dataset._row_operator(z, head, y, one, shards=8)[0]
+operator = marginals.of_rows(z, head, y, one, shards=8).operator
 assert operator.rows.sharding.spec[0] == "data", operator.rows.sharding
 key = jax.random.key(0)
 for lowered in (
     dataset._sums.lower(z, y, one, 40, 8),
-    dataset._row_operator.lower(z, head, y, one, shards=8),
+    marginals.of_rows.lower(z, head, y, one, shards=8),
     lanczos.top_subspace.lower(operator, key, rank=8, iterations=1),
     lanczos.probe_complement.lower(operator, jnp.zeros((operator.size, 2)), key, probes=2, degree=4),
 ):
@@ -76,7 +76,7 @@ for lowered in (
     assert "all-reduce" in text
     for line in text.splitlines():
         assert not any(f"{op}(" in line for op in ("all-gather", "all-to-all")), line
-pair = dataset._pair_operator(z, jax.device_put(np.ones((1600, 64), np.float32), rows), one, shards=8)[0]
+pair = marginals.of_pair(z, jax.device_put(np.ones((1600, 64), np.float32), rows), one, shards=8).operator
 assert pair.purity_is_exact
 pieces = jax.jit(lambda o: o.purity()).lower(pair).compile().as_text()
 for line in pieces.splitlines():
