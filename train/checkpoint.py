@@ -2,7 +2,9 @@
 
 import gc
 import hashlib
+import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ class Checkpoints:
 
         logging.getLogger("absl").setLevel(logging.ERROR)
         self._ocp, self.folder = ocp, folder.resolve()
+        self._files = self.folder.with_name(f"{self.folder.name}.sha256.json")
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
@@ -40,6 +43,12 @@ class Checkpoints:
             state=self._ocp.args.StandardSave(leaves), about=self._ocp.args.JsonSave(about)
         )
         self._manager.save(step, args=args)
+        known = self._known_files()
+        kept = {str(s): known[str(s)] for s in self._manager.all_steps() if str(s) in known}
+        kept[str(step)] = _digests(self.folder / str(step))
+        temporary = self._files.with_suffix(".part")
+        temporary.write_text(json.dumps(kept))
+        os.replace(temporary, self._files)
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         """The state saved at `step`, of the structure of `like`, and the settings it was made with.
@@ -48,6 +57,12 @@ class Checkpoints:
             CheckpointError: it is damaged, or not one of these, or of another network.
         """
         place = self.folder / str(step)
+        # Looked at before Orbax does: a read of its own that fails leaves other reads running.
+        expected = self._known_files().get(str(step))
+        if expected is not None and (changed := _changed(place, expected)):
+            raise CheckpointError(
+                _unreadable(place, f"{changed} is missing or not what was written")
+            )
         about = self._read(step, about=self._ocp.args.JsonRestore())["about"]
         if not isinstance(about, dict) or about.get("format") != FORMAT:
             raise CheckpointError(
@@ -68,6 +83,13 @@ class Checkpoints:
             message = _unreadable(self.folder / str(step), error)
         _collect_unfinished_reads()
         raise CheckpointError(message)
+
+    def _known_files(self) -> dict[str, dict[str, str]]:
+        """SHA-256 of the files of each step; none for a step that was killed before they were noted."""
+        try:
+            return dict(json.loads(self._files.read_text()))
+        except (OSError, ValueError, TypeError):
+            return {}
 
     def close(self) -> None:
         """Releases the manager."""
@@ -92,6 +114,20 @@ def _collect_unfinished_reads() -> None:
         gc.collect()
     finally:
         sys.unraisablehook = hook
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def _changed(folder: Path, expected: dict[str, str]) -> str | None:
+    """The first of the expected files that is not as it was."""
+    found = _digests(folder)
+    return next((name for name, sha in expected.items() if found.get(name) != sha), None)
 
 
 def _leaves(state: Any) -> dict[str, Any]:

@@ -112,6 +112,16 @@ def test_a_damaged_checkpoint_is_named_and_left_alone(tiny, settings):
     assert largest.read_bytes() == bytes(content)
 
 
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_missing_file_is_named_too(tiny, settings, noted):
+    train(settings, tiny, LOSS, quiet=True)
+    (settings.out / "checkpoints" / "8" / "about" / "metadata").unlink()
+    if not noted:
+        (settings.out / "checkpoints.sha256.json").unlink()
+    with pytest.raises(CheckpointError, match=r"checkpoints/8 cannot be read"):
+        train(dataclasses.replace(settings, resume=True), tiny, LOSS, quiet=True)
+
+
 def test_a_foreign_checkpoint_is_refused(tmp_path):
     with ocp.CheckpointManager(tmp_path / "other") as manager:
         manager.save(3, args=ocp.args.Composite(about=ocp.args.JsonSave({"made by": "others"})))
