@@ -243,12 +243,10 @@ class ClassMoments(NamedTuple):
         apart = apart - ours.sums / jnp.where(ours.count == 0, 1.0, ours.count)[:, None]
         shift = matmul((between[:, None] * apart).T, apart)
         new = new._replace(scatter=new.scatter + shift)
-        pairs = jax.tree.map(_two_sum, self.total, new)
-        is_pair = lambda node: type(node) is tuple  # noqa: E731
-        total = jax.tree.map(lambda pair: pair[0], pairs, is_leaf=is_pair)
-        lost = jax.tree.map(lambda pair: pair[1], pairs, is_leaf=is_pair)
-        lost = jax.tree.map(lambda *parts: sum(parts), self.lost, new_lost, lost)
-        return ClassMoments(total, lost)
+        total, lost = zip(*map(_two_sum, self.total, new), strict=True)
+        return ClassMoments(
+            Sums(*total), jax.tree.map(lambda a, b, c: a + b + c, self.lost, new_lost, Sums(*lost))
+        )
 
 
 def _two_sum(a: Array, b: Array) -> tuple[Array, Array]:
