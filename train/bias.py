@@ -16,10 +16,11 @@ import tyro
 import mirjax
 from train.compilation import enable_cache
 from train.evaluate import closed_forms
+from train.experiment import load_data
 from train.images import DataError
 from train.loop import CheckpointError, RunError
 from train.runs import extract, open_run
-from train.supervised import Supervised, load_data
+from train.supervised import Supervised
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Metrics of a network on a whole split: accuracy, MIR, HDR, entropies, neural collapse."""
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -8,17 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.sharding import Mesh
 
 import mirjax
 from mirjax import theory
 from mirjax.gram import class_means
 from train.data import batches
+from train.parallel import cut
 from train.settings import Settings
 from train.state import Network, TrainState
 
 
 class Tally(NamedTuple):
-    """What one pass over a split adds up, for each seed."""
+    """What one pass over a split adds up, for each lane."""
 
     weight: Array
     correct: Array
@@ -38,11 +41,21 @@ class Evaluator:
     asks for the nearest class mean of each sample, takes a second pass.
     """
 
-    def __init__(self, network: Network, split: Any, num_classes: int, settings: Settings):
+    def __init__(
+        self,
+        network: Network,
+        split: Any,
+        num_classes: int,
+        settings: Settings,
+        mesh: Mesh | None = None,
+    ):
         self._network, self._split, self._classes = network, split, num_classes
         self._group = min(settings.metric_batch, len(split))
         groups = math.ceil(min(settings.eval_batch, len(split)) / self._group)
-        self._batch = groups * self._group
+        self._mesh = mesh
+        # Each device gets whole groups.
+        devices = 1 if mesh is None else mesh.size
+        self._batch = devices * math.ceil(groups / devices) * self._group
         self._width = network.width
         held = 4 * len(split) * self._width * settings.seeds
         self._held = held <= settings.memory_limit_mib * 2**20
@@ -56,17 +69,17 @@ class Evaluator:
         self._of_features = jax.jit(self._from_features)
 
     def __call__(self, states: TrainState) -> list[dict[str, float]]:
-        """The metrics of each seed in `states`."""
+        """The metrics of each lane in `states`."""
         seeds, n = len(states.seed), len(self._split)
         tally, held, labels, agreed = self._start(seeds), [], [], jnp.zeros(seeds)
-        for batch in batches(self._split, self._batch):
+        for batch in self._batches():
             tally, features = self._add(
                 tally, states, batch["image"], batch["label"], batch["weight"]
             )
             held.append(features)
-            labels.append(batch["label"])
+            labels.append(np.asarray(batch["label"]))
         if not self._held:
-            for batch in batches(self._split, self._batch):
+            for batch in self._batches():
                 agreed += self._agreed(tally.moments, states, batch["image"], batch["weight"])
         heads, biases = self._head(states)
         labels = np.concatenate(labels)[:n]
@@ -82,6 +95,10 @@ class Evaluator:
                 others = self._of_moments(own.moments, head, agreed[seed] / own.weight)
             reports.append(self._report(own, whole, *others))
         return reports
+
+    def _batches(self) -> Iterator[dict[str, Any]]:
+        for batch in batches(self._split, self._batch):
+            yield batch if self._mesh is None else {k: cut(v, self._mesh) for k, v in batch.items()}
 
     def _zeros(self, seeds: int) -> Tally:
         def one(_: Array) -> Tally:
@@ -189,11 +206,3 @@ def closed_forms(num_classes: int) -> dict[str, float]:
         "joint_entropy": 2 * entropy - theory.collapsed_mutual_information(num_classes),
         "nc4": 1.0,
     }
-
-
-def mean_and_spread(values: list[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation (0 for a single value)."""
-    mean = math.fsum(values) / len(values)
-    if len(values) == 1:
-        return mean, 0.0
-    return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))

@@ -1,11 +1,75 @@
-"""Pictures of a run: curves with a band over seeds and the closed-form values drawn in."""
+"""Pictures: panels of lines with a band over seeds, and the closed-form values drawn in."""
 
+import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from train.trackers import curves
+from train.records import Record, curves
 
+
+class Line(NamedTuple):
+    """Mean and spread over x."""
+
+    label: str
+    x: Sequence[Any]
+    mean: Sequence[float]
+    spread: Sequence[float]
+    colour: str = "C0"
+    style: str = "-"
+    marker: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One pair of axes."""
+
+    title: str
+    xlabel: str
+    lines: Sequence[Line]
+    levels: Sequence[tuple[str, float, str]] = ()
+    """Horizontal lines: label, value, colour."""
+    xscale: str = "linear"
+    yscale: str = "linear"
+
+
+def draw(panels: Sequence[Panel], path: Path, *, title: str, columns: int = 3) -> None:
+    """Draws panels in rows of `columns`."""
+    from matplotlib.figure import Figure
+
+    columns = min(columns, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(4.4 * columns, 3.6 * rows + 0.4), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, panel in zip(axes, panels, strict=False):
+        for line in panel.lines:
+            look = {"color": line.colour, "linestyle": line.style, "marker": line.marker}
+            axis.plot(line.x, line.mean, label=line.label, markersize=3, **look)
+            low, high = (
+                [m + sign * s for m, s in zip(line.mean, line.spread, strict=True)]
+                for sign in (-1, 1)
+            )
+            axis.fill_between(line.x, low, high, color=line.colour, alpha=0.2, linewidth=0)
+        for label, value, colour in panel.levels:
+            axis.axhline(value, color=colour, linestyle=":", linewidth=1, label=label)
+        axis.set_xscale(panel.xscale)
+        axis.set_yscale(panel.yscale)
+        axis.set_xlabel(panel.xlabel)
+        axis.set_title(panel.title)
+        axis.grid(alpha=0.3)
+        if panel.lines and isinstance(panel.lines[0].x[0], str):
+            axis.tick_params(axis="x", rotation=60 if len(panel.lines[0].x) > 5 else 0)
+        entries = len(panel.lines) + len(panel.levels)
+        axis.legend(fontsize="small" if entries < 6 else "x-small")
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    figure.suptitle(title, fontsize="medium")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+
+
+# Panels of a training run: title, and the metrics with their names.
 PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("accuracy", (("test_accuracy", "test"), ("train_accuracy", "train"))),
     ("cross-entropy", (("test_loss", "test"), ("train_loss", "train"))),
@@ -49,44 +113,37 @@ PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
 
 
 def plot_runs(
-    runs: Mapping[str, Sequence[Mapping[str, Any]]],
+    runs: Mapping[str, Sequence[Record]],
     closed_forms: Mapping[str, float],
     path: Path,
     *,
     title: str,
 ) -> None:
-    """Draws all panels; several runs are told apart by colour, metrics of one panel by line style."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 7.5), layout="constrained")
-    axes = figure.subplots(2, 3).ravel()
+    """Draws training curves; several runs are told apart by colour, metrics of one by another."""
     several = len(runs) > 1
-    for axis, (label, metrics) in zip(axes, PANELS, strict=True):
+    panels = []
+    for label, metrics in PANELS:
         shown = _available(runs, metrics[:1] if several else metrics)
-        for row, (run, records) in enumerate(runs.items()):
-            for column, (metric, name) in enumerate(shown):
-                steps, mean, spread = curves(records, metric)
-                if not steps:
-                    continue
-                colour = f"C{row if several else column}"
-                axis.plot(steps, mean, color=colour, label=run if several else name)
-                low = [m - s for m, s in zip(mean, spread, strict=True)]
-                high = [m + s for m, s in zip(mean, spread, strict=True)]
-                axis.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
-        _draw_closed_forms(axis, shown, closed_forms, several)
-        axis.set_xlabel("step")
-        axis.set_title(f"{label}: {shown[0][1]}" if several else label)
-        axis.grid(alpha=0.3)
-        if label.startswith("neural collapse"):
-            axis.set_yscale("log")
-        axis.legend(fontsize="small")
-    figure.suptitle(title)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+        lines = [
+            Line(run if several else name, *found, colour=f"C{row if several else column}")
+            for row, (run, records) in enumerate(runs.items())
+            for column, (metric, name) in enumerate(shown)
+            if (found := curves(records, metric))[0]
+        ]
+        panels.append(
+            Panel(
+                f"{label}: {shown[0][1]}" if several else label,
+                "step",
+                lines,
+                levels=_levels(shown, closed_forms, several),
+                yscale="log" if label.startswith("neural collapse") else "linear",
+            )
+        )
+    draw(panels, path, title=title)
 
 
 def _available(
-    runs: Mapping[str, Sequence[Mapping[str, Any]]], metrics: Sequence[tuple[str, str]]
+    runs: Mapping[str, Sequence[Record]], metrics: Sequence[tuple[str, str]]
 ) -> Sequence[tuple[str, str]]:
     """Those that were logged; of the test split, if the training split was not evaluated."""
 
@@ -96,17 +153,15 @@ def _available(
     return logged(metrics) or logged([(m.replace("train_", "test_"), name) for m, name in metrics])
 
 
-def _draw_closed_forms(
-    axis: Any, shown: Sequence[tuple[str, str]], closed_forms: Mapping[str, float], several: bool
-) -> None:
-    drawn: dict[float, str] = {}
+def _levels(
+    shown: Sequence[tuple[str, str]], closed_forms: Mapping[str, float], several: bool
+) -> list[tuple[str, float, str]]:
+    found: dict[float, str] = {}
     for column, (metric, _) in enumerate(shown):
         split, _, name = metric.partition("_")
         value = closed_forms.get(name)
-        if value is None or split == "train" or value in drawn:
+        if value is None or split == "train" or value in found:
             continue
-        drawn[value] = metric
-        colour = f"C{column}" if name.endswith("information") or "entropy" in name else "black"
-        colour = "black" if several else colour
-        label = f"at collapse: {value:.3f}"
-        axis.axhline(value, color=colour, linestyle=":", linewidth=1, label=label)
+        own = not several and (name.endswith("information") or "entropy" in name)
+        found[value] = f"C{column}" if own else "black"
+    return [(f"at collapse: {value:.3f}", value, colour) for value, colour in found.items()]

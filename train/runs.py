@@ -1,18 +1,17 @@
 """Finished runs: their settings, their data, the states of their last checkpoint."""
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from train.checkpoint import Checkpoints
 from train.data import batches
-from train.loop import RunError
+from train.folders import RunError, saved_run, saved_settings
+from train.lanes import Lane, lanes_of
 from train.settings import Settings
 from train.state import Network, TrainState, initial_state, optimizer
 
@@ -25,9 +24,10 @@ class Run(NamedTuple):
     settings: Any
     data: Any
     network: Network
+    lanes: list[Lane]
     step: int
     states: TrainState
-    """Of all seeds, at the last checkpoint."""
+    """Of all lanes, at the last checkpoint."""
     untrained: TrainState
 
 
@@ -37,20 +37,14 @@ def read_settings(folder: Path, kind: type[S]) -> S:
     Raises:
         RunError: the folder holds no run, or one of another command.
     """
-    place = folder / "settings.json"
-    try:
-        saved = json.loads(place.read_text())["settings"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{folder} holds no run: {place} cannot be read ({error}). Name the --out of a run."
-        ) from None
+    saved = saved_settings(folder)
     fields = {field.name for field in dataclasses.fields(kind)}
-    if set(saved) - fields:
+    if saved.keys() - fields:
         raise RunError(
-            f"{folder} is a run of another command or version: {sorted(set(saved) - fields)}."
+            f"{folder} is a run of another command or version: {sorted(saved.keys() - fields)}."
         )
-    saved["out"] = folder
-    return kind(**saved)
+    values: dict[str, Any] = {**saved, "out": folder}
+    return kind(**values)
 
 
 def open_run(folder: Path, kind: type[S], load: Callable[[S], Any]) -> Run:
@@ -63,8 +57,9 @@ def open_run(folder: Path, kind: type[S], load: Callable[[S], Any]) -> Run:
     settings = read_settings(folder, kind)
     data = load(settings)
     network, transform = Network.of(settings, data), optimizer(settings)
-    seeds = jnp.arange(settings.first_seed, settings.first_seed + settings.seeds)
-    untrained = initial_state(network, transform, seeds)
+    lanes = [Lane.from_json(lane) for lane in saved_run(folder).get("lanes", [])]
+    lanes = lanes or lanes_of(settings)
+    untrained = initial_state(network, transform, lanes)
     checkpoints = Checkpoints(folder / "checkpoints")
     try:
         step = checkpoints.latest()
@@ -73,7 +68,7 @@ def open_run(folder: Path, kind: type[S], load: Callable[[S], Any]) -> Run:
         states, _ = checkpoints.restore(step, untrained)
     finally:
         checkpoints.close()
-    return Run(settings, data, network, step, states, untrained)
+    return Run(settings, data, network, lanes, step, states, untrained)
 
 
 def extract(

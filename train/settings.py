@@ -20,12 +20,16 @@ class Settings:
     """Where prepared TFDS data lie; TFDS's own default folder if not given."""
     image_size: int | None = None
     """Side in pixels to which the images of `folder:PATH` are scaled and cropped."""
+    train_size: int | None = None
+    """Training samples, a class-balanced part drawn with seed 0; all if not given."""
     model: str = "mlp"
     """mlp, conv or wrn-DEPTH-WIDTH."""
     augment: bool = False
     """Reflect-pad by 4, crop at random and flip half of the images, on the device."""
     batch_norm_momentum: float = 0.9
     """Weight of the old statistics. The published 0.999 needs thousands of steps."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of convolutions and products. Weights, batch statistics, features, losses and metrics are float32."""
     steps: int = 2000
     """Optimizer steps."""
     batch_size: int = 64
@@ -37,7 +41,7 @@ class Settings:
     weight_decay: float = 5e-4
     """On kernels; not on biases and batch norm."""
     seeds: int = 1
-    """How many seeds are trained at once."""
+    """How many seeds are trained, side by side."""
     first_seed: int = 0
     """The first of them; the others follow it."""
     eval_every: int = 200
@@ -46,6 +50,8 @@ class Settings:
     """Batch size of the metrics that are averaged over batches, as published."""
     eval_train: bool = True
     """Whether each evaluation passes over the training split too."""
+    eval_layers: bool = False
+    """Whether each evaluation measures every layer too, on the test split."""
     eval_batch: int = 500
     """Samples a forward pass in evaluation."""
     memory_limit_mib: int = 2048
@@ -54,9 +60,12 @@ class Settings:
     steps_per_call: int | None = None
     """Steps in one call of the compiled function; 1 for convolutions on a CPU, else 100, if not
     given. Does not change results beyond rounding."""
-    seed_mapping: Literal["auto", "vmap", "loop"] = "auto"
-    """Seeds under one `vmap`, or one after the other through the same compiled step. `auto` takes
-    `loop` for convolutions on a CPU, where batched convolutions are several times slower."""
+    lanes_per_call: int | None = None
+    """Networks (seeds, and what an experiment sweeps) under one `vmap`; the others follow through the
+    same compiled step. If not given: as many as fit in the device's memory, but 1 for convolutions on a
+    CPU, where batched ones are several times slower."""
+    devices: int | None = None
+    """Over how many devices each batch is cut; the most that divide it, if not given."""
     out: Path = Path("runs/supervised")
     """Folder of this run: settings, metrics, events, checkpoints, pictures."""
     resume: bool = False
@@ -69,8 +78,14 @@ class Settings:
         for name in ("steps", "batch_size", "seeds", "eval_every", "metric_batch", "eval_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.steps_per_call is not None and self.steps_per_call < 1:
-            raise ValueError(f"steps_per_call must be at least 1, got {self.steps_per_call}.")
+        for name in ("steps_per_call", "lanes_per_call", "devices", "train_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        if not 0 <= self.batch_norm_momentum < 1:
+            raise ValueError(
+                f"batch_norm_momentum must be in [0, 1), got {self.batch_norm_momentum}."
+            )
         every = self.checkpoint_every or 0
         if every < 0 or every % self.eval_every:
             raise ValueError(

@@ -1,6 +1,7 @@
 """The network as a pure function, and the state that a training step carries."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import optax
 from flax import nnx
 from jax import Array
 
+from train.lanes import INIT, Knobs, Lane, stream_key
 from train.models import builder
 from train.settings import Settings
 
@@ -26,13 +28,18 @@ class Outputs(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """Everything that a step changes, of one seed; stacked along a first axis for several."""
+    """Everything that a step uses and changes, of one lane; stacked along a first axis for several."""
 
     seed: Array
+    copy: Array
+    branch_step: Array
+    knobs: Knobs
     step: Array
     params: Any
     rest: Any
     opt_state: Any
+    masks: Any = None
+    """Booleans like `params`: weights that are held at zero where False. None for no mask."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +61,7 @@ class Network:
             image_shape=data.image_shape,
             num_classes=data.num_classes,
             batch_norm_momentum=settings.batch_norm_momentum,
+            dtype=jnp.dtype(settings.precision),
         )
         abstract: Any = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
         graphdef, _, _ = nnx.split(abstract, nnx.Param, ...)
@@ -72,22 +80,38 @@ class Network:
 
     def apply(self, params: Any, rest: Any, images: Array, *, train: bool) -> Outputs:
         """Forward pass on uint8 images `[n, h, w, c]`."""
-        x = (images.astype(jnp.float32) / 255 - self.mean) / self.std
-        # copy=True: batch norm writes its statistics, which must not touch the arguments.
-        model = nnx.merge(self.graphdef, params, rest, copy=True)
-        logits, features = model(x, train=train)
+        model = self._model(params, rest)
+        logits, features = model(self._normalised(images), train=train)
         _, _, rest = nnx.split(model, nnx.Param, ...)
         return Outputs(logits, features, model.head.kernel[...].T, rest)
 
+    def layers(self, params: Any, rest: Any, images: Array) -> dict[str, Array]:
+        """Activations `[n, d]` of every layer in evaluation, maps averaged over their places."""
+        found = self._model(params, rest).activations(self._normalised(images), train=False)
+        return {
+            name: jnp.mean(x.astype(jnp.float32), axis=tuple(range(1, x.ndim - 1)))
+            for name, x in found.items()
+        }
+
     def head(self, params: Any, rest: Any) -> tuple[Array, Array]:
         """Weights `[num_classes, d]` and bias `[num_classes]` of the last layer."""
-        model = nnx.merge(self.graphdef, params, rest, copy=True)
+        model = self._model(params, rest)
         return model.head.kernel[...].T, model.head.bias[...]
+
+    def _model(self, params: Any, rest: Any) -> Any:
+        # copy=True: batch norm writes its statistics, which must not touch the arguments.
+        return nnx.merge(self.graphdef, params, rest, copy=True)
+
+    def _normalised(self, images: Array) -> Array:
+        return (images.astype(jnp.float32) / 255 - self.mean) / self.std
 
 
 def optimizer(settings: Settings) -> optax.GradientTransformation:
-    """SGD with momentum, cosine decay to 0, weight decay on kernels."""
-    schedule = optax.cosine_decay_schedule(settings.learning_rate, settings.steps)
+    """SGD with momentum, cosine decay to 0, weight decay on kernels, for a learning rate of 1.
+
+    The updates are linear in the learning rate, which is a knob of each lane: the step multiplies.
+    """
+    schedule = optax.cosine_decay_schedule(1.0, settings.steps)
     return optax.chain(
         optax.add_decayed_weights(
             settings.weight_decay, mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
@@ -97,12 +121,22 @@ def optimizer(settings: Settings) -> optax.GradientTransformation:
 
 
 def initial_state(
-    network: Network, transform: optax.GradientTransformation, seeds: Array
+    network: Network, transform: optax.GradientTransformation, lanes: Sequence[Lane]
 ) -> TrainState:
-    """States of all `seeds`, stacked. Each depends on its own seed alone."""
+    """States of all lanes, stacked. The weights of a lane depend on its seed alone."""
 
-    def one(seed: Array) -> TrainState:
-        params, rest = network.init(jax.random.fold_in(jax.random.key(seed), 0))
-        return TrainState(seed, jnp.zeros((), jnp.int32), params, rest, transform.init(params))
+    def one(seed: Array, copy: Array, branch_step: Array, knobs: Knobs) -> TrainState:
+        params, rest = network.init(stream_key(seed, jnp.zeros_like(copy), INIT))
+        step = jnp.zeros((), jnp.int32)
+        return TrainState(
+            seed, copy, branch_step, knobs, step, params, rest, transform.init(params)
+        )
 
-    return jax.jit(jax.vmap(one))(seeds)
+    integers = [jnp.asarray([getattr(lane, k) for lane in lanes]) for k in _INTEGERS]
+    knobs = Knobs(
+        *(jnp.asarray(v, jnp.float32) for v in zip(*(x.knobs for x in lanes), strict=True))
+    )
+    return jax.jit(jax.vmap(one))(*integers, knobs)
+
+
+_INTEGERS = ("seed", "copy", "branch_step")

@@ -1,17 +1,19 @@
 """One optimizer step, and many of them in one compiled call."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import Array
+from jax.sharding import Mesh
 
 import mirjax
 from mirjax.losses import Side
 from train.augment import crop_and_flip
+from train.lanes import AUGMENT, Knobs, Lane, stream_key
+from train.parallel import cut
 from train.state import Network, TrainState
 
 
@@ -25,7 +27,7 @@ class Terms(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """What a call over several steps tells, for each seed."""
+    """What a call over several steps tells, for each lane."""
 
     total: Terms
     """Sum of the terms over the steps of the call."""
@@ -36,19 +38,28 @@ class Progress(NamedTuple):
 
 
 def information_loss(
-    mi_weight: float, ed_weight: float, stop_gradient: Side | None = None
+    lanes: Sequence[Lane], stop_gradient: Side | None = None
 ) -> Callable[..., tuple[Array, Terms]]:
-    """Cross-entropy - mi_weight · MI + ed_weight · |H1 - H2|, on features, head and labels."""
+    """CE - mi_weight · MI + ed_weight · |H1 - H2|, on features, head and labels; CE against
+    `(1 - smoothing) y + smoothing / num_classes`.
 
-    def loss(logits: Array, features: Array, head: Array, labels: Array) -> tuple[Array, Terms]:
-        ce = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+    The weights are knobs of the lanes. A term whose weight is 0 in every lane is not computed.
+    """
+    uses_mi, uses_ed = (any(getattr(x.knobs, k) for x in lanes) for k in ("mi_weight", "ed_weight"))
+
+    def loss(
+        logits: Array, features: Array, head: Array, labels: Array, knobs: Knobs
+    ) -> tuple[Array, Terms]:
+        hard = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+        uniform = -jnp.mean(jax.nn.log_softmax(logits))
+        ce = (1 - knobs.smoothing) * hard + knobs.smoothing * uniform
         mi = ed = jnp.zeros_like(ce)
         arrays = features, head, labels
-        if mi_weight:
+        if uses_mi:
             mi = -mirjax.losses.mutual_information_loss(*arrays, stop_gradient=stop_gradient)
-        if ed_weight:
+        if uses_ed:
             ed = mirjax.losses.entropy_difference_loss(*arrays, stop_gradient=stop_gradient)
-        total = ce - mi_weight * mi + ed_weight * ed
+        total = ce - knobs.mi_weight * mi + knobs.ed_weight * ed
         return total, Terms(total, ce, mi, ed)
 
     return loss
@@ -61,42 +72,60 @@ def make_step(
     *,
     augment: bool = False,
 ) -> Callable[[TrainState, Array, Array], tuple[TrainState, Terms]]:
-    """The step of one seed on one batch: `(state, images, labels) -> (state, terms)`.
+    """The step of one lane on one batch: `(state, images, labels) -> (state, terms)`.
 
-    With `augment` the images are cropped and flipped first, by a key of seed and step.
+    With `augment` the images are cropped and flipped first, by a key of seed, copy and step. Weights
+    that the masks of the state hold at zero stay exactly there.
     """
 
     def step(state: TrainState, images: Array, labels: Array) -> tuple[TrainState, Terms]:
         if augment:
-            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), 2), state.step)
+            copy = jnp.where(state.step < state.branch_step, 0, state.copy)
+            key = jax.random.fold_in(stream_key(state.seed, copy, AUGMENT), state.step)
             images = crop_and_flip(images, key)
 
         def objective(params):
             outputs = network.apply(params, state.rest, images, train=True)
-            value, terms = loss(outputs.logits, outputs.features, outputs.head, labels)
+            value, terms = loss(outputs.logits, outputs.features, outputs.head, labels, state.knobs)
             return value, (terms, outputs.rest)
 
         gradient, (terms, rest) = jax.grad(objective, has_aux=True)(state.params)
         updates, opt_state = transform.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.seed, state.step + 1, params, rest, opt_state), terms
+        updates = jax.tree.map(lambda u: state.knobs.learning_rate * u, updates)
+        params = masked(optax.apply_updates(state.params, updates), state.masks)
+        return state._replace(
+            step=state.step + 1, params=params, rest=rest, opt_state=opt_state
+        ), terms
 
     return step
 
 
-def make_call(
-    step: Callable[[TrainState, Array, Array], tuple[TrainState, Terms]], *, looped: bool
-) -> Callable[..., tuple[TrainState, Progress]]:
-    """Compiles `(states, images, labels, indices, count) -> (states, progress)` for all seeds.
+def masked(params: Any, masks: Any) -> Any:
+    """The parameters with zeros where the masks are False; as they are if there are none."""
+    if masks is None:
+        return params
+    return jax.tree.map(lambda p, mask: jnp.where(mask, p, jnp.zeros_like(p)), params, masks)
 
-    `images` and `labels` are the whole split; step i takes the samples `indices[i]` `[seeds, batch]`.
+
+def make_call(
+    step: Callable[[TrainState, Array, Array], tuple[TrainState, Terms]],
+    *,
+    looped: bool,
+    mesh: Mesh | None = None,
+) -> Callable[..., tuple[TrainState, Progress]]:
+    """Compiles `(states, images, labels, indices, count) -> (states, progress)` for all lanes.
+
+    `images` and `labels` are the whole split; step i takes the samples `indices[i]` `[lanes, batch]`.
     The first `count` rows of `indices` are used, so that a short call needs no compilation of its
-    own. With `looped=False` there is one row and no loop. The states are donated.
+    own. With `looped=False` there is one row and no loop. The states are donated. Batches are cut
+    over the devices of the mesh.
     """
-    all_seeds = jax.vmap(step)
+    all_lanes = jax.vmap(step)
 
     def once(states: TrainState, images: Array, labels: Array) -> tuple[TrainState, Progress]:
-        new, terms = all_seeds(states, images, labels)
+        if mesh is not None and mesh.size > 1:
+            images, labels = cut(images, mesh, axis=1), cut(labels, mesh, axis=1)
+        new, terms = all_lanes(states, images, labels)
         finite = jnp.all(jnp.isfinite(jnp.stack(terms)), axis=0)
         return new, Progress(terms, jnp.where(finite, -1, new.step), terms)
 
@@ -119,34 +148,3 @@ def make_call(
         return jax.lax.fori_loop(0, count, body, (states, none))
 
     return jax.jit(call, donate_argnums=0)
-
-
-class BatchOrder:
-    """Which samples each step of each seed takes: a permutation an epoch, a function of the seed."""
-
-    def __init__(self, seeds: np.ndarray, samples: int, batch_size: int):
-        if samples < batch_size:
-            raise ValueError(
-                f"batch_size {batch_size} is larger than the training split, {samples} samples."
-            )
-        self._seeds, self._batch = seeds, batch_size
-        self.steps_per_epoch = samples // batch_size
-        self._epochs: dict[int, np.ndarray] = {}
-
-        def order(seed: Array, epoch: Array) -> Array:
-            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), epoch)
-            return jax.random.permutation(key, samples)[: self.steps_per_epoch * batch_size]
-
-        self._order = jax.jit(jax.vmap(order, in_axes=(0, None)))
-
-    def __call__(self, step: int, count: int) -> np.ndarray:
-        """Indices `[count, seeds, batch]` of the steps from `step` on."""
-        return np.stack([self._of_step(step + i) for i in range(count)])
-
-    def _of_step(self, step: int) -> np.ndarray:
-        epoch, place = divmod(step, self.steps_per_epoch)
-        if epoch not in self._epochs:
-            kept = {e: order for e, order in self._epochs.items() if e == epoch - 1}
-            kept[epoch] = np.asarray(self._order(self._seeds, epoch), np.int32)
-            self._epochs = kept
-        return self._epochs[epoch][:, place * self._batch : (place + 1) * self._batch]

@@ -6,16 +6,19 @@ tests), `paper` (WideResNet-28-2 on CIFAR-10 with the published settings; needs 
 
 import dataclasses
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 from train.compilation import enable_cache
-from train.data import load
 from train.evaluate import closed_forms
+from train.experiment import load_data
 from train.images import DataError, ImageData
+from train.lanes import Lane, lanes_of
 from train.loop import CheckpointError, Result, RunError, train
 from train.plots import plot_runs
 from train.settings import Settings, from_command_line
+from train.state import TrainState
 from train.step import information_loss
 from train.tables import show
 
@@ -30,6 +33,13 @@ class Supervised(Settings):
     """Weight of the difference of their entropies, in nats (minimised)."""
     stop_gradient: Literal["features", "head"] | None = None
     """The side that the two terms do not train."""
+    smoothing: float = 0.0
+    """ε of label smoothing: the cross-entropy is against (1 - ε) y + ε / C."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.smoothing < 1:
+            raise ValueError(f"smoothing must be in [0, 1), got {self.smoothing}.")
 
 
 PRESETS = {
@@ -47,21 +57,24 @@ PRESETS = {
 }
 
 
-def load_data(settings: Settings) -> ImageData:
-    """The data set that the settings name."""
-    return load(
-        settings.dataset,
-        data_dir=settings.data_dir,
-        memory_limit_mib=settings.memory_limit_mib,
-        image_size=settings.image_size,
-    )
+def fit(
+    settings: Supervised,
+    data: ImageData,
+    lanes: Sequence[Lane] | None = None,
+    *,
+    start_from: Callable[[TrainState], TrainState] | None = None,
+    quiet: bool = False,
+) -> Result:
+    """`train.loop.train` with the loss of the settings; a lane for each seed, if none are given."""
+    lanes = lanes_of(settings) if lanes is None else lanes
+    loss = information_loss(lanes, settings.stop_gradient)
+    return train(settings, data, loss, lanes, start_from=start_from, quiet=quiet)
 
 
 def run(settings: Supervised, *, quiet: bool = False) -> Result:
     """Trains, and writes pictures beside the metrics."""
     data = load_data(settings)
-    loss = information_loss(settings.mi_weight, settings.ed_weight, settings.stop_gradient)
-    result = train(settings, data, loss, quiet=quiet)
+    result = fit(settings, data, quiet=quiet)
     title = (
         f"{result.data}, {settings.model}, {describe(settings)}, seeds: {settings.seeds}\n"
         f"whole test set: n = {int(result.records[-1]['test_n'])}, batches of {settings.metric_batch}"
@@ -78,6 +91,8 @@ def describe(settings: Supervised) -> str:
         parts.append(f"{settings.mi_weight:g} · MI")
     if settings.ed_weight:
         parts.append(f"{settings.ed_weight:g} · ED")
+    if settings.smoothing:
+        parts[0] += f" (smoothed, {settings.smoothing:g})"
     return " + ".join(parts)
 
 

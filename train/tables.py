@@ -1,9 +1,9 @@
 """Tables in the terminal, with mean and spread over seeds."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from train.evaluate import mean_and_spread
+from train.records import Record, cell, final_records
+from train.summary import Table
 
 COLUMNS = {
     "accuracy": "test_accuracy",
@@ -19,22 +19,7 @@ COLUMNS = {
 }
 
 
-def final_records(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The records of the last step, one a seed."""
-    last = max(record["step"] for record in records)
-    return [record for record in records if record["step"] == last]
-
-
-def cell(records: Sequence[Mapping[str, Any]], metric: str) -> str:
-    """`mean ± sample standard deviation` over the seeds, or `-` where a value is missing."""
-    values = [record[metric] for record in records if record.get(metric) is not None]
-    if len(values) < len(records):
-        return "-"
-    mean, spread = mean_and_spread(values)
-    return f"{mean:.3f} ± {spread:.3f}" if len(values) > 1 else f"{mean:.4f}"
-
-
-def markdown(runs: Mapping[str, Sequence[Mapping[str, Any]]], columns: Sequence[str]) -> str:
+def markdown(runs: Mapping[str, Sequence[Record]], columns: Sequence[str]) -> str:
     """A Markdown table of the last step of each run."""
     lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
     for name, records in runs.items():
@@ -43,7 +28,22 @@ def markdown(runs: Mapping[str, Sequence[Mapping[str, Any]]], columns: Sequence[
     return "\n".join(lines)
 
 
-def show(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str) -> None:
+def table_of(
+    groups: Mapping[str, Sequence[Record]],
+    columns: Mapping[str, str],
+    *,
+    title: str,
+    first: str,
+) -> Table:
+    """A table with a row a group of records (mean ± spread over each) and a column a metric."""
+    rows = tuple(
+        (name, *(cell(records, metric) for metric in columns.values()))
+        for name, records in groups.items()
+    )
+    return Table(title, (first, *columns), rows)
+
+
+def show(runs: Mapping[str, Sequence[Record]], *, title: str) -> None:
     """Prints a table with one column a run and one row a metric."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console

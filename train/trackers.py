@@ -3,25 +3,25 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from train.evaluate import mean_and_spread
+from train.lanes import Lane
 
 
 class Tracker(Protocol):
     """What the loop asks of a tracker; write your own for another service."""
 
-    def write(self, step: int, seed: int, values: Mapping[str, float]) -> None:
-        """Records the values of one seed at one step."""
+    def write(self, step: int, lane: Lane, values: Mapping[str, float]) -> None:
+        """Records the values of one lane at one step."""
 
     def close(self) -> None:
         """Flushes."""
 
 
 class JsonLines:
-    """`metrics.jsonl`: a line for each step and seed. Non-finite numbers are written as null."""
+    """`metrics.jsonl`: a line for each step and lane, with its seed and tags. Non-finite numbers are written as null."""
 
     def __init__(self, path: Path, *, keep_to: int):
         """Opens the file; lines of steps after `keep_to` (of a run that was killed) are dropped."""
@@ -32,9 +32,9 @@ class JsonLines:
         os.replace(temporary, path)
         self._file = path.open("a")
 
-    def write(self, step: int, seed: int, values: Mapping[str, float]) -> None:
+    def write(self, step: int, lane: Lane, values: Mapping[str, float]) -> None:
         """Appends one line and flushes it."""
-        self._file.write(_line({"step": step, "seed": seed, **values}))
+        self._file.write(_line({"step": step, "seed": lane.seed, **lane.tags, **values}))
         self._file.flush()
 
     def close(self) -> None:
@@ -43,22 +43,22 @@ class JsonLines:
 
 
 class TensorBoard:
-    """TensorBoard events of each seed in a folder of its own."""
+    """TensorBoard events of each lane in a folder of its own."""
 
     def __init__(self, folder: Path, *, keep_to: int):
         self._folder, self._purge, self._writers = folder, keep_to + 1, {}
 
-    def write(self, step: int, seed: int, values: Mapping[str, float]) -> None:
+    def write(self, step: int, lane: Lane, values: Mapping[str, float]) -> None:
         """Adds one scalar for each value."""
         from tensorboardX import SummaryWriter
 
-        if seed not in self._writers:
+        if lane.name not in self._writers:
             purge = self._purge if self._purge > 0 else None
-            folder = str(self._folder / f"seed{seed}")
-            self._writers[seed] = SummaryWriter(folder, purge_step=purge)
+            folder = str(self._folder / lane.name)
+            self._writers[lane.name] = SummaryWriter(folder, purge_step=purge)
         for name, value in values.items():
             if math.isfinite(value):
-                self._writers[seed].add_scalar(name, value, step)
+                self._writers[lane.name].add_scalar(name, value, step)
 
     def close(self) -> None:
         """Closes all event files."""
@@ -80,14 +80,3 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         if line.endswith("\n"):
             records.append(json.loads(line))
     return records
-
-
-def curves(records: Iterable[Mapping[str, Any]], name: str) -> tuple[list, list, list]:
-    """Steps, mean and spread over seeds of one metric."""
-    by_step: dict[int, list[float]] = {}
-    for record in records:
-        if record.get(name) is not None:
-            by_step.setdefault(record["step"], []).append(record[name])
-    steps = sorted(by_step)
-    pairs = [mean_and_spread(by_step[step]) for step in steps]
-    return steps, [mean for mean, _ in pairs], [spread for _, spread in pairs]

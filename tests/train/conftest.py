@@ -40,5 +40,7 @@ def settings(tmp_path):
         metric_batch=8,
         eval_batch=10,
         steps_per_call=3,
+        mi_weight=0.2,
+        ed_weight=0.1,
         out=tmp_path / "run",
     )

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from train.augment import crop_and_flip
-from train.loop import train
-from train.step import information_loss
+from train.supervised import fit
 
 
 def images(n=40, height=9, width=7, channels=2):
@@ -65,11 +64,11 @@ def test_augmented_runs_depend_on_seed_and_step_alone(tiny, settings):
     )
     runs = []
     for i, change in enumerate(
-        ({"augment": True}, {"augment": True, "steps_per_call": 1, "seed_mapping": "loop"}, {})
+        ({"augment": True}, {"augment": True, "steps_per_call": 1, "lanes_per_call": 1}, {})
     ):
         out = settings.out.with_name(f"run{i}")
         own = dataclasses.replace(settings, seeds=2, eval_train=False, out=out, **change)
-        runs.append(train(own, larger, information_loss(0.0, 0.0), quiet=True).states.params)
+        runs.append(fit(own, larger, quiet=True).states.params)
     chex.assert_trees_all_close(runs[0], runs[1], rtol=1e-4, atol=1e-5)
     with pytest.raises(AssertionError):
         chex.assert_trees_all_close(runs[0], runs[2], rtol=1e-3, atol=1e-4)

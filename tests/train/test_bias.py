@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from train import bias
+from train.experiment import load_data
 from train.loop import RunError
 from train.runs import extract, open_run
-from train.supervised import PRESETS, Supervised, load_data, run
+from train.supervised import PRESETS, Supervised, run
 
 
 @pytest.fixture(scope="module")

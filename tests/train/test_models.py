@@ -24,6 +24,30 @@ def test_models_return_logits_and_features_of_a_named_head(name, shape, classes,
     assert jnp.allclose(logits, features @ kernel + bias, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("mlp", ["layer1", "layer2"]),
+        ("conv", ["conv1", "conv2", "conv3"]),
+        ("wrn-10-1", ["stem", "block1", "block2", "block3", "last"]),
+    ],
+)
+def test_bfloat16_computes_in_halves_and_keeps_the_rest_in_float32(name, layers):
+    shape = (8, 8, 3)
+    build = builder(name, image_shape=shape, num_classes=10, dtype=jnp.bfloat16)
+    model, full = build(nnx.Rngs(0)), builder(name, image_shape=shape, num_classes=10)(nnx.Rngs(0))
+    images = jax.random.normal(jax.random.key(0), (16, *shape))
+    activations = model.activations(images, train=False)
+    assert list(activations) == layers
+    assert {x.dtype for x in activations.values()} == {jnp.dtype("bfloat16")}
+    logits, features = model(images, train=True)
+    assert logits.dtype == features.dtype == jnp.float32
+    assert {x.dtype for x in jax.tree.leaves(nnx.state(model))} == {jnp.dtype("float32")}
+    expected = full(images, train=True)[1]
+    error = jnp.linalg.norm(features - expected) / jnp.linalg.norm(expected)
+    assert 1e-5 < error < 0.03
+
+
 def test_wide_resnet_28_2_has_the_published_size():
     model = nnx.eval_shape(
         lambda: builder("wrn-28-2", image_shape=(32, 32, 3), num_classes=10)(nnx.Rngs(0))

@@ -15,11 +15,10 @@ import pytest
 
 import mirjax
 from train.checkpoint import CheckpointError, Checkpoints, digest
-from train.loop import RunError, train
-from train.step import information_loss
+from train.loop import RunError
+from train.supervised import fit
 
 ROOT = Path(__file__).parents[2]
-LOSS = information_loss(0.2, 0.1)
 
 
 def command(out, *more):
@@ -71,35 +70,35 @@ def test_a_killed_run_resumes_bit_identical(tmp_path):
 
 
 def test_resume_of_a_finished_run_changes_nothing(tiny, settings):
-    first = train(settings, tiny, LOSS, quiet=True)
-    again = train(dataclasses.replace(settings, resume=True), tiny, LOSS, quiet=True)
+    first = fit(settings, tiny, quiet=True)
+    again = fit(dataclasses.replace(settings, resume=True), tiny, quiet=True)
     assert digest(first.states) == digest(again.states)
     assert first.records == again.records
 
 
 def test_nothing_is_overwritten_unasked(tiny, settings, tmp_path):
-    train(settings, tiny, LOSS, quiet=True)
+    fit(settings, tiny, quiet=True)
     with pytest.raises(RunError, match="holds a run already"):
-        train(settings, tiny, LOSS, quiet=True)
+        fit(settings, tiny, quiet=True)
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("mine")
     for resume in (False, True):
         elsewhere = dataclasses.replace(settings, out=foreign, resume=resume)
         with pytest.raises(RunError, match="holds something else than a run"):
-            train(elsewhere, tiny, LOSS, quiet=True)
+            fit(elsewhere, tiny, quiet=True)
     assert [f.name for f in foreign.iterdir()] == ["thesis.txt"]
 
 
 def test_other_settings_are_refused(tiny, settings):
-    train(settings, tiny, LOSS, quiet=True)
+    fit(settings, tiny, quiet=True)
     other = dataclasses.replace(settings, resume=True, learning_rate=0.1)
     with pytest.raises(RunError, match=r"learning_rate was 0\.03, is 0\.1"):
-        train(other, tiny, LOSS, quiet=True)
+        fit(other, tiny, quiet=True)
 
 
 def test_a_damaged_checkpoint_is_named_and_left_alone(tiny, settings):
-    train(settings, tiny, LOSS, quiet=True)
+    fit(settings, tiny, quiet=True)
     files = [f for f in (settings.out / "checkpoints" / "8" / "state").rglob("*") if f.is_file()]
     largest = max(files, key=lambda f: f.stat().st_size)
     content = bytearray(largest.read_bytes())
@@ -107,19 +106,19 @@ def test_a_damaged_checkpoint_is_named_and_left_alone(tiny, settings):
     content[middle : middle + 64] = bytes(64)
     largest.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"checkpoints/8 cannot be read"):
-        train(dataclasses.replace(settings, resume=True), tiny, LOSS, quiet=True)
+        fit(dataclasses.replace(settings, resume=True), tiny, quiet=True)
     gc.collect()  # a coroutine that the failed read left behind would be reported here, if busy
     assert largest.read_bytes() == bytes(content)
 
 
 @pytest.mark.parametrize("noted", [True, False])
 def test_a_missing_file_is_named_too(tiny, settings, noted):
-    train(settings, tiny, LOSS, quiet=True)
+    fit(settings, tiny, quiet=True)
     (settings.out / "checkpoints" / "8" / "about" / "metadata").unlink()
     if not noted:
         (settings.out / "checkpoints.sha256.json").unlink()
     with pytest.raises(CheckpointError, match=r"checkpoints/8 cannot be read"):
-        train(dataclasses.replace(settings, resume=True), tiny, LOSS, quiet=True)
+        fit(dataclasses.replace(settings, resume=True), tiny, quiet=True)
 
 
 def test_a_foreign_checkpoint_is_refused(tmp_path):
@@ -133,12 +132,12 @@ def test_a_foreign_checkpoint_is_refused(tmp_path):
 
 def test_a_kill_while_saving_leaves_the_earlier_checkpoint(tiny, settings):
     regular = dataclasses.replace(settings, checkpoint_every=4)
-    first = train(regular, tiny, LOSS, quiet=True)
+    first = fit(regular, tiny, quiet=True)
     folder = settings.out / "checkpoints"
     # What a kill leaves: a folder that was not yet renamed to its final name.
     (folder / "12.orbax-checkpoint-tmp-0").mkdir()
     (folder / "12.orbax-checkpoint-tmp-0" / "half").write_bytes(os.urandom(10))
-    again = train(dataclasses.replace(regular, resume=True), tiny, LOSS, quiet=True)
+    again = fit(dataclasses.replace(regular, resume=True), tiny, quiet=True)
     assert digest(first.states) == digest(again.states)
 
 

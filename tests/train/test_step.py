@@ -3,21 +3,24 @@ import dataclasses
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
 
 import mirjax
+from train.lanes import Knobs, Lane, lanes_of
 from train.loop import RunError, train
+from train.order import BatchOrder
 from train.state import Network, initial_state, optimizer
-from train.step import BatchOrder, Terms, information_loss, make_call, make_step
+from train.step import Terms, information_loss, make_call, make_step
+from train.supervised import fit
 
 
 def test_loss_is_the_sum_of_its_terms():
     key = jax.random.split(jax.random.key(0), 3)
     features, head = jax.random.normal(key[0], (12, 5)), jax.random.normal(key[1], (3, 5))
     logits, labels = features @ head.T, jnp.arange(12) % 3
-    total, terms = information_loss(0.5, 0.25)(logits, features, head, labels)
+    lane = Lane(0, Knobs(0.1, smoothing=0.0, mi_weight=0.5, ed_weight=0.25))
+    total, terms = information_loss([lane])(logits, features, head, labels, lane.knobs)
     result = mirjax.interplay(features, head, labels)
     ce = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
     expected = ce - 0.5 * result.mutual_information + 0.25 * result.entropy_difference
@@ -27,9 +30,12 @@ def test_loss_is_the_sum_of_its_terms():
 
 def test_terms_of_weight_zero_are_not_computed():
     def head_gradient(mi_weight):
-        loss = information_loss(mi_weight, 0.0)
+        lane = Lane(0, Knobs(0.1, mi_weight=mi_weight))
+        loss = information_loss([lane])
         features, labels = jnp.eye(4), jnp.arange(4) % 2
-        jaxpr = jax.make_jaxpr(lambda head: loss(features @ head.T, features, head, labels))
+        jaxpr = jax.make_jaxpr(
+            lambda head: loss(features @ head.T, features, head, labels, lane.knobs)
+        )
         return "eigh" in str(jaxpr(jnp.ones((2, 4))))
 
     assert not head_gradient(0.0)
@@ -42,10 +48,11 @@ def test_stop_gradient_reaches_the_terms_only(stopped):
     head = jax.random.normal(jax.random.key(1), (3, 4))
 
     def gradient(weight, stop):
-        loss = information_loss(weight, 0.0, stop)
+        lane = Lane(0, Knobs(0.1, mi_weight=weight))
+        loss = information_loss([lane], stop)
 
         def of(features, head):
-            return loss(features @ head.T, features, head, labels)[0]
+            return loss(features @ head.T, features, head, labels, lane.knobs)[0]
 
         return dict(zip(("features", "head"), jax.grad(of, (0, 1))(features, head), strict=True))
 
@@ -56,31 +63,26 @@ def test_stop_gradient_reaches_the_terms_only(stopped):
     assert not jnp.allclose(half[other], plain[other], atol=1e-3)
 
 
-def test_batch_order_is_a_permutation_an_epoch_and_depends_on_the_seed_alone():
-    seeds = np.array([0, 1])
-    order = BatchOrder(seeds, samples=10, batch_size=5)
-    steps = order(0, 4)
-    assert steps.shape == (4, 2, 5)
-    for seed in range(2):
-        assert sorted(steps[:2, seed].ravel()) == list(range(10))
-        assert sorted(steps[2:, seed].ravel()) == list(range(10))
-    assert not np.array_equal(steps[:2, 0], steps[:2, 1])
-    assert not np.array_equal(steps[:2, 0], steps[2:, 0])
-    assert np.array_equal(BatchOrder(seeds[1:], 10, 5)(3, 1)[0, 0], steps[3, 1])
+def test_smoothing_is_the_cross_entropy_against_smoothed_labels():
+    logits, labels = jax.random.normal(jax.random.key(0), (12, 4)), jnp.arange(12) % 4
 
+    def value(smoothing):
+        lane = Lane(0, Knobs(0.1, smoothing=smoothing))
+        return information_loss([lane])(logits, logits, jnp.eye(4), labels, lane.knobs)[0]
 
-def test_batch_larger_than_the_split():
-    with pytest.raises(ValueError, match=r"batch_size 11 is larger.*10 samples"):
-        BatchOrder(np.array([0]), samples=10, batch_size=11)
+    smoothed = optax.smooth_labels(jax.nn.one_hot(labels, 4), 0.3)
+    assert jnp.allclose(value(0.3), optax.softmax_cross_entropy(logits, smoothed).mean(), atol=1e-6)
+    assert value(0.0) == optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
 def test_calls_of_any_length_compile_once(tiny, settings):
+    lanes = lanes_of(dataclasses.replace(settings, seeds=2))
     network, transform = Network.of(settings, tiny), optimizer(settings)
-    step = make_step(network, transform, information_loss(0.1, 0.1))
+    step = make_step(network, transform, information_loss(lanes))
     call = make_call(chex.assert_max_traces(step, n=1), looped=True)
-    states = initial_state(network, transform, jnp.arange(2))
+    states = initial_state(network, transform, lanes)
     images, labels = jnp.asarray(tiny.train.images), jnp.asarray(tiny.train.labels)
-    indices = BatchOrder(np.arange(2), 60, 16)(0, 3)
+    indices = BatchOrder(lanes, 60, 16)(0, 3)
     for count in (3, 1, 2):
         states, progress = call(states, images, labels, indices, count)
     assert list(states.step) == [6, 6]
@@ -89,10 +91,9 @@ def test_calls_of_any_length_compile_once(tiny, settings):
 
 
 def test_a_seed_alone_gives_what_it_gives_among_others(tiny, settings):
-    loss = information_loss(0.3, 0.3)
-    together = train(dataclasses.replace(settings, seeds=3), tiny, loss, quiet=True)
+    together = fit(dataclasses.replace(settings, seeds=3), tiny, quiet=True)
     alone = dataclasses.replace(settings, first_seed=2, out=settings.out.with_name("alone"))
-    single = train(alone, tiny, loss, quiet=True)
+    single = fit(alone, tiny, quiet=True)
     third = jax.tree.map(lambda x: x[2:], together.states)
     chex.assert_trees_all_close(single.states.params, third.params, rtol=1e-4, atol=1e-5)
     records = [r for r in together.records if r["seed"] == 2]
@@ -101,28 +102,42 @@ def test_a_seed_alone_gives_what_it_gives_among_others(tiny, settings):
         assert mine["test_mir"] == pytest.approx(theirs["test_mir"], abs=1e-3)
 
 
+def test_lanes_of_different_knobs_are_what_they_are_alone(tiny, settings):
+    plain = dataclasses.replace(settings, mi_weight=0.0, ed_weight=0.0)
+    swept = {"smoothing": (0.0, 0.2), "learning_rate": (0.03, 0.01)}
+    together = fit(plain, tiny, lanes_of(plain, **swept), quiet=True)
+    assert [lane.tags for lane in together.lanes] == [
+        {"smoothing": s, "learning_rate": r} for s in (0.0, 0.2) for r in (0.03, 0.01)
+    ]
+    for place, tags in ((0, {}), (3, {"smoothing": 0.2, "learning_rate": 0.01})):
+        own = dataclasses.replace(plain, out=settings.out.with_name(f"own{place}"), **tags)
+        single = fit(own, tiny, quiet=True)
+        mine = jax.tree.map(lambda x, i=place: x[i : i + 1], together.states.params)
+        chex.assert_trees_all_close(single.states.params, mine, rtol=1e-4, atol=1e-5)
+        expected = [r for r in together.records if r.items() >= together.lanes[place].tags.items()]
+        assert single.records[-1]["test_loss"] == pytest.approx(expected[-1]["test_loss"], rel=1e-4)
+
+
 def test_the_way_steps_are_called_does_not_matter(tiny, settings):
-    loss = information_loss(0.3, 0.0)
     two = dataclasses.replace(settings, seeds=2)
-    first = train(two, tiny, loss, quiet=True)
+    first = fit(two, tiny, quiet=True)
     other = dataclasses.replace(
-        two, seed_mapping="loop", steps_per_call=1, out=settings.out.with_name("loop")
+        two, lanes_per_call=1, steps_per_call=1, out=settings.out.with_name("loop")
     )
-    second = train(other, tiny, loss, quiet=True)
+    second = fit(other, tiny, quiet=True)
     chex.assert_trees_all_close(first.states.params, second.states.params, rtol=1e-4, atol=1e-5)
 
 
 def test_a_term_that_is_not_finite_stops_the_run(tiny, settings):
-    plain = information_loss(0.1, 0.0)
+    lanes = lanes_of(settings)
+    plain = information_loss(lanes)
 
-    def broken(logits, features, head, labels):
-        loss, terms = plain(logits, features, head, labels)
-        # Weights have moved a little after a few steps.
-        mi = jnp.where(jnp.abs(terms.cross_entropy) < limit, jnp.nan, terms.mutual_information)
+    def broken(*arguments):
+        loss, terms = plain(*arguments)
+        mi = jnp.nan * terms.mutual_information
         return loss + 0 * mi, Terms(loss + 0 * mi, terms.cross_entropy, mi, terms[3])
 
-    limit = 1e9
     with pytest.raises(
         RunError, match=r"non-finite at step 1 \(seed 0\): mutual_information is nan"
     ):
-        train(settings, tiny, broken, quiet=True)
+        train(settings, tiny, broken, lanes, quiet=True)

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -11,13 +12,12 @@ from PIL import Image
 
 import mirjax
 from train.checkpoint import Checkpoints, digest
-from train.evaluate import Evaluator, closed_forms, mean_and_spread
+from train.evaluate import Evaluator, closed_forms
 from train.images import RecordSplit
-from train.loop import train
+from train.lanes import lanes_of
 from train.settings import from_command_line
 from train.state import Network, initial_state, optimizer
-from train.step import information_loss
-from train.supervised import PRESETS, Supervised, main, run
+from train.supervised import PRESETS, Supervised, fit, main, run
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,7 +51,7 @@ def test_digits_are_learned_and_everything_is_written(tmp_path, capsys, monkeypa
 
 def test_evaluation_equals_the_metrics_of_the_features(tiny, settings):
     network = Network.of(settings, tiny)
-    states = initial_state(network, optimizer(settings), np.arange(2))
+    states = initial_state(network, optimizer(settings), lanes_of(replace(settings, seeds=2)))
     values = Evaluator(network, tiny.test, 3, settings)(states)[1]
     one = jax.tree.map(lambda x: x[1], states)
     outputs = network.apply(one.params, one.rest, tiny.test.images, train=False)
@@ -80,7 +80,7 @@ def test_evaluation_equals_the_metrics_of_the_features(tiny, settings):
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_moments_and_features_give_the_same_metrics(tiny, settings, seeds):
     network = Network.of(settings, tiny)
-    states = initial_state(network, optimizer(settings), np.arange(seeds))
+    states = initial_state(network, optimizer(settings), lanes_of(replace(settings, seeds=seeds)))
     streaming = dataclasses.replace(settings, memory_limit_mib=0)
     held, streamed = (Evaluator(network, tiny.train, 3, s) for s in (settings, streaming))
     for one, other in zip(held(states), streamed(states), strict=True):
@@ -99,9 +99,8 @@ def test_streamed_data_train_and_resume(settings, tiny, monkeypatch):
             return {"image": tiny.train.images[index], "label": int(tiny.train.labels[index])}
 
     streamed = dataclasses.replace(tiny, train=RecordSplit(Records(), tiny.image_shape))
-    loss = information_loss(0.1, 0.0)
     regular = dataclasses.replace(settings, seeds=2, checkpoint_every=4)
-    whole = train(regular, streamed, loss, quiet=True)
+    whole = fit(regular, streamed, quiet=True)
     assert all(r["test_accuracy"] > 0.9 for r in whole.records[-2:])
 
     class Killed(Exception):
@@ -117,8 +116,8 @@ def test_streamed_data_train_and_resume(settings, tiny, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", save_and_die)
         with pytest.raises(Killed):
-            train(stopped, streamed, loss, quiet=True)
-    resumed = train(dataclasses.replace(stopped, resume=True), streamed, loss, quiet=True)
+            fit(stopped, streamed, quiet=True)
+    resumed = fit(dataclasses.replace(stopped, resume=True), streamed, quiet=True)
     assert resumed.records == whole.records
     assert digest(resumed.states) == digest(whole.states)
 
@@ -135,6 +134,10 @@ def test_presets_and_options():
         (["huge"], "Preset 'huge' is unknown. There are: small, smoke, paper"),
         (["--steps", "0"], "steps must be at least 1"),
         (["--stepz", "3"], "stepz"),
+        (["--smoothing", "1.5"], "smoothing must be in [0, 1), got 1.5"),
+        (["--batch-norm-momentum", "1"], "batch_norm_momentum must be in [0, 1)"),
+        (["--devices", "3"], "devices is 3, but JAX sees 1"),
+        (["--train-size", "5000"], "train_size 5000 is more than there are: 1437"),
         (["--dataset", "svhn"], "svhn"),
         (["--model", "vit"], "model 'vit' is unknown"),
         (["--dataset", "cifar10", "--data-dir", "nowhere"], "train.prepare cifar10 --from"),
@@ -162,11 +165,6 @@ def test_help_tells_all():
     )
     for field in dataclasses.fields(Supervised):
         assert f"--{field.name.replace('_', '-')}" in done.stdout
-
-
-def test_mean_and_spread():
-    assert mean_and_spread([2.0]) == (2.0, 0.0)
-    assert mean_and_spread([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
 
 
 def test_run_names_data_and_n_in_its_picture(tmp_path):

@@ -1,7 +1,12 @@
-"""Networks that return `(logits, features)`; the last layer is always `model.head`."""
+"""Networks that return `(logits, features)`; the last layer is always `model.head`.
+
+`model.activations(images, train=)` gives what each layer puts out, the features' layer last.
+"""
 
 from collections.abc import Callable
+from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 
 from train.models.conv import ConvNet as ConvNet
@@ -17,23 +22,30 @@ def builder(
     image_shape: tuple[int, int, int],
     num_classes: int,
     batch_norm_momentum: float = 0.9,
+    dtype: Any = jnp.float32,
 ) -> Callable[[nnx.Rngs], nnx.Module]:
-    """A function that makes the named model for images of this shape.
+    """A function that makes the named model for images of this shape, computing in `dtype`.
 
     Raises:
         ValueError: the name is unknown; the message lists what there is.
     """
     if name == "mlp":
-        return lambda rngs: MLP(image_shape, num_classes, rngs=rngs)
+        return lambda rngs: MLP(image_shape, num_classes, dtype=dtype, rngs=rngs)
     if name == "conv":
         return lambda rngs: ConvNet(
-            image_shape[-1], num_classes, momentum=batch_norm_momentum, rngs=rngs
+            image_shape[-1], num_classes, momentum=batch_norm_momentum, dtype=dtype, rngs=rngs
         )
     family, *sizes = name.split("-")
     if family == "wrn" and len(sizes) == 2 and all(size.isdigit() for size in sizes):
         depth, width = map(int, sizes)
         return lambda rngs: WideResNet(
-            image_shape[-1], num_classes, depth, width, momentum=batch_norm_momentum, rngs=rngs
+            image_shape[-1],
+            num_classes,
+            depth,
+            width,
+            momentum=batch_norm_momentum,
+            dtype=dtype,
+            rngs=rngs,
         )
     raise ValueError(f"model {name!r} is unknown. There are: {MODELS}.")
 

@@ -1,6 +1,7 @@
 """A small convolutional network."""
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,22 +18,28 @@ class ConvNet(nnx.Module):
         *,
         widths: tuple[int, ...] = (32, 64, 128),
         momentum: float = 0.9,
+        dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
         sizes = (channels, *widths)
         self.convs = nnx.List(
-            nnx.Conv(inputs, outputs, (3, 3), strides=2, use_bias=False, rngs=rngs)
+            nnx.Conv(inputs, outputs, (3, 3), strides=2, use_bias=False, dtype=dtype, rngs=rngs)
             for inputs, outputs in itertools.pairwise(sizes)
         )
         self.norms = nnx.List(
-            nnx.BatchNorm(width, momentum=momentum, rngs=rngs) for width in widths
+            nnx.BatchNorm(width, momentum=momentum, dtype=dtype, rngs=rngs) for width in widths
         )
         self.head = nnx.Linear(widths[-1], num_classes, rngs=rngs)
 
+    def activations(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
+        """The output `[n, h, w, width]` of each convolution, after batch norm and ReLU."""
+        x, found = images, {}
+        for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True), 1):
+            x = found[f"conv{number}"] = nnx.relu(norm(conv(x), use_running_average=not train))
+        return found
+
     def __call__(self, images: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
         """Logits `[n, num_classes]` and features `[n, d]` of images `[n, h, w, c]`."""
-        x = images
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = nnx.relu(norm(conv(x), use_running_average=not train))
-        features = jnp.mean(x, axis=(1, 2))
+        last = list(self.activations(images, train=train).values())[-1]
+        features = jnp.mean(last.astype(jnp.float32), axis=(1, 2))
         return self.head(features), features

@@ -1,5 +1,7 @@
 """WideResNet (Zagoruyko & Komodakis 2016) as the semi-supervised literature sets it up."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -7,7 +9,9 @@ from flax import nnx
 LEAK = 0.1
 
 
-def _conv(inputs: int, outputs: int, size: int, strides: int, rngs: nnx.Rngs) -> nnx.Conv:
+def _conv(
+    inputs: int, outputs: int, size: int, strides: int, dtype: Any, rngs: nnx.Rngs
+) -> nnx.Conv:
     # Padding of a fixed width, so that strided layers see the same pixels as in other frameworks.
     pad = (size - 1) // 2
     return nnx.Conv(
@@ -18,6 +22,7 @@ def _conv(inputs: int, outputs: int, size: int, strides: int, rngs: nnx.Rngs) ->
         padding=((pad, pad), (pad, pad)),
         use_bias=False,
         kernel_init=nnx.initializers.variance_scaling(2 / (1 + LEAK**2), "fan_out", "normal"),
+        dtype=dtype,
         rngs=rngs,
     )
 
@@ -33,13 +38,16 @@ class Block(nnx.Module):
         *,
         momentum: float,
         first: bool,
+        dtype: Any,
         rngs: nnx.Rngs,
     ):
-        self.norm1 = nnx.BatchNorm(inputs, momentum=momentum, rngs=rngs)
-        self.conv1 = _conv(inputs, outputs, 3, strides, rngs)
-        self.norm2 = nnx.BatchNorm(outputs, momentum=momentum, rngs=rngs)
-        self.conv2 = _conv(outputs, outputs, 3, 1, rngs)
-        self.shortcut = None if inputs == outputs else _conv(inputs, outputs, 1, strides, rngs)
+        self.norm1 = nnx.BatchNorm(inputs, momentum=momentum, dtype=dtype, rngs=rngs)
+        self.conv1 = _conv(inputs, outputs, 3, strides, dtype, rngs)
+        self.norm2 = nnx.BatchNorm(outputs, momentum=momentum, dtype=dtype, rngs=rngs)
+        self.conv2 = _conv(outputs, outputs, 3, 1, dtype, rngs)
+        self.shortcut = (
+            None if inputs == outputs else _conv(inputs, outputs, 1, strides, dtype, rngs)
+        )
         # The first block activates before the shortcut branches off.
         self.first = first
 
@@ -64,6 +72,7 @@ class WideResNet(nnx.Module):
         width: multiple of the base widths 16, 32, 64.
         momentum: of batch norm, the weight of the old value. The published setting is 0.999, which
             needs thousands of steps before evaluation means anything; 0.9 suits short runs.
+        dtype: of convolutions; weights, batch statistics and the head are float32.
         rngs: for the initial weights.
 
     Raises:
@@ -78,32 +87,47 @@ class WideResNet(nnx.Module):
         width: int = 2,
         *,
         momentum: float = 0.9,
+        dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
         if depth < 10 or (depth - 4) % 6:
             raise ValueError(f"depth must be 6 k + 4 (10, 16, 22, 28, ...), got {depth}.")
         widths = (16 * width, 32 * width, 64 * width)
-        self.stem = _conv(channels, 16, 3, 1, rngs)
+        self.stem = _conv(channels, 16, 3, 1, dtype, rngs)
         blocks, inputs = [], 16
         for stage, outputs in enumerate(widths):
             for index in range((depth - 4) // 6):
                 strides = 2 if stage > 0 and index == 0 else 1
                 first = not blocks
                 blocks.append(
-                    Block(inputs, outputs, strides, momentum=momentum, first=first, rngs=rngs)
+                    Block(
+                        inputs,
+                        outputs,
+                        strides,
+                        momentum=momentum,
+                        first=first,
+                        dtype=dtype,
+                        rngs=rngs,
+                    )
                 )
                 inputs = outputs
         self.blocks = nnx.List(blocks)
-        self.norm = nnx.BatchNorm(inputs, momentum=momentum, rngs=rngs)
+        self.norm = nnx.BatchNorm(inputs, momentum=momentum, dtype=dtype, rngs=rngs)
         self.head = nnx.Linear(
             inputs, num_classes, kernel_init=nnx.initializers.glorot_normal(), rngs=rngs
         )
 
+    def activations(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
+        """Maps `[n, h, w, channels]` after the stem, after each block, and of the last batch norm."""
+        x = self.stem(images)
+        found = {"stem": x}
+        for number, block in enumerate(self.blocks, 1):
+            x = found[f"block{number}"] = block(x, train=train)
+        found["last"] = nnx.leaky_relu(self.norm(x, use_running_average=not train), LEAK)
+        return found
+
     def __call__(self, images: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
         """Logits `[n, num_classes]` and features `[n, d]` of images `[n, h, w, c]`."""
-        x = self.stem(images)
-        for block in self.blocks:
-            x = block(x, train=train)
-        x = nnx.leaky_relu(self.norm(x, use_running_average=not train), LEAK)
-        features = jnp.mean(x, axis=(1, 2))
+        last = self.activations(images, train=train)["last"]
+        features = jnp.mean(last.astype(jnp.float32), axis=(1, 2))
         return self.head(features), features

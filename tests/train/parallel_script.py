@@ -1,0 +1,55 @@
+"""Run by test_parallel.py on simulated devices: trains a few steps and prints what came out as JSON."""
+
+import json
+import os
+import sys
+
+DEVICES, OUT = int(sys.argv[1]), sys.argv[2]
+# JAX reads these when it is imported.
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES}"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import dataclasses  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+
+from train.images import from_arrays  # noqa: E402
+from train.lanes import lanes_of  # noqa: E402
+from train.supervised import Supervised, fit  # noqa: E402
+
+
+def main():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (96, 12, 12, 1)).astype(np.uint8)
+    data = from_arrays("noise", images, np.arange(96) % 3, images[:50], np.arange(50) % 3)
+    settings = Supervised(
+        model="conv", augment=True, steps=4, eval_every=4, eval_train=False, batch_size=16, metric_batch=8, eval_batch=16,
+        mi_weight=0.2, ed_weight=0.1, smoothing=0.1, seeds=2, out=Path(OUT),
+    )  # fmt: skip
+    jax.config.update("jax_compilation_cache_dir", ".cache/jax")
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    result = fit(settings, data, lanes_of(settings), quiet=True)
+    if DEVICES > 1:
+        resumed = fit(dataclasses.replace(settings, resume=True), data, quiet=True)
+        equal = jax.tree.map(np.array_equal, resumed.states.params, result.states.params)
+        assert all(jax.tree.leaves(equal))
+    where = {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(result.states.params)}
+    print(
+        "RESULT"
+        + json.dumps(
+            {
+                "devices": len(jax.devices()),
+                "lie_on": sorted(where),
+                "records": result.records,
+                "params": [
+                    np.asarray(x).ravel().tolist() for x in jax.tree.leaves(result.states.params)
+                ],
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+import importlib
+import sys
+
+import pytest
+
+from train.experiment import run_command
+
+COMMANDS = ("smoothing", "losses", "connectivity", "pruning", "dynamics")
+every_command = pytest.mark.parametrize("name", COMMANDS)
+
+
+@pytest.fixture
+def stop(monkeypatch, capsys):
+    def stopped(name, *arguments):
+        module = importlib.import_module(f"train.{name}")
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        with pytest.raises(SystemExit) as found:
+            run_command(module.PRESETS, module.run)
+        printed = capsys.readouterr()
+        assert found.value.code not in (0, None)
+        return " ".join(f"{found.value} {printed.out} {printed.err}".split())
+
+    return stopped
+
+
+@every_command
+def test_what_cannot_run_says_why(name, stop, tmp_path):
+    out = "--out", str(tmp_path / "run")
+    assert "Preset 'huge' is unknown. There are: small, smoke, paper" in stop(name, "huge")
+    assert "svhn" in stop(name, "smoke", "--dataset", "svhn", *out)
+    told = stop(name, "smoke", "--dataset", "cifar10", "--data-dir", "nowhere", *out)
+    assert "train.prepare cifar10 --from" in told
+    assert not (tmp_path / "run").exists()
+
+
+@every_command
+def test_nothing_is_overwritten_unasked(name, stop, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert "holds something else than a run" in stop(name, "smoke", "--out", str(tmp_path))
+    (tmp_path / "settings.json").write_text('{"settings": {"steps": 7}}')
+    assert "holds a run already" in stop(name, "smoke", "--out", str(tmp_path))
+    told = stop(name, "smoke", "--resume", "--out", str(tmp_path))
+    assert "was made with other settings" in told
+    assert "steps was 7, is 20" in told
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["settings.json", "thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("smoothing", ["--epsilons", "0", "1"], "epsilons must be in [0, 1)"),
+        ("smoothing", ["--epsilons", "0.1", "0.1"], "epsilons must be different"),
+        ("smoothing", ["--smoothing", "0.1"], "give --epsilons instead"),
+        ("losses", ["--weights", "0"], "weights must be positive"),
+        ("losses", ["--mi-weight", "0.1"], "give --weights instead"),
+        ("connectivity", ["--points", "2"], "points must be at least 3"),
+        ("connectivity", ["--branch-steps", "20"], "branch_steps must be different numbers in [0"),
+        ("connectivity", ["--learning-rates", "0"], "learning_rates must be positive"),
+        ("connectivity", ["--path-samples", "900"], "path_samples 900 is more than there are: 360"),
+        ("pruning", ["--sparsities", "1"], "sparsities must be in [0, 1)"),
+        ("pruning", ["--finetune-steps", "0"], "finetune_steps and finetune_learning_rate"),
+    ],
+)
+def test_wrong_values_name_the_option(name, arguments, message, stop, tmp_path):
+    assert message in stop(name, "smoke", *arguments, "--out", str(tmp_path / "run"))
+
+
+def test_a_command_prints_its_tables(monkeypatch, capsys, tmp_path):
+    smoothing = importlib.import_module("train.smoothing")
+    options = ["smoke", "--steps", "2", "--eval-every", "2", "--out", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", ["smoothing", *options])
+    run_command(smoothing.PRESETS, smoothing.run)
+    shown = capsys.readouterr().out
+    assert "Label smoothing: digits" in shown
+    assert "What the paper reports" in shown

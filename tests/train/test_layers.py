@@ -1,0 +1,50 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mirjax
+from train.lanes import lanes_of
+from train.layers import LayerEvaluator, head_coordinates
+from train.state import Network, initial_state, optimizer
+
+
+def test_coordinates_have_the_gram_matrix_of_the_head():
+    head = jax.random.normal(jax.random.key(0), (5, 8))
+    for rows in (head, head[:, :3]):
+        found = head_coordinates(rows)
+        assert found.shape == (5, min(rows.shape))
+        np.testing.assert_allclose(mirjax.gram(found), mirjax.gram(rows), atol=1e-5)
+
+
+def test_layers_are_measured_as_the_metrics_of_their_activations(tiny, settings):
+    two = dataclasses.replace(settings, seeds=2)
+    network = Network.of(two, tiny)
+    states = initial_state(network, optimizer(two), lanes_of(two))
+    values = LayerEvaluator(network, tiny.test, 3, two)(states)[1]
+    one = jax.tree.map(lambda x: x[1], states)
+    activations = network.layers(one.params, one.rest, tiny.test.images)
+    assert list(activations) == ["layer1", "layer2"]
+    head, _ = network.head(one.params, one.rest)
+    labels = tiny.test.labels
+    assert values["n"] == 25
+    for name, features in activations.items():
+        expected = mirjax.feature_interplay(features, head[labels])
+        assert values[f"{name}_mir"] == pytest.approx(float(expected.mir), abs=1e-5)
+        assert values[f"{name}_hdr"] == pytest.approx(float(expected.hdr), abs=1e-5)
+        assert values[f"{name}_entropy"] == pytest.approx(float(expected.entropy1), abs=1e-5)
+        rank = float(mirjax.effective_rank(features))
+        assert values[f"{name}_effective_rank"] == pytest.approx(rank, rel=1e-4)
+        parts = [
+            mirjax.feature_interplay(features[i : i + 8], head[labels][i : i + 8])
+            for i in (0, 8, 16)
+        ]
+        mean = float(np.mean([part.mir for part in parts]))
+        assert values[f"{name}_mir_batch"] == pytest.approx(mean, abs=1e-5)
+    # The last layer is the features'.
+    outputs = network.apply(one.params, one.rest, tiny.test.images, train=False)
+    assert jnp.allclose(outputs.features, activations["layer2"], atol=1e-6)
+    collapse = mirjax.neural_collapse(outputs.features, labels, head, num_classes=3)
+    assert values["layer2_nc1"] == pytest.approx(float(collapse.nc1), rel=1e-4)

@@ -1,0 +1,67 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tests.train.experiments import assert_resumes_bit_identical
+from train.losses import PLAIN, PRESETS, claim, lanes, paired, run
+from train.summary import read_summary
+
+
+def groups(**gains):
+    plain = np.array([0.9, 0.8, 0.7])
+    return {
+        name: [
+            {"seed": seed, "test_accuracy": value}
+            for seed, value in enumerate(plain + np.asarray(gain))
+        ]
+        for name, gain in ({PLAIN: [0.0, 0.0, 0.0]} | gains).items()
+    }
+
+
+def test_every_loss_and_weight_has_every_seed():
+    found = lanes(dataclasses.replace(PRESETS["smoke"], weights=(0.1, 0.3), seeds=2))
+    knobs = {(x.seed, x.tags["loss"], x.knobs.mi_weight, x.knobs.ed_weight) for x in found}
+    one = {(PLAIN, 0, 0)} | {
+        pair for w in (0.1, 0.3) for pair in (("+MI", w, 0), ("+ED", 0, w), ("+MI+ED", w, w))
+    }
+    assert knobs == {(seed, *rest) for seed in (0, 1) for rest in one}
+
+
+def test_the_paired_test_is_the_students_on_differences():
+    found = paired(groups(a=[0.01, 0.02, 0.03], b=[0.05, -0.05, 0.01], c=[0.01, 0.01, 0.01]))
+    expected = stats.ttest_rel([0.91, 0.82, 0.73], [0.9, 0.8, 0.7])
+    mean, half, p, adjusted = found["a"]
+    assert mean == pytest.approx(0.02)
+    assert p == pytest.approx(expected.pvalue)
+    # t(0.975, 2) = 4.3027, by hand.
+    assert half == pytest.approx(4.3027 * 0.01 / math.sqrt(3), rel=1e-4)
+    # Benjamini-Hochberg of two: the smaller p counts twice, if that is below the larger.
+    assert adjusted == pytest.approx(min(2 * p, found["b"][2]))
+
+
+def test_no_spread_is_no_test():
+    found = paired(groups(a=[0.0, 0.0, 0.0]))
+    assert found["a"][0] == 0
+    assert all(math.isnan(value) for value in found["a"][1:])
+    assert claim(found, 3).reading.startswith("not decided")
+
+
+def test_a_clear_gain_and_a_clear_loss_are_told_apart():
+    gain = paired(groups(a=[0.0200, 0.0201, 0.0199]))
+    assert claim(gain, 3).reading.startswith("agrees")
+    loss = paired(groups(a=[-0.0200, -0.0201, -0.0199]))
+    assert claim(loss, 3).reading.startswith("disagrees")
+
+
+def test_the_comparison_end_to_end_and_resumed(tmp_path, monkeypatch):
+    settings = dataclasses.replace(PRESETS["smoke"], eval_every=10, out=tmp_path / "run")
+    summary = run(settings, quiet=True)
+    values, pairs = summary.tables
+    assert values.rows[0][0] == PLAIN
+    assert len(values.rows) == 4
+    assert len(pairs.rows) == 3
+    assert read_summary(settings.out) == summary
+    assert_resumes_bit_identical(run, settings, settings.out, monkeypatch)

@@ -1,0 +1,65 @@
+"""A step on eight devices is the step on one, to rounding."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from train.groups import largest_that_fits
+from train.parallel import data_mesh
+
+ROOT = Path(__file__).parents[2]
+
+
+def result_of(devices, out):
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.train.parallel_script", str(devices), str(out)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(next(x for x in done.stdout.splitlines() if x.startswith("RESULT"))[6:])
+
+
+def test_eight_devices_train_as_one(tmp_path):
+    one, eight = (result_of(k, tmp_path / f"run{k}") for k in (1, 8))
+    assert (one["devices"], one["lie_on"]) == (1, [1])
+    assert (eight["devices"], eight["lie_on"]) == (8, [8])
+    for mine, theirs in zip(one["params"], eight["params"], strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-4)
+    for mine, theirs in zip(one["records"], eight["records"], strict=True):
+        assert mine.keys() == theirs.keys()
+        for name in ("test_loss", "test_mir", "test_hdr", "test_mir_batch", "test_nc1"):
+            assert mine[name] == pytest.approx(theirs[name], rel=2e-3, abs=1e-4), name
+
+
+def test_the_mesh_divides_the_batch():
+    assert data_mesh(12, None).size == 1
+    assert data_mesh(12, 1).size == 1
+    with pytest.raises(ValueError, match="devices is 2, but JAX sees 1"):
+        data_mesh(12, 2)
+
+
+def test_devices_that_do_not_divide_the_batch(monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: list(range(8)))
+    with pytest.raises(ValueError, match="batch_size 12 cannot be cut into devices = 8 equal"):
+        data_mesh(12, 8)
+
+
+def test_as_many_lanes_as_fit():
+    asked = []
+
+    def needs(size):
+        asked.append(size)
+        return 100 * size
+
+    assert largest_that_fits(12, needs, available=500) == 4
+    assert asked == [12, 6, 4]
+    assert largest_that_fits(12, needs, available=10) == 1
+    assert largest_that_fits(12, needs) == 12  # a CPU does not say what it has

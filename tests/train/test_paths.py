@@ -1,0 +1,78 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from train.images import from_arrays
+from train.lanes import lanes_of
+from train.paths import barrier, interpolate, recompute_statistics
+from train.state import Network, initial_state, optimizer
+
+POINTS = [0.0, 0.25, 0.5, 1.0]
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """Two small convolutional networks with batch statistics of their own, and their data."""
+    from train.supervised import Supervised
+
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (48, 8, 8, 1)).astype(np.uint8)
+    data = from_arrays("noise", images, np.arange(48) % 3, images[:6], np.arange(6) % 3)
+    settings = Supervised(model="conv", seeds=2, eval_batch=12)
+    network = Network.of(settings, data)
+    states = jax.jit(lambda: initial_state(network, optimizer(settings), lanes_of(settings)))()
+    rest = jax.tree.map(
+        lambda x: x + 0.1 + jnp.abs(jnp.sin(jnp.arange(x.size).reshape(x.shape))), states.rest
+    )
+    states = states._replace(rest=rest)
+    one, two = (jax.tree.map(lambda x, i=i: x[i], states) for i in range(2))
+    return settings, network, data, one, two
+
+
+def test_the_ends_are_the_two_networks_bit_for_bit(pair):
+    _, _, _, one, two = pair
+    path = interpolate(one, two, POINTS)
+    for place, end in ((0, one), (-1, two)):
+        found = jax.tree.map(lambda x, p=place: x[p], (path.params, path.rest))
+        jax.tree.map(np.testing.assert_array_equal, found, (end.params, end.rest))
+
+
+def test_points_between_are_weighted_means(pair):
+    _, _, _, one, two = pair
+    path = interpolate(one, two, POINTS)
+    for name in ("params", "rest"):
+        jax.tree.map(
+            lambda x, a, b: np.testing.assert_allclose(
+                x[1], 0.75 * a + 0.25 * b, rtol=1e-5, atol=1e-7
+            ),
+            *(getattr(state, name) for state in (path, one, two)),
+        )
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.999])
+def test_recomputed_statistics_are_means_over_batches(pair, momentum):
+    settings, _, data, one, two = pair
+    settings = dataclasses.replace(settings, batch_norm_momentum=momentum)
+    network = Network.of(settings, data)
+    path = interpolate(one, two, [0.5, 1.0])
+    found = recompute_statistics(network, path, data.train, settings, batches=4)
+    jax.tree.map(np.testing.assert_array_equal, found.params, path.params)
+    # Four batches of twelve are the 48 images once, so that the first layer's means are of all.
+    model = nnx.merge(network.graphdef, two.params, two.rest)
+    x = (jnp.asarray(data.train.images) / 255.0 - network.mean) / network.std
+    maps = model.convs[0](x)
+    at_end = nnx.merge(network.graphdef, *jax.tree.map(lambda x: x[1], (found.params, found.rest)))
+    np.testing.assert_allclose(
+        at_end.norms[0].mean[...], maps.mean((0, 1, 2)), rtol=1e-3, atol=1e-4
+    )
+    assert jnp.all(at_end.norms[2].var[...] > 0)
+
+
+def test_the_barrier_is_the_height_above_the_line_between_the_ends():
+    assert barrier([0, 0.5, 1], [1.0, 4.0, 2.0]) == pytest.approx(2.5)
+    assert barrier([0, 0.5, 1], [1.0, 1.2, 2.0]) == 0
+    assert barrier([0, 0.25, 1], [0.0, 1.0, 4.0]) == 0

@@ -1,0 +1,275 @@
+"""Training dynamics of MIR, HDR and neural collapse, with controls: `python -m train.dynamics`.
+
+Presets: `small` (the default: WideResNet-10-1 on 5,000 images of CIFAR-10, about 25 minutes on 2
+cores), `smoke` (digits, seconds), `paper` and `paper-cifar100` (WideResNet-28-2 on CIFAR-10, 28-8 on
+CIFAR-100, as published; need an accelerator).
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from scipy import stats
+
+from train.evaluate import closed_forms
+from train.experiment import load_data, run_command, with_random_labels
+from train.folders import claim as claim_folder
+from train.loop import Result, about
+from train.plots import Line, Panel, draw
+from train.records import Record, cell, curves, final_records
+from train.summary import Claim, Summary, Table
+from train.supervised import Supervised, fit
+from train.tables import table_of
+
+TRUE, RANDOM = "true labels", "random labels"
+
+
+@dataclasses.dataclass(frozen=True)
+class Dynamics(Supervised):
+    """Accuracy, MIR, HDR, entropies and NC1 to NC4 over training, in batches and of whole sets."""
+
+    eval_layers: bool = True
+    """Whether each evaluation measures every layer too, on the test split."""
+    random_labels: bool = True
+    """Whether the control is trained too: the same images with shuffled labels."""
+
+
+_PAPER = Dynamics(
+    dataset="cifar10",
+    model="wrn-28-2",
+    augment=True,
+    batch_norm_momentum=0.999,
+    steps=2**20,
+    eval_every=2**14,
+    seeds=3,
+    out=Path("runs/dynamics-paper"),
+)
+PRESETS = {
+    "small": Dynamics(
+        dataset="cifar10",
+        train_size=5000,
+        model="wrn-10-1",
+        steps=1500,
+        eval_every=300,
+        seeds=3,
+        out=Path("runs/dynamics"),
+    ),
+    "smoke": Dynamics(steps=20, eval_every=10, out=Path("runs/dynamics-smoke")),
+    "paper": _PAPER,
+    "paper-cifar100": dataclasses.replace(
+        _PAPER, dataset="cifar100", model="wrn-28-8", out=Path("runs/dynamics-paper-cifar100")
+    ),
+}
+
+COLUMNS = {
+    "accuracy": "accuracy",
+    "loss": "loss",
+    "MIR": "mir",
+    "MIR, batches": "mir_batch",
+    "MIR - collapse": "mir_distance",
+    "class-mean MIR": "class_mir",
+    "HDR": "hdr",
+    "HDR, batches": "hdr_batch",
+    "NC1": "nc1",
+    "NC2 norms": "nc2_equinorm",
+    "NC2 angles": "nc2_equiangle",
+    "NC3": "nc3",
+    "NC4": "nc4",
+}
+LAYER_COLUMNS = {
+    "MIR": "mir",
+    "MIR, batches": "mir_batch",
+    "HDR": "hdr",
+    "HDR, batches": "hdr_batch",
+    "effective rank": "effective_rank",
+    "NC1": "nc1",
+}
+
+
+def run(settings: Dynamics, *, quiet: bool = False) -> Summary:
+    """Trains on the labels and on shuffled ones, and sums up."""
+    data = load_data(settings)
+    folder = claim_folder(settings, about(data))
+    kinds = {TRUE: data} | ({RANDOM: with_random_labels(data)} if settings.random_labels else {})
+    results: dict[str, Result] = {}
+    for kind, own in kinds.items():
+        inner = dataclasses.replace(settings, out=folder / kind.replace(" ", "-"))
+        results[kind] = fit(inner, own, quiet=quiet)
+    records = {kind: result.records for kind, result in results.items()}
+    last = final_records(records[TRUE])[0]
+    sizes = f"test n = {int(last['test_n']):,}"
+    sizes += f", training n = {int(last['train_n']):,}" if "train_n" in last else ""
+    title = (
+        f"Dynamics: {results[TRUE].data}, {settings.model}, {settings.steps:,} steps, "
+        f"seeds: {settings.seeds}"
+    )
+    note = f"{sizes}; batches of {settings.metric_batch}; mean ± standard deviation"
+    forms = closed_forms(data.num_classes)
+    pictures = {"dynamics.png": "accuracy, MIR, HDR, entropies and NC1 to NC4 over the steps"}
+    draw(panels(records, forms), folder / "dynamics.png", title=f"{title}\n{note}")
+    tables = [table(records, note)]
+    names = layers(records[TRUE])
+    if names:
+        draw(
+            layer_panels(records, names),
+            folder / "layers.png",
+            title=f"{title}\nlayers against the head, test n = {int(last['layer_n']):,}",
+            columns=2,
+        )
+        pictures["layers.png"] = "MIR, HDR, effective rank and NC1 of every layer"
+        tables.append(layer_table(records, names, int(last["layer_n"])))
+    found = claims(records[TRUE])
+    return Summary(folder, title, tuple(tables), pictures, found).write()
+
+
+def table(records: Mapping[str, Sequence[Record]], note: str) -> Table:
+    """A row for each split of the untrained and of the trained networks."""
+    groups = {}
+    for split in ("test", "train"):
+        own = {"untrained": [r for r in records[TRUE] if r["step"] == 0]}
+        own |= {kind: final_records(found) for kind, found in records.items()}
+        for kind, found in own.items():
+            if f"{split}_accuracy" in found[0]:
+                prefix = f"{split}_"
+                groups[f"{kind}, {split} set"] = [
+                    {k.removeprefix(prefix): v for k, v in r.items() if k.startswith(prefix)}
+                    for r in found
+                ]
+    return table_of(groups, COLUMNS, title=f"First and last step: {note}", first="network, data")
+
+
+def layers(records: Sequence[Record]) -> list[str]:
+    """The names of the layers that were measured, first to last."""
+    prefix, suffix = "layer_", "_effective_rank"
+    return [k[len(prefix) : -len(suffix)] for k in records[0] if k.endswith(suffix)]
+
+
+def _stages(records: Mapping[str, Sequence[Record]]) -> dict[str, list[Record]]:
+    stages = {"untrained": [r for r in records[TRUE] if r["step"] == 0]}
+    return stages | {kind: final_records(found) for kind, found in records.items()}
+
+
+def layer_table(records: Mapping[str, Sequence[Record]], names: list[str], n: int) -> Table:
+    """A row for each layer and network."""
+    groups = {
+        f"{name}, {stage}": [
+            {k.removeprefix(f"layer_{name}_"): v for k, v in r.items()} for r in found
+        ]
+        for name in names
+        for stage, found in _stages(records).items()
+    }
+    title = f"Layers against the head: test set, n = {n:,}; mean ± standard deviation"
+    return table_of(groups, LAYER_COLUMNS, title=title, first="layer, network")
+
+
+def layer_panels(records: Mapping[str, Sequence[Record]], names: list[str]) -> list[Panel]:
+    """Metrics over depth."""
+    found = []
+    for title, metric in (
+        ("MIR (whole set)", "mir"),
+        ("HDR (whole set)", "hdr"),
+        ("effective rank", "effective_rank"),
+        ("NC1", "nc1"),
+    ):
+        lines = []
+        for number, (stage, own) in enumerate(_stages(records).items()):
+            each = [curves(own, f"layer_{name}_{metric}") for name in names]
+            mean, spread = ([part[k][0] for part in each] for k in (1, 2))
+            lines.append(Line(stage, names, mean, spread, colour=f"C{number}", marker="o"))
+        scale = "log" if metric in ("effective_rank", "nc1") else "linear"
+        found.append(Panel(title, "layer", lines, yscale=scale))
+    return found
+
+
+def panels(records: Mapping[str, Sequence[Record]], forms: Mapping[str, float]) -> list[Panel]:
+    """Nine panels over the steps; random labels are dashed."""
+    shown: dict[str, dict[str, str]] = {
+        "accuracy": {"test": "test_accuracy", "train": "train_accuracy"},
+        "MIR": {
+            "test": "test_mir",
+            "test, batches": "test_mir_batch",
+            "train": "train_mir",
+        },
+        "HDR": {
+            "test": "test_hdr",
+            "test, batches": "test_hdr_batch",
+            "train": "train_hdr",
+        },
+        "class means against head": {
+            "MIR, train": "train_class_mir",
+            "HDR, train": "train_class_hdr",
+        },
+        "entropies, test (nats)": {
+            "features": "test_entropy1",
+            "head": "test_entropy2",
+            "joint": "test_joint_entropy",
+            "MI": "test_mutual_information",
+        },
+        "NC1": {"test": "test_nc1", "train": "train_nc1"},
+        "NC2 (train)": {"norms": "train_nc2_equinorm", "angles": "train_nc2_equiangle"},
+        "NC3": {"train": "train_nc3"},
+        "NC4": {"test": "test_nc4", "train": "train_nc4"},
+    }
+    found = []
+    for title, metrics in shown.items():
+        lines, levels = [], {}
+        for kind, own in records.items():
+            for number, (name, metric) in enumerate(metrics.items()):
+                line = curves(own, metric)
+                if not line[0]:
+                    continue
+                random = kind == RANDOM
+                label = f"{name}, {RANDOM}" if random else name
+                style = "--" if random else "-"
+                lines.append(Line(label, *line, colour=f"C{number}", style=style))
+                value = forms.get(metric.partition("_")[2])
+                if value:
+                    levels[value] = (f"at collapse: {value:.3f}", value, "black")
+        if lines:
+            scale = "log" if title.startswith(("NC1", "NC2", "NC3")) else "linear"
+            found.append(Panel(title, "step", lines, list(levels.values()), yscale=scale))
+    return found
+
+
+def claims(records: Sequence[Record]) -> tuple[Claim, ...]:
+    """MIR rises with accuracy, HDR falls; in batches as published, and of the whole set."""
+    first, last = [r for r in records if r["step"] == 0], final_records(records)
+    found = []
+    for name, metric, direction, published in (
+        (
+            "MIR rises with test accuracy",
+            "test_mir_batch",
+            1,
+            "CIFAR-10: to about 0.55",
+        ),
+        ("the same of the whole test set", "test_mir", 1, "not reported"),
+        (
+            "HDR falls as accuracy rises",
+            "test_hdr_batch",
+            -1,
+            "CIFAR-100: to near 0",
+        ),
+        ("the same of the whole test set", "test_hdr", -1, "not reported"),
+    ):
+        pairs = [(r["test_accuracy"], r[metric]) for r in records if r.get(metric) is not None]
+        rank = (
+            float(stats.spearmanr(*zip(*pairs, strict=True)).statistic) if len(pairs) > 2 else 0.0
+        )
+        if direction * rank > 0.8:
+            verdict = "agrees"
+        else:
+            verdict = "disagrees" if direction * rank < 0 else "not decided"
+        found.append(
+            Claim(
+                name,
+                published,
+                f"{cell(first, metric)} untrained, {cell(last, metric)} at the end",
+                f"{verdict}: rank correlation with accuracy over {len(pairs)} evaluations {rank:+.2f} "
+                f"(agrees beyond {0.8 * direction:+.1f})",
+            )
+        )
+    return tuple(found)
+
+
+if __name__ == "__main__":
+    run_command(PRESETS, run)

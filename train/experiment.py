@@ -1,0 +1,76 @@
+"""What every experiment's command shares: the data of the settings, errors, the printed summary."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import numpy as np
+
+from train.compilation import enable_cache
+from train.data import load
+from train.images import DataError, ImageData, RecordSplit, Split
+from train.loop import CheckpointError, RunError
+from train.settings import Settings, from_command_line
+from train.sources import stratified_split
+from train.summary import Summary
+
+S = TypeVar("S", bound=Settings)
+
+
+def load_data(settings: Settings) -> ImageData:
+    """The data set that the settings name, cut to `train_size`."""
+    data = load(
+        settings.dataset,
+        data_dir=settings.data_dir,
+        memory_limit_mib=settings.memory_limit_mib,
+        image_size=settings.image_size,
+    )
+    if settings.train_size is None:
+        return data
+    split = data.train
+    if isinstance(split, RecordSplit):
+        raise DataError(
+            f"train_size needs training images in memory; those of {data.name} are not."
+        )
+    part = balanced_part(split, settings.train_size, name=f"{data.name}: train_size")
+    note = f"{settings.train_size:,} of {len(split):,} training images"
+    note = f"{data.source_note}; {note}" if data.source_note else note
+    return dataclasses.replace(data, train=part, source_note=note)
+
+
+def balanced_part(split: Split, size: int, *, name: str) -> Split:
+    """A class-balanced part of a split, drawn with seed 0, in the order of the split.
+
+    Raises:
+        DataError: the split is smaller.
+    """
+    if size > len(split):
+        raise DataError(f"{name} {size} is more than there are: {len(split)}.")
+    if size == len(split):
+        return split
+    _, chosen = stratified_split(split.labels, size, seed=0)
+    return Split(split.images[chosen], split.labels[chosen])
+
+
+def with_random_labels(data: ImageData, *, seed: int = 0) -> ImageData:
+    """The same training images with their labels shuffled among them; the test split as it is."""
+    if isinstance(data.train, RecordSplit):
+        raise DataError(
+            f"random labels need training images in memory; those of {data.name} are not."
+        )
+    labels = np.random.default_rng(seed).permutation(data.train.labels)
+    note = f"{data.source_note}; random labels" if data.source_note else "random labels"
+    return dataclasses.replace(data, train=Split(data.train.images, labels), source_note=note)
+
+
+def run_command(presets: Mapping[str, S], run: Callable[[S], Summary]) -> None:
+    """Reads the settings, runs the experiment, prints what it found; errors end with status 2."""
+    try:
+        settings = from_command_line(presets)
+        enable_cache()
+        summary = run(settings)
+    except (RunError, CheckpointError, DataError, MemoryError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    summary.show()

@@ -1,0 +1,161 @@
+"""Lanes in groups that go through one compiled call together, and where their batches come from."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mirjax import memory
+from train.data import stream
+from train.folders import RunError
+from train.images import RecordSplit
+from train.lanes import Lane
+from train.models import is_convolutional
+from train.order import BatchOrder, copies_at
+from train.parallel import data_mesh, replicated
+from train.settings import Settings
+from train.state import TrainState
+from train.step import Progress, Terms, make_call
+
+
+class Groups:
+    """Trains all lanes, group after group, through one compiled call."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        data: Any,
+        lanes: Sequence[Lane],
+        states: TrainState,
+        step: Callable,
+    ):
+        self._settings, self._split = settings, data.train
+        self._streamed = isinstance(data.train, RecordSplit)
+        slow = is_slow(settings)
+        default = 1 if slow else 100
+        self._chunk = 1 if self._streamed else settings.steps_per_call or default
+        self.mesh = data_mesh(settings.batch_size, settings.devices)
+        self._call: Any = make_call(step, looped=self._chunk > 1, mesh=self.mesh)
+        self._step = int(states.step[0])
+        if not self._streamed:
+            arrays = jnp.asarray(data.train.images), jnp.asarray(data.train.labels)
+            self._images, self._labels = replicated(arrays, self.mesh)
+
+        def needs(size: int) -> int:
+            return self._needs(size, states)
+
+        size = settings.lanes_per_call or (1 if slow else largest_that_fits(len(lanes), needs))
+        self.rows = [range(i, min(i + size, len(lanes))) for i in range(0, len(lanes), size)]
+        self._lanes = [lanes[r.start : r.stop] for r in self.rows]
+        self.states = [
+            replicated(jax.tree.map(lambda x, r=r: x[r.start : r.stop], states), self.mesh)
+            for r in self.rows
+        ]
+        if self._streamed:
+            self._feeds: dict[Any, Iterator] = {}
+        else:
+            self._orders = [
+                BatchOrder(group, len(data.train), settings.batch_size) for group in self._lanes
+            ]
+
+    def advance(self, to: int) -> list[dict[str, float]]:
+        """Trains every lane up to step `to`; the mean terms of the steps taken, for each lane."""
+        taken, totals = to - self._step, [np.zeros(1)] * len(self.states)
+        while self._step < to:
+            count = min(self._chunk, to - self._step)
+            for group in range(len(self.states)):
+                batches = self._batches(group, self._step, count)
+                self.states[group], progress = self._call(self.states[group], *batches, count)
+                progress = jax.device_get(progress)
+                self._stop_if_not_finite(group, progress)
+                totals[group] = totals[group] + np.stack(progress.total, axis=1)
+            self._step += count
+        means = np.concatenate(totals) / taken
+        return [
+            {f"step_{name}": float(v) for name, v in zip(Terms._fields, row, strict=True)}
+            for row in means
+        ]
+
+    def all_states(self) -> TrainState:
+        """The states of all lanes, stacked."""
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *self.states)
+
+    def _needs(self, size: int, states: TrainState) -> int:
+        """Bytes that a call of `size` lanes takes on each device."""
+        states = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), states)
+        batch = self._settings.batch_size
+        if self._streamed:
+            shape = (size * batch, *self._split.image_shape)
+            images, labels = np.zeros(shape, np.uint8), np.zeros(size * batch, np.int32)
+        else:
+            images, labels = self._images, self._labels
+        indices = np.zeros((self._chunk, size, batch), np.int32)
+        compiled = self._call.lower(states, images, labels, indices, 1).compile()
+        found = compiled.memory_analysis()
+        return found.temp_size_in_bytes + found.output_size_in_bytes + found.argument_size_in_bytes
+
+    def _batches(self, group: int, step: int, count: int) -> tuple[Any, Any, np.ndarray]:
+        if not self._streamed:
+            indices = self._orders[group](step, count)
+            padding = np.zeros((self._chunk - count, *indices.shape[1:]), indices.dtype)
+            return self._images, self._labels, np.concatenate([indices, padding])
+        lanes = self._lanes[group]
+        parts = [
+            next(self._feed(group, place, copy, step))
+            for place, copy in enumerate(copies_at(lanes, step))
+        ]
+        images, labels = (np.concatenate([part[k] for part in parts]) for k in ("image", "label"))
+        own = np.arange(len(labels), dtype=np.int32).reshape(1, len(lanes), -1)
+        return images, labels, own
+
+    def _feed(
+        self, group: int, place: int, copy: int, step: int
+    ) -> Iterator[dict[str, np.ndarray]]:
+        if (group, place, copy) not in self._feeds:
+            seed = self._lanes[group][place].seed
+            if copy:
+                seed = int(np.random.SeedSequence((seed, copy)).generate_state(1)[0])
+            self._feeds[group, place, copy] = iter(
+                stream(
+                    self._split, batch_size=self._settings.batch_size, seed=seed, start_step=step
+                )
+            )
+        return self._feeds[group, place, copy]
+
+    def _stop_if_not_finite(self, group: int, progress: Progress) -> None:
+        for place, step in enumerate(progress.bad_step):
+            if step < 0:
+                continue
+            terms = {name: float(v[place]) for name, v in progress.bad_terms._asdict().items()}
+            bad = [k for k, v in terms.items() if not np.isfinite(v) and k != "loss"] or ["loss"]
+            lane = self._lanes[group][place]
+            where = ", ".join([f"seed {lane.seed}", *(f"{k} {v}" for k, v in lane.tags.items())])
+            raise RunError(
+                f"The loss became non-finite at step {step} ({where}): {', '.join(bad)} is "
+                f"{', '.join(str(terms[k]) for k in bad)}. Try a smaller --learning-rate or weight of "
+                "that term. The metrics up to the last evaluation are kept."
+            )
+
+
+def is_slow(settings: Settings) -> bool:
+    """Convolutions on a CPU: several times slower when batched over networks or in a loop."""
+    return jax.default_backend() == "cpu" and is_convolutional(settings.model)
+
+
+def largest_that_fits(
+    lanes: int, needs: Callable[[int], int], *, available: int | None = None
+) -> int:
+    """The largest divisor of `lanes` whose need in bytes is below 0.9 of what is available.
+
+    Without a number, what the device says is left; a device that does not say holds all lanes.
+    """
+    if available is None:
+        stats = jax.local_devices()[0].memory_stats() or {}
+        if "bytes_limit" not in stats:
+            return lanes
+        available = memory.available()
+    sizes = [lanes // k for k in range(1, lanes + 1) if lanes % k == 0]
+    return next((size for size in sizes if needs(size) <= math.floor(0.9 * available)), 1)

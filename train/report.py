@@ -1,0 +1,125 @@
+"""One self-contained HTML page from run folders: `python -m train.report RUN... --out report.html`.
+
+Takes folders of experiments (train.dynamics, smoothing, losses, connectivity, pruning) and of single
+training runs. Pictures are inside the page; nothing is loaded from elsewhere.
+"""
+
+import base64
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import jinja2
+import tyro
+
+from train.evaluate import closed_forms
+from train.folders import RunError, saved_run, write_text
+from train.records import final_records
+from train.summary import FILE, Summary, read_summary
+from train.tables import COLUMNS, table_of
+from train.trackers import read_jsonl
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+
+FORMS = {
+    "mir": "MIR of features (or of centred class means) against the head",
+    "hdr": "HDR",
+    "entropy1": "entropy of features and of head rows (nats)",
+    "joint_entropy": "joint entropy (nats)",
+    "mutual_information": "mutual information (nats)",
+    "nc1": "NC1, NC2, NC3",
+    "nc4": "NC4",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """A page of run folders: pictures, tables, settings, closed forms, the paper beside the measurement."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders of finished runs."""
+    out: Path = Path("report.html")
+    """The page; it must not exist."""
+    title: str = "mirjax: results of runs"
+    """Heading of the page."""
+
+
+def summary_of(folder: Path) -> Summary:
+    """What an experiment wrote, or the last step of a single run.
+
+    Raises:
+        RunError: the folder holds no finished run.
+    """
+    if (folder / FILE).exists():
+        return read_summary(folder)
+    saved = saved_run(folder)
+    try:
+        records = read_jsonl(folder / "metrics.jsonl")
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder}/metrics.jsonl cannot be read ({error}).") from None
+    if not records:
+        raise RunError(f"{folder} has no metrics yet. Let the run finish first (--resume).")
+    last = final_records(records)
+    settings = saved["settings"]
+    title = f"{saved['data']}, {settings['model']}, step {last[0]['step']:,}, seeds: {len(last)}"
+    note = f"Test set, n = {int(last[0]['test_n']):,}; mean ± standard deviation over seeds"
+    table = table_of({"last step": last}, COLUMNS, title=note, first="")
+    pictures = {"curves.png": "training curves"} if (folder / "curves.png").exists() else {}
+    return Summary(folder, title, (table,), pictures)
+
+
+def section(folder: Path) -> dict[str, Any]:
+    """What the template needs of one folder."""
+    summary, saved = summary_of(folder), saved_run(folder)
+    classes = saved.get("classes")
+    forms = closed_forms(classes) if classes else {}
+    return {
+        "name": folder.name,
+        "summary": summary,
+        "pictures": [
+            (what, _data_uri(folder / name))
+            for name, what in summary.pictures.items()
+            if (folder / name).exists()
+        ],
+        "settings": sorted(saved["settings"].items()),
+        "source": saved.get("source", ""),
+        "versions": saved.get("versions", {}),
+        "classes": classes,
+        "forms": [(text, f"{forms[name]:.4f}") for name, text in FORMS.items() if name in forms],
+    }
+
+
+def page(folders: Sequence[Path], *, title: str) -> str:
+    """The page as text."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(TEMPLATE.read_text())
+    return template.render(title=title, sections=[section(folder) for folder in folders])
+
+
+def _data_uri(picture: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
+
+
+def main() -> None:
+    """Command line."""
+    report = tyro.cli(Report, description=__doc__, prog="python -m train.report")
+    try:
+        if not report.runs:
+            raise RunError("Name at least one run folder.")
+        if report.out.exists():
+            raise RunError(f"{report.out} exists; name another file with --out.")
+        text = page(report.runs, title=report.title)
+    except (RunError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    report.out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(report.out, text)
+    print(f"{report.out}: {len(report.runs)} runs, {len(text) / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Label smoothing: a sweep of ε, all values trained side by side: `python -m train.smoothing`.
+
+Presets: `small` (the default: a small convolutional network on CIFAR-10, about 15 minutes on 2 cores),
+`smoke` (digits, seconds), `paper` (WideResNet-28-2 on CIFAR-10; needs an accelerator).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from train.evaluate import closed_forms
+from train.experiment import load_data, run_command
+from train.lanes import lanes_of
+from train.plots import Line, Panel, draw
+from train.records import Record, curves, final_records, select
+from train.summary import Claim, Summary
+from train.supervised import Supervised, fit
+from train.tables import table_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Smoothing(Supervised):
+    """Accuracy, MIR, HDR and neural collapse over the ε of label smoothing."""
+
+    epsilons: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
+    """Values of ε in y' = (1 - ε) y + ε / C; each is trained with every seed."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.smoothing:
+            raise ValueError("smoothing is what this experiment sweeps: give --epsilons instead.")
+        if not self.epsilons or len(set(self.epsilons)) < len(self.epsilons):
+            raise ValueError(f"epsilons must be different numbers, got {self.epsilons}.")
+        if not all(0 <= epsilon < 1 for epsilon in self.epsilons):
+            raise ValueError(f"epsilons must be in [0, 1), got {self.epsilons}.")
+
+
+PRESETS = {
+    "small": Smoothing(
+        dataset="cifar10",
+        model="conv",
+        steps=1500,
+        eval_every=750,
+        eval_train=False,
+        seeds=3,
+        out=Path("runs/smoothing"),
+    ),
+    "smoke": Smoothing(
+        steps=20, eval_every=20, epsilons=(0.0, 0.2), seeds=2, out=Path("runs/smoothing-smoke")
+    ),
+    "paper": Smoothing(
+        dataset="cifar10",
+        model="wrn-28-2",
+        augment=True,
+        batch_norm_momentum=0.999,
+        steps=2**20,
+        eval_every=2**16,
+        seeds=3,
+        out=Path("runs/smoothing-paper"),
+    ),
+}
+
+COLUMNS = {
+    "accuracy": "test_accuracy",
+    "loss": "test_loss",
+    "MIR": "test_mir",
+    "MIR, batches": "test_mir_batch",
+    "HDR": "test_hdr",
+    "HDR, batches": "test_hdr_batch",
+    "class-mean MIR": "test_class_mir",
+    "NC1": "test_nc1",
+    "NC3": "test_nc3",
+}
+
+
+def run(settings: Smoothing, *, quiet: bool = False) -> Summary:
+    """Trains all lanes, and sums up over ε."""
+    data = load_data(settings)
+    lanes = lanes_of(settings, smoothing=settings.epsilons)
+    result = fit(settings, data, lanes, quiet=quiet)
+    last = final_records(result.records)
+    n = int(last[0]["test_n"])
+    title = (
+        f"Label smoothing: {result.data}, {settings.model}, {settings.steps:,} steps, "
+        f"seeds: {settings.seeds}"
+    )
+    groups = {f"{e:g}": select(last, smoothing=e) for e in settings.epsilons}
+    note = f"Test set, n = {n}; batches of {settings.metric_batch}; mean ± standard deviation"
+    table = table_of(groups, COLUMNS, title=note, first="ε")
+    forms = closed_forms(data.num_classes)
+    draw(panels(last, forms), result.folder / "smoothing.png", title=f"{title}\n{note}")
+    return Summary(
+        result.folder,
+        title,
+        (table,),
+        {"smoothing.png": "accuracy, MIR, HDR and neural collapse over ε"},
+        (
+            claim(result.records, "MIR", "test_mir"),
+            claim(result.records, "HDR", "test_hdr"),
+        ),
+    ).write()
+
+
+def panels(last: Sequence[Record], forms: dict[str, float]) -> list[Panel]:
+    """Six panels over ε."""
+
+    def panel(title: str, **metrics: str) -> Panel:
+        lines, levels = [], {}
+        for number, (name, metric) in enumerate(metrics.items()):
+            found = curves(last, metric, by="smoothing")
+            label = name.replace("_", " ")
+            lines.append(Line(label, *found, colour=f"C{number}", marker="o"))
+            value = forms.get(metric.partition("_")[2])
+            if value:
+                levels[value] = (f"at collapse: {value:.3f}", value, "black")
+        logged = "collapse" in title
+        return Panel(title, "ε", lines, list(levels.values()), yscale="log" if logged else "linear")
+
+    return [
+        panel("accuracy", test="test_accuracy"),
+        panel("cross-entropy (hard labels)", test="test_loss"),
+        panel("MIR", whole_set="test_mir", batches="test_mir_batch", class_means="test_class_mir"),
+        panel("HDR", whole_set="test_hdr", batches="test_hdr_batch", class_means="test_class_hdr"),
+        panel("entropy (nats)", features="test_entropy1", head="test_entropy2"),
+        panel("neural collapse", NC1="test_nc1", NC2_angles="test_nc2_equiangle", NC3="test_nc3"),
+    ]
+
+
+def claim(records: Sequence[Record], name: str, metric: str) -> Claim:
+    """Whether the metric changes little over ε, beside what training itself changes."""
+    epsilons, means, spreads = curves(final_records(records), metric, by="smoothing")
+    moved = max(means) - min(means)
+    _, untrained, _ = curves([r for r in records if r["step"] == 0], metric)
+    # At ε = 0, or the smallest there is: the first in order.
+    training = abs(means[0] - untrained[0])
+    listed = ", ".join(f"{m:.3f} (ε {e:g})" for e, m in zip(epsilons, means, strict=True))
+    if moved < 0.1 * training:
+        verdict = "agrees"
+    else:
+        verdict = "not decided" if moved < 2 * max(spreads) else "disagrees"
+    return Claim(
+        f"{name} changes little over ε",
+        "little change (a picture, no numbers)",
+        f"{listed}; largest spread over seeds {max(spreads):.3f}",
+        f"{verdict}: the means span {moved:.3f}; a tenth of what training moves is {0.1 * training:.3f}, twice "
+        f"the spread {2 * max(spreads):.3f}",
+    )
+
+
+if __name__ == "__main__":
+    run_command(PRESETS, run)
