@@ -103,7 +103,7 @@ def run(settings: Losses, *, quiet: bool = False) -> Summary:
         )
         for name, weight in sorted(names, key=lambda pair: (pair[0] != PLAIN, pair[0], pair[1]))
     }
-    note = f"Test set, n = {n}; batches of {settings.metric_batch}; mean ± standard deviation"
+    note = f"Test set, n = {n:,}; batches of {settings.metric_batch}; mean ± standard deviation"
     values = table_of(groups, COLUMNS, title=note, first="loss")
     pairs = paired(groups)
     draw(

@@ -85,7 +85,7 @@ def run(settings: Smoothing, *, quiet: bool = False) -> Summary:
         f"seeds: {settings.seeds}"
     )
     groups = {f"{e:g}": select(last, smoothing=e) for e in settings.epsilons}
-    note = f"Test set, n = {n}; batches of {settings.metric_batch}; mean ± standard deviation"
+    note = f"Test set, n = {n:,}; batches of {settings.metric_batch}; mean ± standard deviation"
     table = table_of(groups, COLUMNS, title=note, first="ε")
     forms = closed_forms(data.num_classes)
     draw(panels(last, forms), result.folder / "smoothing.png", title=f"{title}\n{note}")
