@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from train.classifier import about, source_of
 from train.evaluate import Evaluator
 from train.experiment import balanced_part, load_data, run_command
 from train.folders import claim as claim_folder
@@ -20,7 +21,7 @@ from train.folders import write_text
 from train.groups import is_slow
 from train.images import ImageData, RecordSplit, Split
 from train.lanes import Lane, lanes_of
-from train.loop import Result, about, source_of
+from train.loop import Result
 from train.path_summary import INTERPOLATED, NO_STATISTICS, RECOMPUTED, summarize
 from train.paths import interpolate, recompute_statistics
 from train.records import Record

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from scipy import stats
 
+from train.classifier import about
 from train.evaluate import closed_forms
 from train.experiment import load_data, run_command, with_random_labels
 from train.folders import claim as claim_folder
-from train.loop import Result, about
+from train.loop import Result
 from train.plots import Line, Panel, draw
 from train.records import Record, cell, curves, final_records
 from train.summary import Claim, Summary, Table

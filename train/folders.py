@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from train.settings import Settings
+from train.settings import RunSettings
 
 # What may differ between a run and its resumption.
 _FREE = {"resume", "out", "data_dir", "checkpoint_every", "devices"}
@@ -17,7 +17,7 @@ class RunError(Exception):
     """A run cannot start or go on; the message says why and what to do."""
 
 
-def claim(settings: Settings, about: dict[str, Any]) -> Path:
+def claim(settings: RunSettings, about: dict[str, Any]) -> Path:
     """The folder `settings.out`: new or empty, or, with `resume`, that of a run of these settings.
 
     Writes `settings.json` with the settings and what else is told `about` the run.
@@ -71,7 +71,7 @@ def saved_settings(folder: Path) -> dict[str, Any]:
     return saved_run(folder)["settings"]
 
 
-def same_settings(settings: Settings, saved: dict[str, Any]) -> None:
+def same_settings(settings: RunSettings, saved: dict[str, Any]) -> None:
     """Raises `RunError` where a run would be resumed with other settings than it was made with."""
     now = json.loads(json.dumps(settings.as_json()))
     changed = [

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from mirjax import memory
 from train.data import stream
@@ -15,7 +16,7 @@ from train.images import RecordSplit
 from train.lanes import Lane
 from train.models import is_convolutional
 from train.order import BatchOrder, copies_at
-from train.parallel import data_mesh, replicated
+from train.parallel import replicated
 from train.settings import Settings
 from train.state import TrainState
 from train.step import Progress, Terms, make_call
@@ -31,18 +32,18 @@ class Groups:
         lanes: Sequence[Lane],
         states: TrainState,
         step: Callable,
+        mesh: Mesh,
     ):
         self._settings, self._split = settings, data.train
         self._streamed = isinstance(data.train, RecordSplit)
         slow = is_slow(settings)
         default = 1 if slow else 100
         self._chunk = 1 if self._streamed else settings.steps_per_call or default
-        self.mesh = data_mesh(settings.batch_size, settings.devices)
-        self._call: Any = make_call(step, looped=self._chunk > 1, mesh=self.mesh)
+        self._call: Any = make_call(step, looped=self._chunk > 1, mesh=mesh)
         self._step = int(states.step[0])
         if not self._streamed:
             arrays = jnp.asarray(data.train.images), jnp.asarray(data.train.labels)
-            self._images, self._labels = replicated(arrays, self.mesh)
+            self._images, self._labels = replicated(arrays, mesh)
 
         def needs(size: int) -> int:
             return self._needs(size, states)
@@ -51,7 +52,7 @@ class Groups:
         self.rows = [range(i, min(i + size, len(lanes))) for i in range(0, len(lanes), size)]
         self._lanes = [lanes[r.start : r.stop] for r in self.rows]
         self.states = [
-            replicated(jax.tree.map(lambda x, r=r: x[r.start : r.stop], states), self.mesh)
+            replicated(jax.tree.map(lambda x, r=r: x[r.start : r.stop], states), mesh)
             for r in self.rows
         ]
         if self._streamed:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from train.settings import Settings
+from train.settings import RunSettings
 
 # What a seed is used for. Draws of one purpose never depend on those of another.
 INIT, ORDER, AUGMENT = 0, 1, 2
@@ -21,6 +21,7 @@ class Knobs(NamedTuple):
 
     learning_rate: Any
     """Peak, of the cosine."""
+    weight_decay: Any = 0.0
     smoothing: Any = 0.0
     """ε of label smoothing."""
     mi_weight: Any = 0.0
@@ -57,7 +58,7 @@ class Lane:
         return cls(**fields)
 
 
-def lanes_of(settings: Settings, **swept: Sequence[float]) -> list[Lane]:
+def lanes_of(settings: RunSettings, **swept: Sequence[float]) -> list[Lane]:
     """A lane for each seed and each combination of the swept knobs, which become its tags."""
     base = Knobs(
         **{name: getattr(settings, name) for name in Knobs._fields if hasattr(settings, name)}

@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import mirjax
+from train.classifier import about, source_of
 from train.experiment import load_data, run_command
 from train.folders import claim as claim_folder
 from train.folders import write_text
 from train.images import ImageData
 from train.lanes import Lane, lanes_of
-from train.loop import Result, about, source_of
+from train.loop import Result
 from train.masks import sparse_masks, sparsity_of
 from train.pruning_summary import summarize
 from train.records import Record, final_records

@@ -6,12 +6,70 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-S = TypeVar("S", bound="Settings")
+S = TypeVar("S", bound="RunSettings")
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """What every training run needs to know."""
+class RunSettings:
+    """What every run of steps needs to know, whatever it trains."""
+
+    steps: int = 2000
+    """Optimizer steps."""
+    seeds: int = 1
+    """How many seeds are trained, side by side."""
+    first_seed: int = 0
+    """The first of them; the others follow it."""
+    eval_every: int = 200
+    """Steps between evaluations on the whole test set."""
+    steps_per_call: int | None = None
+    """Steps in one call of the compiled function; 1 for convolutions on a CPU, else 100, if not
+    given. Does not change results beyond rounding."""
+    lanes_per_call: int | None = None
+    """Networks (seeds, and what an experiment sweeps) under one `vmap`; the others follow through the
+    same compiled step. If not given: as many as fit in the device's memory, but 1 for convolutions on a
+    CPU, where batched ones are several times slower."""
+    out: Path = Path("runs/supervised")
+    """Folder of this run: settings, metrics, events, checkpoints, pictures."""
+    resume: bool = False
+    """Go on from the last checkpoint in `out` (or start, if there is none)."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints, a multiple of `eval_every` (which it is, if not given); 0 for one at
+    the end only. The last one is kept."""
+
+    def __post_init__(self):
+        self.at_least_one("steps", "seeds", "eval_every", "steps_per_call", "lanes_per_call")
+        every = self.checkpoint_every or 0
+        if every < 0 or every % self.eval_every:
+            raise ValueError(
+                f"checkpoint_every must be a multiple of eval_every = {self.eval_every} (or 0), "
+                f"got {every}."
+            )
+
+    def at_least_one(self, *names: str) -> None:
+        """Raises `ValueError` for settings below 1; None means that none is given."""
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+
+    def events(self) -> list[int]:
+        """The steps at which the lanes are evaluated, after the start."""
+        return [*range(self.eval_every, self.steps, self.eval_every), self.steps]
+
+    def is_saved(self, step: int) -> bool:
+        """Whether a checkpoint is written at this event."""
+        every = self.eval_every if self.checkpoint_every is None else self.checkpoint_every
+        return step == self.steps or (every > 0 and step % every == 0)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for the settings file."""
+        values = dataclasses.asdict(self)
+        return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(RunSettings):
+    """What every training run on images needs to know."""
 
     dataset: str = "digits"
     """TFDS name (cifar10, cifar100, stl10, fashion_mnist, mnist), `digits`, `folder:PATH` or
@@ -30,8 +88,6 @@ class Settings:
     """Weight of the old statistics. The published 0.999 needs thousands of steps."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of convolutions and products. Weights, batch statistics, features, losses and metrics are float32."""
-    steps: int = 2000
-    """Optimizer steps."""
     batch_size: int = 64
     """Samples a step."""
     learning_rate: float = 0.03
@@ -40,12 +96,6 @@ class Settings:
     """Of SGD."""
     weight_decay: float = 5e-4
     """On kernels; not on biases and batch norm."""
-    seeds: int = 1
-    """How many seeds are trained, side by side."""
-    first_seed: int = 0
-    """The first of them; the others follow it."""
-    eval_every: int = 200
-    """Steps between evaluations on the whole test set."""
     metric_batch: int = 64
     """Batch size of the metrics that are averaged over batches, as published."""
     eval_train: bool = True
@@ -57,46 +107,16 @@ class Settings:
     memory_limit_mib: int = 2048
     """Splits up to this size are held on the device; larger ones are streamed. Features up to this
     size are held in an evaluation, for NC4."""
-    steps_per_call: int | None = None
-    """Steps in one call of the compiled function; 1 for convolutions on a CPU, else 100, if not
-    given. Does not change results beyond rounding."""
-    lanes_per_call: int | None = None
-    """Networks (seeds, and what an experiment sweeps) under one `vmap`; the others follow through the
-    same compiled step. If not given: as many as fit in the device's memory, but 1 for convolutions on a
-    CPU, where batched ones are several times slower."""
     devices: int | None = None
     """Over how many devices each batch is cut; the most that divide it, if not given."""
-    out: Path = Path("runs/supervised")
-    """Folder of this run: settings, metrics, events, checkpoints, pictures."""
-    resume: bool = False
-    """Go on from the last checkpoint in `out` (or start, if there is none)."""
-    checkpoint_every: int | None = None
-    """Steps between checkpoints, a multiple of `eval_every` (which it is, if not given); 0 for one at
-    the end only. The last one is kept."""
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "seeds", "eval_every", "metric_batch", "eval_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("steps_per_call", "lanes_per_call", "devices", "train_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+        super().__post_init__()
+        self.at_least_one("batch_size", "metric_batch", "eval_batch", "devices", "train_size")
         if not 0 <= self.batch_norm_momentum < 1:
             raise ValueError(
                 f"batch_norm_momentum must be in [0, 1), got {self.batch_norm_momentum}."
             )
-        every = self.checkpoint_every or 0
-        if every < 0 or every % self.eval_every:
-            raise ValueError(
-                f"checkpoint_every must be a multiple of eval_every = {self.eval_every} (or 0), "
-                f"got {every}."
-            )
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values, for the settings file."""
-        values = dataclasses.asdict(self)
-        return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
 
 
 def from_command_line(presets: Mapping[str, S], arguments: Sequence[str] | None = None) -> S:

@@ -107,17 +107,13 @@ class Network:
 
 
 def optimizer(settings: Settings) -> optax.GradientTransformation:
-    """SGD with momentum, cosine decay to 0, weight decay on kernels, for a learning rate of 1.
+    """SGD with momentum and cosine decay to 0, for a learning rate of 1.
 
-    The updates are linear in the learning rate, which is a knob of each lane: the step multiplies.
+    Learning rate and weight decay are knobs of each lane: the step adds the decay to the gradient and
+    multiplies the updates, which are linear in the learning rate.
     """
     schedule = optax.cosine_decay_schedule(1.0, settings.steps)
-    return optax.chain(
-        optax.add_decayed_weights(
-            settings.weight_decay, mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
-        ),
-        optax.sgd(schedule, momentum=settings.momentum),
-    )
+    return optax.sgd(schedule, momentum=settings.momentum)
 
 
 def initial_state(

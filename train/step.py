@@ -90,6 +90,11 @@ def make_step(
             return value, (terms, outputs.rest)
 
         gradient, (terms, rest) = jax.grad(objective, has_aux=True)(state.params)
+        gradient = jax.tree.map(
+            lambda g, p: g + state.knobs.weight_decay * p if p.ndim > 1 else g,
+            gradient,
+            state.params,
+        )
         updates, opt_state = transform.update(gradient, state.opt_state, state.params)
         updates = jax.tree.map(lambda u: state.knobs.learning_rate * u, updates)
         params = masked(optax.apply_updates(state.params, updates), state.masks)

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
+from train.classifier import train
 from train.compilation import enable_cache
 from train.evaluate import closed_forms
 from train.experiment import load_data
 from train.images import DataError, ImageData
 from train.lanes import Lane, lanes_of
-from train.loop import CheckpointError, Result, RunError, train
+from train.loop import CheckpointError, Result, RunError
 from train.plots import plot_runs
 from train.settings import Settings, from_command_line
 from train.state import TrainState
@@ -65,7 +66,7 @@ def fit(
     start_from: Callable[[TrainState], TrainState] | None = None,
     quiet: bool = False,
 ) -> Result:
-    """`train.loop.train` with the loss of the settings; a lane for each seed, if none are given."""
+    """`train.classifier.train` with the loss of the settings; a lane for each seed, if none are given."""
     lanes = lanes_of(settings) if lanes is None else lanes
     loss = information_loss(lanes, settings.stop_gradient)
     return train(settings, data, loss, lanes, start_from=start_from, quiet=quiet)

@@ -7,8 +7,9 @@ import optax
 import pytest
 
 import mirjax
+from train.classifier import train
 from train.lanes import Knobs, Lane, lanes_of
-from train.loop import RunError, train
+from train.loop import RunError
 from train.order import BatchOrder
 from train.state import Network, initial_state, optimizer
 from train.step import Terms, information_loss, make_call, make_step
