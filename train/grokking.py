@@ -1,0 +1,250 @@
+"""Grokking on modular arithmetic, with controls and interventions: `python -m train.grokking`.
+
+Presets: `small` (the default: modulus 31 and width 64, about half an hour on 2 cores), `smoke` (for tests),
+`paper` (modulus 113, width 128, as published; hours on a CPU).
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from train.experiment import run_command
+from train.folders import write_text
+from train.full_batch import Batch, FullBatch
+from train.grokking_measure import Measure, progress_records
+from train.grokking_summary import summarize
+from train.lanes import INIT, Knobs, Lane, stream_key
+from train.loop import run_lanes
+from train.models.transformer import ModularTransformer
+from train.modular import Table, table
+from train.settings import RunSettings
+from train.state import TrainState
+from train.summary import Summary
+
+MAIN, RANDOM, NO_DECAY, EASY = "grokking", "random-labels", "no-decay", "large-fraction"
+
+
+@dataclasses.dataclass(frozen=True)
+class Grokking(RunSettings):
+    """A one-layer transformer learns a table modulo p from a part of it, by full-batch AdamW."""
+
+    modulus: int = 31
+    """p; there are p² pairs."""
+    operation: Literal["add", "subtract", "multiply", "squares"] = "add"
+    """What is learned, modulo p."""
+    fractions: tuple[float, ...] = (0.5,)
+    """Of the pairs, to train on; each is trained with every weight decay and seed."""
+    weight_decays: tuple[float, ...] = (1.0,)
+    """Of AdamW, on all parameters."""
+    width: int = 64
+    """Of the residual stream; the MLP is four times as wide."""
+    heads: int = 4
+    """Of attention."""
+    learning_rate: float = 1e-3
+    """Of AdamW, after ten steps of warm-up; betas 0.9 and 0.98."""
+    controls: bool = True
+    """Also train with random labels, without weight decay, and on `large_fraction` of the pairs."""
+    large_fraction: float = 0.85
+    """A fraction at which the network generalises at once."""
+    interventions: bool = True
+    """Also train with the MI and with the ED loss in `information_steps`."""
+    mi_weight: float = 0.1
+    """Weight of the mutual information of features and unembedding rows there (maximised)."""
+    ed_weight: float = 0.1
+    """Weight of the difference of their entropies there (minimised)."""
+    information_steps: tuple[int, int] = (200, 2000)
+    """First step of these terms, and the first step without them again."""
+    information_batch: int = 64
+    """Pairs that they are computed on, drawn anew for each step."""
+    log_events: int = 20
+    """Evaluations on a logarithmic scale of steps, beside those of `eval_every`."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.at_least_one("modulus", "width", "heads", "information_batch", "log_events")
+        for fraction in (*self.fractions, self.large_fraction):
+            table(self.modulus, fraction, self.operation)
+        start, stop = self.information_steps
+        if not 0 <= start < stop:
+            raise ValueError(f"information_steps must be FIRST < LAST, got {start} and {stop}.")
+        if not self.fractions or not self.weight_decays or min(self.weight_decays) < 0:
+            raise ValueError("fractions and weight_decays must not be empty or negative.")
+
+    def events(self) -> list[int]:
+        """Those of `eval_every`, and as many on a logarithmic scale."""
+        logarithmic = np.geomspace(1, self.steps, self.log_events).round().astype(int)
+        return sorted({*super().events(), *logarithmic.tolist()})
+
+
+PRESETS = {
+    "small": Grokking(
+        steps=10_000, eval_every=250, seeds=5, steps_per_call=250, out=Path("runs/grokking")
+    ),
+    "smoke": Grokking(
+        modulus=7,
+        width=16,
+        heads=2,
+        steps=40,
+        eval_every=20,
+        log_events=3,
+        information_steps=(5, 20),
+        information_batch=8,
+        out=Path("runs/grokking-smoke"),
+    ),
+    "paper": Grokking(
+        modulus=113,
+        fractions=(0.3,),
+        width=128,
+        steps=20_000,
+        eval_every=200,
+        seeds=3,
+        steps_per_call=200,
+        out=Path("runs/grokking-paper"),
+    ),
+}
+
+
+def lanes(settings: Grokking) -> list[Lane]:
+    """All lanes, those of equal shapes and terms side by side."""
+    seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
+    fraction, decay = settings.fractions[0], settings.weight_decays[0]
+    base = Knobs(settings.learning_rate, decay)
+
+    def kind(name: str, fraction: float, knobs: Knobs) -> list[Lane]:
+        tags: dict[str, float | str] = {"kind": name, "fraction": fraction}
+        tags["weight_decay"] = knobs.weight_decay
+        return [Lane(seed, knobs, tags) for seed in seeds]
+
+    found = []
+    for share in settings.fractions:
+        for own in settings.weight_decays:
+            found += kind(MAIN, share, base._replace(weight_decay=own))
+    if settings.controls:
+        found += kind(RANDOM, fraction, base)
+        found += kind(NO_DECAY, fraction, base._replace(weight_decay=0.0))
+        found += kind(EASY, settings.large_fraction, base)
+    if settings.interventions:
+        found += kind("+MI", fraction, base._replace(mi_weight=settings.mi_weight))
+        found += kind("+ED", fraction, base._replace(ed_weight=settings.ed_weight))
+    return sorted(found, key=lambda lane: _shape(lane))
+
+
+def _shape(lane: Lane) -> tuple[float, bool]:
+    return float(lane.tags["fraction"]), bool(lane.knobs.mi_weight or lane.knobs.ed_weight)
+
+
+def run(settings: Grokking, *, quiet: bool = False) -> Summary:
+    """Trains all lanes, measures the snapshots of the main ones, sums up."""
+    all_lanes = lanes(settings)
+    tables = [
+        table(
+            settings.modulus,
+            float(lane.tags["fraction"]),
+            settings.operation,
+            seed=lane.seed,
+            random=lane.tags["kind"] == RANDOM,
+        )
+        for lane in all_lanes
+    ]
+    groups = _groups(settings, all_lanes)
+    network = ModularNetwork(settings)
+    transform = optax.scale_by_adam(b1=0.9, b2=0.98)
+
+    def trainer_of(states: TrainState) -> tuple[FullBatch, Any]:
+        trainer = FullBatch(
+            all_lanes,
+            states,
+            [(rows, _batch([tables[i] for i in rows])) for rows in groups],
+            network.forward,
+            transform,
+            steps_per_call=settings.steps_per_call or 100,
+            information_steps=settings.information_steps,
+            information_batch=settings.information_batch,
+        )
+        snapshots = settings.out / "snapshots"
+        measured = [
+            Measure(network, [tables[i] for i in rows], [all_lanes[i] for i in rows], snapshots)
+            for rows in groups
+        ]
+        return trainer, lambda group, states: measured[group](states)
+
+    about = {"data": f"{settings.operation} modulo {settings.modulus}", "classes": settings.modulus}
+    states = initial_states(network, transform, all_lanes)
+    records, _ = run_lanes(settings, about, all_lanes, states, trainer_of, quiet=quiet)
+    progress = progress_records(settings, network, all_lanes, tables)
+    text = "".join(json.dumps(record) + "\n" for record in progress)
+    write_text(settings.out / "progress.jsonl", text)
+    return summarize(settings, records, progress).write()
+
+
+class ModularNetwork:
+    """The transformer as pure functions of its parameters."""
+
+    def __init__(self, settings: Grokking):
+        self.modulus = settings.modulus
+        self._build = lambda rngs: ModularTransformer(
+            settings.modulus, settings.width, settings.heads, rngs=rngs
+        )
+        self._graphdef = nnx.split(nnx.eval_shape(lambda: self._build(nnx.Rngs(0))))[0]
+
+    def init(self, key: jax.Array) -> Any:
+        """Initial parameters."""
+        return nnx.split(self._build(nnx.Rngs(key)))[1]
+
+    def model(self, params: Any) -> ModularTransformer:
+        """The module with these parameters."""
+        return nnx.merge(self._graphdef, params)
+
+    def forward(self, params: Any, pairs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Logits, features, head."""
+        model = self.model(params)
+        return *model(pairs), model.head
+
+
+def initial_states(
+    network: ModularNetwork, transform: optax.GradientTransformation, lanes: Sequence[Lane]
+) -> TrainState:
+    """States of all lanes, stacked; the weights depend on the seed alone."""
+
+    def one(seed: jax.Array, knobs: Knobs) -> TrainState:
+        zero = jnp.zeros((), jnp.int32)
+        params = network.init(stream_key(seed, zero, INIT))
+        return TrainState(seed, zero, zero, knobs, zero, params, (), transform.init(params))
+
+    knobs = Knobs(
+        *(jnp.asarray(v, jnp.float32) for v in zip(*(x.knobs for x in lanes), strict=True))
+    )
+    return jax.jit(jax.vmap(one))(jnp.asarray([lane.seed for lane in lanes]), knobs)
+
+
+def _groups(settings: Grokking, lanes: Sequence[Lane]) -> list[range]:
+    """Lanes of one shape, no more at once than `lanes_per_call`."""
+    found, start = [], 0
+    most = settings.lanes_per_call or math.inf
+    for end in range(1, len(lanes) + 1):
+        last = end == len(lanes)
+        if last or _shape(lanes[end]) != _shape(lanes[start]) or end - start >= most:
+            found.append(range(start, end))
+            start = end
+    return found
+
+
+def _batch(tables: Sequence[Table]) -> Batch:
+    size = tables[0].train_size
+    return Batch(
+        jnp.asarray(np.stack([t.pairs[:size] for t in tables])),
+        jnp.asarray(np.stack([t.labels[:size] for t in tables])),
+    )
+
+
+if __name__ == "__main__":
+    run_command(PRESETS, run)

@@ -1,0 +1,189 @@
+"""What is measured of networks that learn a table modulo p."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+import mirjax
+from train.fourier import (
+    excluded_logits,
+    fourier_norms,
+    frequency_shares,
+    gini,
+    key_frequencies,
+    restricted_logits,
+    sum_waves,
+)
+from train.full_batch import precise_cross_entropy
+from train.lanes import Lane
+from train.layers import head_coordinates
+from train.modular import Table
+from train.records import Record
+from train.state import TrainState
+
+# Snapshots are kept of lanes of this kind.
+KIND = "grokking"
+
+
+class Measure:
+    """Loss, accuracy, MIR, HDR, entropies and neural collapse of the training pairs, the test pairs and
+    all; layers of the test pairs; weights.
+
+    The network's parameters are written to a file a step, for `progress_records`.
+    """
+
+    def __init__(
+        self, network: Any, tables: Sequence[Table], lanes: Sequence[Lane], snapshots: Path
+    ):
+        self._network, self._tables, self._folder = network, tables, snapshots
+        self._kept = [i for i, lane in enumerate(lanes) if lane.tags["kind"] == KIND]
+        self._lanes = lanes
+        self._forward = jax.jit(jax.vmap(self._activations))
+        self._pairs = jnp.asarray(np.stack([table.pairs for table in tables]))
+        self._collapse = jax.jit(self._of_means, static_argnums=3)
+        self._weights = jax.jit(jax.vmap(self._of_weights))
+
+    def __call__(self, states: TrainState) -> list[dict[str, float]]:
+        """The metrics of each lane of the group."""
+        self._save(states)
+        found = jax.device_get(self._forward(states.params, self._pairs))
+        weights = jax.device_get(self._weights(states.params))
+        return [
+            self._one(
+                table, *(jax.tree.map(lambda x, i=i: x[i], part) for part in (found, weights))
+            )
+            for i, table in enumerate(self._tables)
+        ]
+
+    def _activations(self, params: Any, pairs: Array) -> dict[str, Array]:
+        model = self._network.model(params)
+        found = model.activations(pairs)
+        logits = found["stream"] @ model.unembedding[...]
+        # `=` is no answer: its row of the head belongs to no class.
+        return found | {"logits": logits, "head": model.head[: self._network.modulus]}
+
+    def _one(
+        self, table: Table, found: dict[str, Any], weights: dict[str, Any]
+    ) -> dict[str, float]:
+        size = table.train_size
+        values: dict[str, Any] = {}
+        splits = {"train": slice(None, size), "test": slice(size, None), "all": slice(None)}
+        for name, part in splits.items():
+            features, labels, head = found["stream"][part], table.labels[part], found["head"]
+            logits = found["logits"][part]
+            whole = mirjax.dataset_interplay(features, head, labels)
+            loss, collapse = self._collapse(features, labels, (logits, head), self._network.modulus)
+            own = {
+                "n": len(labels),
+                "accuracy": np.mean(np.argmax(logits, axis=1) == labels),
+                "loss": loss,
+                **{field: getattr(whole, field) for field in mirjax.Interplay._fields},
+                "mir_standard_error": whole.standard_error.mir,
+                "effective_rank": np.exp(whole.entropy1),
+                **collapse._asdict(),
+            }
+            values |= {f"{name}_{k}": v for k, v in own.items()}
+        rows = np.asarray(head_coordinates(found["head"]))[table.labels[size:]]
+        for name in ("attention", "hidden"):
+            layer = mirjax.dataset_feature_interplay(found[name][size:], rows)
+            values[f"layer_{name}_mir"], values[f"layer_{name}_hdr"] = layer.mir, layer.hdr
+            values[f"layer_{name}_effective_rank"] = np.exp(layer.entropy1)
+        return {k: float(v) for k, v in jax.device_get(values | weights).items()}
+
+    def _of_means(
+        self, features: Array, labels: Array, others: tuple[Array, Array], classes: int
+    ) -> tuple[Array, mirjax.NeuralCollapse]:
+        logits, head = others
+        collapse = mirjax.neural_collapse(features, labels, head, num_classes=classes)
+        return jnp.mean(precise_cross_entropy(logits, labels)), collapse
+
+    def _of_weights(self, params: Any) -> dict[str, Array]:
+        model, modulus = self._network.model(params), self._network.modulus
+        squares = sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(params))
+        neurons = (model.back[...] @ model.unembedding[...])[:, :modulus]
+        return {
+            "weight_norm": jnp.sqrt(squares),
+            "gini_embedding": gini(fourier_norms(model.embedding[...][:modulus])),
+            "gini_neurons": gini(fourier_norms(neurons.T)),
+        }
+
+    def _save(self, states: TrainState) -> None:
+        if not self._kept:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        step = int(states.step[0])
+        for i in self._kept:
+            leaves = jax.tree.leaves(jax.tree.map(lambda x, i=i: x[i], states.params))
+            place = snapshot(self._folder, self._lanes[i], step)
+            temporary = place.with_suffix(".part.npz")
+            np.savez(temporary, *(np.asarray(leaf) for leaf in leaves))
+            os.replace(temporary, place)
+
+
+def snapshot(folder: Path, lane: Lane, step: int) -> Path:
+    """Where the parameters of a lane at a step lie."""
+    return folder / f"{lane.name}-step{step}.npz"
+
+
+def progress_records(
+    settings: Any, network: Any, lanes: Sequence[Lane], tables: Sequence[Table]
+) -> list[Record]:
+    """Restricted and excluded loss of the main lanes at every event, of addition; else nothing.
+
+    The key frequencies are those of the network at the end, as in the source.
+    """
+    if settings.operation != "add":
+        return []
+    waves = jnp.asarray(sum_waves(settings.modulus))
+    structure = jax.tree.structure(network.init(jax.random.key(0)))
+    grid = jnp.asarray(
+        np.stack(np.divmod(np.arange(settings.modulus**2), settings.modulus), axis=1)
+    )
+    grid = grid.astype(jnp.int32)
+    labels = jnp.sum(grid, axis=1) % settings.modulus
+
+    @jax.jit
+    def logits_of(leaves: list[Array]) -> Array:
+        params = jax.tree.unflatten(structure, leaves)
+        return network.forward(params, grid)[0][:, : settings.modulus]
+
+    @jax.jit
+    def losses(logits: Array, keys: Array, train: Array) -> dict[str, Array]:
+        each = {
+            "restricted": precise_cross_entropy(restricted_logits(logits, waves, keys), labels),
+            "excluded": precise_cross_entropy(excluded_logits(logits, waves, keys), labels),
+        }
+        share = jnp.sum(frequency_shares(logits, waves) * keys)
+        return {
+            "restricted_loss": jnp.mean(each["restricted"]),
+            "excluded_loss": jnp.sum(each["excluded"] * train) / jnp.sum(train),
+            "key_share": share,
+        }
+
+    def along(lane: Lane, table: Table) -> Iterator[Record]:
+        events = [0, *settings.events()]
+        train = np.zeros(settings.modulus**2, np.float32)
+        chosen = table.pairs[: table.train_size]
+        train[settings.modulus * chosen[:, 0] + chosen[:, 1]] = 1
+        last = logits_of(_leaves(settings.out / "snapshots", lane, events[-1]))
+        keys = key_frequencies(np.asarray(frequency_shares(last, waves)))
+        for step in events:
+            logits = logits_of(_leaves(settings.out / "snapshots", lane, step))
+            found = jax.device_get(losses(logits, jnp.asarray(keys), jnp.asarray(train)))
+            values = {name: float(value) for name, value in found.items()}
+            names = (np.flatnonzero(keys) + 1).tolist()
+            yield {"step": step, "seed": lane.seed, **lane.tags, "keys": names, **values}
+
+    pairs = zip(lanes, tables, strict=True)
+    return [r for lane, own in pairs if lane.tags["kind"] == KIND for r in along(lane, own)]
+
+
+def _leaves(folder: Path, lane: Lane, step: int) -> list[Array]:
+    with np.load(snapshot(folder, lane, step), allow_pickle=False) as file:
+        return [jnp.asarray(file[name]) for name in file.files]

@@ -1,0 +1,57 @@
+"""Tables of operations modulo p, parted into training and test pairs."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+OPERATIONS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "add": lambda a, b: a + b,
+    "subtract": lambda a, b: a - b,
+    "multiply": lambda a, b: a * b,
+    "squares": lambda a, b: a * a + b * b,
+}
+
+
+class Table(NamedTuple):
+    """All pairs of an operation, those to train on first."""
+
+    pairs: np.ndarray
+    """int32 `[p², 2]`."""
+    labels: np.ndarray
+    """int32 `[p²]`."""
+    train_size: int
+
+
+def table(
+    modulus: int, fraction: float, operation: str = "add", *, seed: int = 0, random: bool = False
+) -> Table:
+    """All `p²` pairs in an order drawn with the seed; the first `int(fraction · p²)` are to train on.
+
+    Args:
+        modulus: p.
+        fraction: of the pairs, in (0, 1).
+        operation: `add`, `subtract`, `multiply` or `squares` (a² + b²), modulo p.
+        seed: of the order.
+        random: labels shuffled among all pairs (a control): there is nothing to generalise.
+
+    Raises:
+        ValueError: the modulus, fraction or operation does not fit.
+    """
+    if modulus < 2:
+        raise ValueError(f"modulus must be at least 2, got {modulus}.")
+    if operation not in OPERATIONS:
+        raise ValueError(f"operation must be one of {', '.join(OPERATIONS)}, got {operation!r}.")
+    size = int(fraction * modulus**2)
+    if not 0 < size < modulus**2:
+        raise ValueError(
+            f"fraction {fraction} of {modulus**2} pairs leaves none to train on, or none to test."
+        )
+    first, second = np.divmod(np.arange(modulus**2), modulus)
+    labels = OPERATIONS[operation](first, second) % modulus
+    generator = np.random.default_rng((seed, modulus))
+    if random:
+        labels = generator.permutation(labels)
+    order = np.random.default_rng(seed).permutation(modulus**2)
+    pairs = np.stack([first, second], axis=1)
+    return Table(pairs[order].astype(np.int32), labels[order].astype(np.int32), size)
