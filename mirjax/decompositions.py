@@ -67,24 +67,27 @@ def svd(matrix: Float[Array, "m n"]) -> Arrays:
     return _svd(matrix)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def pinv(matrix: Float[Array, "m n"], floor: float) -> Float[Array, "n m"]:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def pinv(matrix: Float[Array, "m n"], rank: Array, floor: float) -> Float[Array, "n m"]:
     """Moore-Penrose inverse; its derivative holds while the rank does not change.
 
-    Singular values up to `floor`, and up to rounding of the largest, count as 0.
+    The rank is known to be at most `rank`. Singular values beyond that, up to `floor`, and up to
+    rounding of the largest, count as 0.
     """
     left, values, right = svd(matrix)
     rounding = max(matrix.shape) * jnp.finfo(matrix.dtype).eps * values[0]
-    kept = values > jnp.maximum(rounding, floor)
+    kept = (values > jnp.maximum(rounding, floor)) & (jnp.arange(len(values)) < rank)
     inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1.0), 0.0)
     return matmul(right.T * inverse[None, :], left.T)
 
 
 @pinv.defjvp
-def _pinv_jvp(floor: float, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+def _pinv_jvp(
+    floor: float, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
     # Golub & Pereyra 1973.
-    (matrix,), (tangent,) = primals, tangents
-    inverse = pinv(matrix, floor)
+    (matrix, rank), (tangent, _) = primals, tangents
+    inverse = pinv(matrix, rank, floor)
     off_range = jnp.eye(matrix.shape[0], dtype=matrix.dtype) - matmul(matrix, inverse)
     off_rows = jnp.eye(matrix.shape[1], dtype=matrix.dtype) - matmul(inverse, matrix)
     derivative = -matmul(inverse, matmul(tangent, inverse))

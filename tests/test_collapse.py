@@ -152,3 +152,33 @@ def test_nc4_has_no_derivative():
     features, labels, head = case("float32")
     gradient = jax.grad(lambda z: mirjax.neural_collapse(z, labels, head, num_classes=C).nc4)
     assert np.all(gradient(jnp.asarray(features)) == 0)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("classes", [3, 10])
+def test_the_sum_of_centred_means_is_no_direction(streamed, classes):
+    # A few strong directions that all classes share, and many samples: what rounding leaves of the
+    # sum of the centred means must not count as a direction between classes.
+    rng = np.random.default_rng(0)
+    n, width = 20_000, 24
+    labels = (np.arange(n) % classes).astype(np.int32)
+    shared = rng.normal(size=(n, 2)) @ rng.normal(size=(2, width)) + 3
+    own = 0.03 * rng.normal(size=(classes, width))[labels]
+    features = (shared + own + 0.05 * rng.normal(size=(n, width))).astype(np.float32)
+    head = rng.normal(size=(classes, width)).astype(np.float32)
+    if streamed:
+        moments = mirjax.ClassMoments.zeros(classes, width)
+        for start in range(0, n, 4000):
+            part = slice(start, start + 4000)
+            moments = moments.update(features[part], labels[part])
+        found = moments.collapse(head)
+    else:
+        found = mirjax.neural_collapse(features, labels, head, num_classes=classes)
+    exact = features.astype(np.float64)
+    means = np.stack([exact[labels == c].mean(0) for c in range(classes)])
+    offsets = means - exact.mean(0)
+    within = exact - means[labels]
+    _, values, right = np.linalg.svd(offsets, full_matrices=False)
+    values, right = values[:-1], right[:-1]
+    expected = np.sum(((within @ right.T) / values) ** 2) / n
+    assert float(found.nc1) == pytest.approx(expected, rel=1e-2)

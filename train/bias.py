@@ -19,7 +19,7 @@ from train.evaluate import closed_forms
 from train.experiment import load_data
 from train.images import DataError
 from train.loop import CheckpointError, RunError
-from train.runs import extract, open_run
+from train.runs import Extractor, open_run
 from train.supervised import Supervised
 
 
@@ -45,10 +45,11 @@ def measure(bias: Bias) -> dict[str, Any]:
     if not 0 <= bias.seed < run.settings.seeds:
         raise RunError(f"seed must be below {run.settings.seeds}, the seeds of {bias.run}.")
     split = getattr(run.data, bias.split)
+    extract = Extractor(run.network, split, batch_size=run.settings.eval_batch)
     curves = {}
     for name, states in (("trained", run.states), ("untrained", run.untrained)):
         state = jax.tree.map(lambda x: x[bias.seed], states)
-        features, labels = extract(run.network, state, split, batch_size=run.settings.eval_batch)
+        features, labels = extract(state)
         head, _ = run.network.head(state.params, state.rest)
         found = mirjax.batch_bias(features, head, labels, max_batches=bias.max_batches)
         curves[name] = {

@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-FORMAT = "mirjax-train 1"
+# Raised whenever what a state holds changes.
+FORMAT = "mirjax-train 2"
 
 
 class CheckpointError(Exception):
@@ -66,8 +67,8 @@ class Checkpoints:
         about = self._read(step, about=self._ocp.args.JsonRestore())["about"]
         if not isinstance(about, dict) or about.get("format") != FORMAT:
             raise CheckpointError(
-                f"{place} is no checkpoint of this program (format {FORMAT!r}). "
-                "Name another folder with --out."
+                f"{place} is no checkpoint of this version of the program (format {FORMAT!r}). It was "
+                "left as it is; go on with the version that wrote it, or name another folder with --out."
             )
         abstract = jax.tree.map(_abstract, _leaves(like))
         leaves = self._read(step, state=self._ocp.args.StandardRestore(abstract))["state"]

@@ -47,7 +47,7 @@ def train(
 
     def trainer_of(states: TrainState) -> tuple[Groups, Callable]:
         groups = Groups(settings, data, lanes, states, step, mesh)
-        return groups, _evaluation(network, settings, data, mesh)
+        return groups, _evaluation(network, settings, data, groups, mesh)
 
     records, states = run_lanes(settings, about(data), lanes, states, trainer_of, quiet=quiet)
     return Result(settings.out, source_of(data), records, lanes, states)
@@ -64,12 +64,13 @@ def source_of(data: Any) -> str:
 
 
 def _evaluation(
-    network: Network, settings: Settings, data: Any, mesh: Mesh
+    network: Network, settings: Settings, data: Any, groups: Groups, mesh: Mesh
 ) -> Callable[[int, TrainState], list[dict[str, float]]]:
     """All that is measured of the states of one group, a dictionary a lane."""
+    networks = max(map(len, groups.rows))
     splits = {"test": data.test} | ({"train": data.train} if settings.eval_train else {})
     evaluators: dict[str, Callable] = {
-        f"{name}_": Evaluator(network, split, data.num_classes, settings, mesh)
+        f"{name}_": Evaluator(network, split, data.num_classes, settings, mesh, networks=networks)
         for name, split in splits.items()
     }
     if settings.eval_layers:

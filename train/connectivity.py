@@ -23,7 +23,7 @@ from train.images import ImageData, RecordSplit, Split
 from train.lanes import Lane, lanes_of
 from train.loop import Result
 from train.path_summary import INTERPOLATED, NO_STATISTICS, RECOMPUTED, summarize
-from train.paths import interpolate, recompute_statistics
+from train.paths import Statistics, interpolate
 from train.records import Record
 from train.state import Network, TrainState
 from train.summary import Summary
@@ -52,17 +52,17 @@ class Connectivity(Supervised):
             raise ValueError(f"points must be at least 3, got {self.points}.")
         if self.statistics_batches < 1 or (self.path_samples or 1) < 1:
             raise ValueError("statistics_batches and path_samples must be at least 1.")
-        if not self.learning_rates or not all(rate > 0 for rate in self.learning_rates):
+        self.distinct("learning_rates")
+        self.distinct("branch_steps")
+        if not all(rate > 0 for rate in self.learning_rates):
             raise ValueError(f"learning_rates must be positive, got {self.learning_rates}.")
-        steps = set(self.branch_steps)
-        if (
-            not 0 < len(steps) == len(self.branch_steps)
-            or min(steps) < 0
-            or max(steps) >= self.steps
-        ):
+        if self.learning_rate != Supervised.learning_rate:
             raise ValueError(
-                f"branch_steps must be different numbers in [0, steps = {self.steps}), got "
-                f"{self.branch_steps}."
+                "learning rates are what this experiment sweeps: give --learning-rates."
+            )
+        if not all(0 <= step < self.steps for step in self.branch_steps):
+            raise ValueError(
+                f"branch_steps must be in [0, steps = {self.steps}), got {self.branch_steps}."
             )
 
 
@@ -104,10 +104,9 @@ PRESETS = {
 def run(settings: Connectivity, *, quiet: bool = False) -> Summary:
     """Trains the copies, and goes along the lines between them."""
     data = load_data(settings)
-    if settings.path_samples is None or isinstance(data.test, RecordSplit):
-        measured = data.test
-    else:
-        measured = balanced_part(data.test, settings.path_samples, name="path_samples")
+    measured = data.test
+    if settings.path_samples is not None:
+        measured = balanced_part(measured, settings.path_samples, name="path_samples")
     folder = claim_folder(settings, about(data))
     training = dataclasses.replace(settings, out=folder / "training")
     result = fit(training, data, copies(settings), quiet=quiet)
@@ -132,9 +131,10 @@ def path_records(
 ) -> Iterator[Record]:
     """The metrics on a split at every point between copy 0 and each other copy."""
     network = Network.of(settings, data)
-    evaluate = Evaluator(network, measured, data.num_classes, settings)
     # All points under one vmap, but one after the other where batched convolutions are slow.
     size = 1 if is_slow(settings) else settings.points
+    evaluate = Evaluator(network, measured, data.num_classes, settings, networks=size)
+    recompute = Statistics(network, data.train, settings, batches=settings.statistics_batches)
     points = np.linspace(0, 1, settings.points).tolist()
     places = {
         (lane.seed, lane.knobs.learning_rate, lane.copy): i for i, lane in enumerate(result.lanes)
@@ -149,8 +149,7 @@ def path_records(
             for start in range(0, settings.points, size):
                 part = jax.tree.map(lambda x, s=start: x[s : s + size], path)
                 if kind == RECOMPUTED:
-                    count = settings.statistics_batches
-                    part = recompute_statistics(network, part, data.train, settings, batches=count)
+                    part = recompute(part)
                 for point, values in zip(points[start : start + size], evaluate(part), strict=True):
                     place_on: dict[str, Any] = {"statistics": kind, "point": point}
                     yield {"seed": lane.seed, **lane.tags, **place_on, **values}

@@ -142,10 +142,11 @@ def stream(
 
 
 def batches(split: Split | RecordSplit, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-    """Goes through a split once, in order, in batches of one shape.
+    """Goes through a split once, always in the same order, in batches of one shape.
 
     Args:
-      split: what to read.
+      split: what to read. A streamed one is read in a fixed random order, and so is one in memory
+        whose labels are sorted: batches of one class alone would say nothing of the whole.
       batch_size: examples per batch; the last batch is filled up with zeros.
 
     Returns:
@@ -154,13 +155,15 @@ def batches(split: Split | RecordSplit, batch_size: int) -> Iterator[dict[str, n
     """
     _check_batches(len(split), batch_size)
     if isinstance(split, Split):
-        parts = (
-            {"image": split.images[i : i + batch_size], "label": split.labels[i : i + batch_size]}
-            for i in range(0, len(split), batch_size)
-        )
+        order = np.arange(len(split))
+        if np.all(np.diff(split.labels) >= 0):
+            order = np.random.default_rng(0).permutation(order)
+        chunks = (order[i : i + batch_size] for i in range(0, len(split), batch_size))
+        parts = ({"image": split.images[i], "label": split.labels[i]} for i in chunks)
     else:
         grain = sources.require("grain", "a data set that does not fit in memory")
-        dataset = grain.MapDataset.range(len(split)).batch(batch_size, drop_remainder=False)
+        dataset = grain.MapDataset.range(len(split)).seed(0).shuffle()
+        dataset = dataset.batch(batch_size, drop_remainder=False)
         parts = _read_ahead(grain, split, dataset, 0)
     return (_fill(part, batch_size) for part in parts)
 

@@ -35,7 +35,7 @@ class Tally(NamedTuple):
 
 
 class Evaluator:
-    """Evaluates states on one split; everything is compiled once.
+    """Evaluates states on one split, `networks` at a time; everything is compiled once.
 
     Features that fit are held, so that one pass gives all. Else class moments are, and NC4, which
     asks for the nearest class mean of each sample, takes a second pass.
@@ -48,6 +48,8 @@ class Evaluator:
         num_classes: int,
         settings: Settings,
         mesh: Mesh | None = None,
+        *,
+        networks: int = 1,
     ):
         self._network, self._split, self._classes = network, split, num_classes
         self._group = min(settings.metric_batch, len(split))
@@ -57,7 +59,7 @@ class Evaluator:
         devices = 1 if mesh is None else mesh.size
         self._batch = devices * math.ceil(groups / devices) * self._group
         self._width = network.width
-        held = 4 * len(split) * self._width * settings.seeds
+        held = 4 * len(split) * self._width * networks
         self._held = held <= settings.memory_limit_mib * 2**20
         self._start = jax.jit(self._zeros, static_argnums=0)
         self._add = jax.jit(self._accumulate, donate_argnums=0)

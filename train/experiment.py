@@ -11,11 +11,13 @@ from train.compilation import enable_cache
 from train.data import load
 from train.images import DataError, ImageData, RecordSplit, Split
 from train.loop import CheckpointError, RunError
-from train.settings import Settings, from_command_line
+from train.parallel import data_mesh
+from train.settings import RunSettings, Settings, from_command_line
 from train.sources import stratified_split
+from train.state import Network
 from train.summary import Summary
 
-S = TypeVar("S", bound=Settings)
+S = TypeVar("S", bound=RunSettings)
 
 
 def load_data(settings: Settings) -> ImageData:
@@ -26,25 +28,30 @@ def load_data(settings: Settings) -> ImageData:
         memory_limit_mib=settings.memory_limit_mib,
         image_size=settings.image_size,
     )
-    if settings.train_size is None:
-        return data
-    split = data.train
-    if isinstance(split, RecordSplit):
+    if settings.train_size is not None:
+        part = balanced_part(data.train, settings.train_size, name="train_size")
+        note = f"{settings.train_size:,} of {len(data.train):,} training images"
+        note = f"{data.source_note}; {note}" if data.source_note else note
+        data = dataclasses.replace(data, train=part, source_note=note)
+    # What does not fit together is told before a folder is claimed.
+    Network.of(settings, data)
+    data_mesh(settings.batch_size, settings.devices)
+    if settings.batch_size > len(data.train):
         raise DataError(
-            f"train_size needs training images in memory; those of {data.name} are not."
+            f"batch_size {settings.batch_size} is larger than the training split, "
+            f"{len(data.train)} samples."
         )
-    part = balanced_part(split, settings.train_size, name=f"{data.name}: train_size")
-    note = f"{settings.train_size:,} of {len(split):,} training images"
-    note = f"{data.source_note}; {note}" if data.source_note else note
-    return dataclasses.replace(data, train=part, source_note=note)
+    return data
 
 
-def balanced_part(split: Split, size: int, *, name: str) -> Split:
+def balanced_part(split: Split | RecordSplit, size: int, *, name: str) -> Split:
     """A class-balanced part of a split, drawn with seed 0, in the order of the split.
 
     Raises:
-        DataError: the split is smaller.
+        DataError: the split is smaller, or streamed from disk.
     """
+    if isinstance(split, RecordSplit):
+        raise DataError(f"{name} needs images in memory (see --memory-limit-mib).")
     if size > len(split):
         raise DataError(f"{name} {size} is more than there are: {len(split)}.")
     if size == len(split):
@@ -57,7 +64,8 @@ def with_random_labels(data: ImageData, *, seed: int = 0) -> ImageData:
     """The same training images with their labels shuffled among them; the test split as it is."""
     if isinstance(data.train, RecordSplit):
         raise DataError(
-            f"random labels need training images in memory; those of {data.name} are not."
+            "random labels need training images in memory: give --no-random-labels, or a larger "
+            "--memory-limit-mib."
         )
     labels = np.random.default_rng(seed).permutation(data.train.labels)
     note = f"{data.source_note}; random labels" if data.source_note else "random labels"

@@ -73,11 +73,15 @@ class Grokking(RunSettings):
         self.at_least_one("modulus", "width", "heads", "information_batch", "log_events")
         for fraction in (*self.fractions, self.large_fraction):
             table(self.modulus, fraction, self.operation)
+        if self.width % self.heads:
+            raise ValueError(f"heads = {self.heads} must divide width = {self.width}.")
         start, stop = self.information_steps
         if not 0 <= start < stop:
             raise ValueError(f"information_steps must be FIRST < LAST, got {start} and {stop}.")
-        if not self.fractions or not self.weight_decays or min(self.weight_decays) < 0:
-            raise ValueError("fractions and weight_decays must not be empty or negative.")
+        self.distinct("fractions")
+        self.distinct("weight_decays")
+        if min(self.weight_decays) < 0:
+            raise ValueError(f"weight_decays must not be negative, got {self.weight_decays}.")
 
     def events(self) -> list[int]:
         """Those of `eval_every`, and as many on a logarithmic scale."""

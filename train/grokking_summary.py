@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from train.evaluate import closed_forms
-from train.plots import Line, Panel, draw
+from train.plots import Line, Panel, draw, levels
 from train.records import Record, cell, curves, mean_and_spread, select
 from train.summary import Claim, Summary, Table
 
@@ -244,17 +244,15 @@ def main_panels(main: Sequence[Record], forms: Mapping[str, float]) -> list[Pane
     }
     found = []
     for title, metrics in shown.items():
-        lines, levels = [], {}
-        for number, (name, metric) in enumerate(metrics.items()):
-            line = _from_step_one(main, metric)
-            if line[0]:
-                lines.append(Line(name, *line, colour=f"C{number}"))
-            value = forms.get(metric.partition("_")[2]) if "layer" not in metric else None
-            if value and title in ("MIR", "HDR"):
-                levels[value] = (f"at collapse: {value:.3f}", value, "black")
+        lines = [
+            Line(name, *line, colour=f"C{number}")
+            for number, (name, metric) in enumerate(metrics.items())
+            if (line := _from_step_one(main, metric))[0]
+        ]
+        marks = levels(forms, list(metrics.values())) if title in ("MIR", "HDR") else []
         log = title in ("cross-entropy", "neural collapse (train)")
         scale = "log" if log else "linear"
-        found.append(Panel(title, "step", lines, list(levels.values()), "log", scale))
+        found.append(Panel(title, "step", lines, marks, "log", scale))
     return found
 
 
@@ -273,9 +271,7 @@ def kind_panels(kinds: Mapping[str, Sequence[Record]], forms: Mapping[str, float
             Line(name, *_from_step_one(records, metric), colour=f"C{number}")
             for number, (name, records) in enumerate(kinds.items())
         ]
-        value = forms.get(metric.partition("_")[2])
-        levels = [(f"at collapse: {value:.3f}", value, "black")] if value else []
-        found.append(Panel(title, "step", lines, levels, "log"))
+        found.append(Panel(title, "step", lines, levels(forms, [metric]), "log"))
     return found
 
 

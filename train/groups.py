@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from mirjax import memory
 from train.data import stream
 from train.folders import RunError
 from train.images import RecordSplit
@@ -52,7 +51,8 @@ class Groups:
         self.rows = [range(i, min(i + size, len(lanes))) for i in range(0, len(lanes), size)]
         self._lanes = [lanes[r.start : r.stop] for r in self.rows]
         self.states = [
-            replicated(jax.tree.map(lambda x, r=r: x[r.start : r.stop], states), mesh)
+            # Copied, since the calls take what they are given.
+            replicated(jax.tree.map(lambda x, r=r: jnp.copy(x[r.start : r.stop]), states), mesh)
             for r in self.rows
         ]
         if self._streamed:
@@ -151,12 +151,13 @@ def largest_that_fits(
 ) -> int:
     """The largest divisor of `lanes` whose need in bytes is below 0.9 of what is available.
 
-    Without a number, what the device says is left; a device that does not say holds all lanes.
+    Without a number, all memory of the device (not what is free just now, so that a resumed run finds
+    the same); a device that does not say holds all lanes.
     """
     if available is None:
         stats = jax.local_devices()[0].memory_stats() or {}
         if "bytes_limit" not in stats:
             return lanes
-        available = memory.available()
+        available = int(stats["bytes_limit"])
     sizes = [lanes // k for k in range(1, lanes + 1) if lanes % k == 0]
     return next((size for size in sizes if needs(size) <= math.floor(0.9 * available)), 1)

@@ -13,7 +13,7 @@ from train.settings import RunSettings
 
 # What a seed is used for. Draws of one purpose never depend on those of another.
 INIT, ORDER, AUGMENT = 0, 1, 2
-_COPIES = 16
+_OFFSET_OF_COPIES = 16
 
 
 class Knobs(NamedTuple):
@@ -21,7 +21,7 @@ class Knobs(NamedTuple):
 
     learning_rate: Any
     """Peak, of the cosine."""
-    weight_decay: Any = 0.0
+    weight_decay: Any
     smoothing: Any = 0.0
     """ε of label smoothing."""
     mi_weight: Any = 0.0
@@ -73,5 +73,5 @@ def lanes_of(settings: RunSettings, **swept: Sequence[float]) -> list[Lane]:
 def stream_key(seed: Array, copy: Array, purpose: int) -> Array:
     """The key of what a copy of a seed draws for one purpose."""
     key = jax.random.key(seed)
-    other = jax.random.fold_in(jax.random.fold_in(key, _COPIES + purpose), copy)
+    other = jax.random.fold_in(jax.random.fold_in(key, _OFFSET_OF_COPIES + purpose), copy)
     return jnp.where(copy == 0, jax.random.fold_in(key, purpose), other)

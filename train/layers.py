@@ -14,7 +14,7 @@ from train.data import batches
 from train.settings import Settings
 from train.state import Network, TrainState
 
-# Of the split, from its start: the activations of all layers are held at once.
+# Of the split, the first in the order of `batches`: the activations of all layers are held at once.
 SAMPLES = 10_000
 
 

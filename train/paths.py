@@ -33,30 +33,32 @@ def interpolate(first: TrainState, second: TrainState, points: Sequence[float]) 
     return repeated._replace(params=params, rest=rest)
 
 
-def recompute_statistics(
-    network: Network, states: TrainState, split: Any, settings: Settings, *, batches: int
-) -> TrainState:
-    """The states with the batch statistics that their own weights have: means over training batches.
+class Statistics:
+    """Gives networks the batch statistics that their own weights have: means over training batches.
 
     Each batch norm's statistics are those of whole batches passing through the layers before it as in
     training, averaged over `batches` of `eval_batch` samples (seed 0, no augmentation).
     """
-    if not jax.tree.leaves(states.rest):
-        return states
-    # Training moves the statistics r to m r + (1 - m) batch: from r = 0 that is (1 - m) batch.
-    share = 1 - settings.batch_norm_momentum
-    zeros = jax.tree.map(jnp.zeros_like, states.rest)
 
-    def one(total: Any, params: Any, zero: Any, images: Array) -> Any:
-        found = network.apply(params, zero, images, train=True).rest
-        return jax.tree.map(lambda t, f: t + f / (share * batches), total, found)
+    def __init__(self, network: Network, split: Any, settings: Settings, *, batches: int):
+        # Training moves the statistics r to m r + (1 - m) batch: from r = 0 that is (1 - m) batch.
+        share = 1 - settings.batch_norm_momentum
+        size = min(settings.eval_batch, len(split))
+        drawn = itertools.islice(stream(split, batch_size=size, seed=0), batches)
+        self._images = [batch["image"] for batch in drawn]
 
-    add = jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None)))
-    size = min(settings.eval_batch, len(split))
-    total = zeros
-    for batch in itertools.islice(stream(split, batch_size=size, seed=0), batches):
-        total = add(total, states.params, zeros, batch["image"])
-    return states._replace(rest=total)
+        def one(total: Any, params: Any, zero: Any, images: Array) -> Any:
+            found = network.apply(params, zero, images, train=True).rest
+            return jax.tree.map(lambda t, f: t + f / (share * batches), total, found)
+
+        self._add = jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None)))
+
+    def __call__(self, states: TrainState) -> TrainState:
+        """The stacked states with their statistics recomputed."""
+        zeros = total = jax.tree.map(jnp.zeros_like, states.rest)
+        for images in self._images:
+            total = self._add(total, states.params, zeros, images)
+        return states._replace(rest=total)
 
 
 def barrier(points: Sequence[float], losses: Sequence[float]) -> float:

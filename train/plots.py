@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 from train.records import Record, curves
 
+Level = tuple[str, float, str]
+"""Label, value and colour of a horizontal line."""
+
 
 class Line(NamedTuple):
     """Mean and spread over x."""
@@ -28,8 +31,7 @@ class Panel:
     title: str
     xlabel: str
     lines: Sequence[Line]
-    levels: Sequence[tuple[str, float, str]] = ()
-    """Horizontal lines: label, value, colour."""
+    levels: Sequence[Level] = ()
     xscale: str = "linear"
     yscale: str = "linear"
 
@@ -101,7 +103,7 @@ PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
         ),
     ),
     (
-        "neural collapse (training set)",
+        "neural collapse",
         (
             ("train_nc1", "NC1"),
             ("train_nc2_equinorm", "NC2 norms"),
@@ -124,6 +126,8 @@ def plot_runs(
     panels = []
     for label, metrics in PANELS:
         shown = _available(runs, metrics[:1] if several else metrics)
+        if label == "neural collapse":
+            label += " (training set)" if shown[0][0].startswith("train") else " (test set)"
         lines = [
             Line(run if several else name, *found, colour=f"C{row if several else column}")
             for row, (run, records) in enumerate(runs.items())
@@ -135,7 +139,7 @@ def plot_runs(
                 f"{label}: {shown[0][1]}" if several else label,
                 "step",
                 lines,
-                levels=_levels(shown, closed_forms, several),
+                levels=levels(closed_forms, [metric for metric, _ in shown]),
                 yscale="log" if label.startswith("neural collapse") else "linear",
             )
         )
@@ -153,15 +157,15 @@ def _available(
     return logged(metrics) or logged([(m.replace("train_", "test_"), name) for m, name in metrics])
 
 
-def _levels(
-    shown: Sequence[tuple[str, str]], closed_forms: Mapping[str, float], several: bool
-) -> list[tuple[str, float, str]]:
-    found: dict[float, str] = {}
-    for column, (metric, _) in enumerate(shown):
-        split, _, name = metric.partition("_")
-        value = closed_forms.get(name)
-        if value is None or split == "train" or value in found:
-            continue
-        own = not several and (name.endswith("information") or "entropy" in name)
-        found[value] = f"C{column}" if own else "black"
-    return [(f"at collapse: {value:.3f}", value, colour) for value, colour in found.items()]
+def levels(closed_forms: Mapping[str, float], metrics: Sequence[str]) -> list[Level]:
+    """Lines for the values at neural collapse of metrics like `test_mir`, each value once.
+
+    What tends to 0 gets none: the axis shows it. Nor do metrics of the training split, which have the
+    value of those of the test split.
+    """
+    found: dict[float, Level] = {}
+    for metric in metrics:
+        value = closed_forms.get(metric.partition("_")[2])
+        if value and value not in found:
+            found[value] = (f"at collapse: {value:.3f}", value, "black")
+    return list(found.values())

@@ -24,7 +24,7 @@ from train.loop import Result
 from train.masks import sparse_masks, sparsity_of
 from train.pruning_summary import summarize
 from train.records import Record, final_records
-from train.runs import extract
+from train.runs import Extractor
 from train.state import Network, TrainState
 from train.step import masked
 from train.summary import Summary
@@ -46,7 +46,8 @@ class Pruning(Supervised):
         super().__post_init__()
         if self.finetune_steps < 1 or self.finetune_learning_rate <= 0:
             raise ValueError("finetune_steps and finetune_learning_rate must be positive.")
-        if not self.sparsities or not all(0 <= share < 1 for share in self.sparsities):
+        self.distinct("sparsities")
+        if not all(0 <= share < 1 for share in self.sparsities):
             raise ValueError(f"sparsities must be in [0, 1), got {self.sparsities}.")
 
 
@@ -90,7 +91,7 @@ def run(settings: Pruning, *, quiet: bool = False) -> Summary:
     finetuning = dataclasses.replace(
         settings,
         steps=settings.finetune_steps,
-        eval_every=settings.finetune_steps,
+        eval_every=min(settings.eval_every, settings.finetune_steps),
         checkpoint_every=None,
         learning_rate=settings.finetune_learning_rate,
         out=folder / "pruned",
@@ -143,30 +144,27 @@ def pruning_records(
     """What each pruned network is before (step 0) and after fine-tuning, and its features beside the
     dense network's.
     """
-    network = Network.of(settings, data)
+    extract = Extractor(Network.of(settings, data), data.test, batch_size=settings.eval_batch)
+
+    def features_of(states: TrainState, place: int) -> np.ndarray:
+        return extract(jax.tree.map(lambda x: x[place], states))[0]
+
     logged = {(r["seed"], r["sparsity"], r["method"], r["step"]): r for r in tuned.records}
     whole, found = {}, []
     for place, lane in enumerate(tuned.lanes):
         if lane.seed not in whole:
             row = [x.seed for x in dense.lanes].index(lane.seed)
-            whole[lane.seed] = _features(network, dense.states, row, data, settings)
+            whole[lane.seed] = features_of(dense.states, row)
         for stage, step, states in (
             ("pruned", 0, start),
             ("fine-tuned", settings.finetune_steps, tuned.states),
         ):
-            features = _features(network, states, place, data, settings)
+            features = features_of(states, place)
             tags = lane.tags["sparsity"], lane.tags["method"]
             record = dict(logged[lane.seed, *tags, step]) | {"stage": stage}
             record["zeros"] = sparsity_of(jax.tree.map(lambda x, i=place: x[i], states.params))
             found.append({**record, **_beside(whole[lane.seed], features, settings.metric_batch)})
     return found
-
-
-def _features(
-    network: Network, states: TrainState, place: int, data: ImageData, settings: Pruning
-) -> np.ndarray:
-    state = jax.tree.map(lambda x: x[place], states._replace(opt_state=None, masks=None))
-    return extract(network, state, data.test, batch_size=settings.eval_batch)[0]
 
 
 def _beside(before: np.ndarray, after: np.ndarray, batch: int) -> Record:

@@ -55,15 +55,25 @@ def summary_of(folder: Path) -> Summary:
     if (folder / FILE).exists():
         return read_summary(folder)
     saved = saved_run(folder)
+    missing = {"dataset", "model", "steps"} - saved["settings"].keys()
+    if missing:
+        raise RunError(f"{folder}/settings.json is of no training run: it lacks {sorted(missing)}.")
     try:
         records = read_jsonl(folder / "metrics.jsonl")
     except (OSError, ValueError) as error:
         raise RunError(f"{folder}/metrics.jsonl cannot be read ({error}).") from None
     if not records:
         raise RunError(f"{folder} has no metrics yet. Let the run finish first (--resume).")
-    last = final_records(records)
-    settings = saved["settings"]
-    title = f"{saved['data']}, {settings['model']}, step {last[0]['step']:,}, seeds: {len(last)}"
+    last, settings = final_records(records), saved["settings"]
+    if last[0]["step"] < settings["steps"]:
+        raise RunError(
+            f"{folder} is at step {last[0]['step']:,} of {settings['steps']:,}. Let it finish first (--resume)."
+        )
+    if any(lane["tags"] for lane in saved.get("lanes", [])):
+        raise RunError(
+            f"{folder} is a part of an experiment, or has not finished. Name the folder with its {FILE}."
+        )
+    title = f"{settings['dataset']}, {settings['model']}, {settings['steps']:,} steps, seeds: {len(last)}"
     note = f"Test set, n = {int(last[0]['test_n']):,}; mean ± standard deviation over seeds"
     table = table_of({"last step": last}, COLUMNS, title=note, first="")
     pictures = {"curves.png": "training curves"} if (folder / "curves.png").exists() else {}

@@ -71,18 +71,20 @@ def open_run(folder: Path, kind: type[S], load: Callable[[S], Any]) -> Run:
     return Run(settings, data, network, lanes, step, states, untrained)
 
 
-def extract(
-    network: Network, state: TrainState, split: Any, *, batch_size: int = 500
-) -> tuple[np.ndarray, np.ndarray]:
-    """Features `[n, d]` of one seed's state on a whole split, and the labels `[n]`."""
+class Extractor:
+    """Features `[n, d]` of one network on a whole split, and the labels `[n]`; compiled once."""
 
-    @jax.jit
-    def forward(state: TrainState, images: jax.Array) -> jax.Array:
-        return network.apply(state.params, state.rest, images, train=False).features
+    def __init__(self, network: Network, split: Any, *, batch_size: int = 500):
+        self._split, self._batch = split, min(batch_size, len(split))
+        self._forward = jax.jit(
+            lambda params, rest, images: network.apply(params, rest, images, train=False).features
+        )
 
-    rows, labels = [], []
-    for batch in batches(split, min(batch_size, len(split))):
-        rows.append(np.asarray(forward(state, batch["image"])))
-        labels.append(batch["label"])
-    n = len(split)
-    return np.concatenate(rows)[:n], np.concatenate(labels)[:n]
+    def __call__(self, state: TrainState) -> tuple[np.ndarray, np.ndarray]:
+        """Of the state of one lane."""
+        rows, labels = [], []
+        for batch in batches(self._split, self._batch):
+            rows.append(np.asarray(self._forward(state.params, state.rest, batch["image"])))
+            labels.append(batch["label"])
+        n = len(self._split)
+        return np.concatenate(rows)[:n], np.concatenate(labels)[:n]

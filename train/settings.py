@@ -52,6 +52,12 @@ class RunSettings:
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
 
+    def distinct(self, name: str) -> None:
+        """Raises `ValueError` if a swept setting is empty or names a value twice."""
+        values = getattr(self, name)
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"{name} must be different numbers, got {values}.")
+
     def events(self) -> list[int]:
         """The steps at which the lanes are evaluated, after the start."""
         return [*range(self.eval_every, self.steps, self.eval_every), self.steps]

@@ -103,7 +103,7 @@ def main() -> None:
         settings = from_command_line(PRESETS)
         enable_cache()
         result = run(settings)
-    except (RunError, CheckpointError, DataError, ValueError) as error:
+    except (RunError, CheckpointError, DataError, MemoryError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     n = int(result.records[-1]["test_n"])

@@ -15,6 +15,7 @@ from pathlib import Path  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
+from train.checkpoint import Checkpoints  # noqa: E402
 from train.images import from_arrays  # noqa: E402
 from train.lanes import lanes_of  # noqa: E402
 from train.supervised import Supervised, fit  # noqa: E402
@@ -25,16 +26,27 @@ def main():
     images = rng.integers(0, 256, (96, 12, 12, 1)).astype(np.uint8)
     data = from_arrays("noise", images, np.arange(96) % 3, images[:50], np.arange(50) % 3)
     settings = Supervised(
-        model="conv", augment=True, steps=4, eval_every=4, eval_train=False, batch_size=16, metric_batch=8, eval_batch=16,
+        model="conv", augment=True, steps=4, eval_every=2, eval_train=False, batch_size=16, metric_batch=8, eval_batch=16,
         mi_weight=0.2, ed_weight=0.1, smoothing=0.1, seeds=2, out=Path(OUT),
     )  # fmt: skip
     jax.config.update("jax_compilation_cache_dir", ".cache/jax")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     result = fit(settings, data, lanes_of(settings), quiet=True)
     if DEVICES > 1:
-        resumed = fit(dataclasses.replace(settings, resume=True), data, quiet=True)
-        equal = jax.tree.map(np.array_equal, resumed.states.params, result.states.params)
-        assert all(jax.tree.leaves(equal))
+        stopped = dataclasses.replace(settings, out=Path(OUT + "-stopped"))
+        save = Checkpoints.save
+
+        def save_and_die(self, *arguments):
+            save(self, *arguments)
+            raise KeyboardInterrupt
+
+        Checkpoints.save = save_and_die
+        try:
+            fit(stopped, data, quiet=True)
+        except KeyboardInterrupt:
+            Checkpoints.save = save
+        resumed = fit(dataclasses.replace(stopped, resume=True), data, quiet=True)
+        assert resumed.records == result.records
     where = {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(result.states.params)}
     print(
         "RESULT"

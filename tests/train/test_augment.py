@@ -1,4 +1,5 @@
 import dataclasses
+from dataclasses import replace
 
 import chex
 import jax
@@ -7,6 +8,10 @@ import numpy as np
 import pytest
 
 from train.augment import crop_and_flip
+from train.images import from_arrays
+from train.lanes import lanes_of
+from train.state import Network, initial_state, optimizer
+from train.step import information_loss, make_step
 from train.supervised import fit
 
 
@@ -72,3 +77,21 @@ def test_augmented_runs_depend_on_seed_and_step_alone(tiny, settings):
     chex.assert_trees_all_close(runs[0], runs[1], rtol=1e-4, atol=1e-5)
     with pytest.raises(AssertionError):
         chex.assert_trees_all_close(runs[0], runs[2], rtol=1e-3, atol=1e-4)
+
+
+def test_copies_draw_on_their_own_from_their_branch_step_on(settings):
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1)).astype(np.uint8)
+    data = from_arrays("noise", images, np.arange(12) % 3, images, np.arange(12) % 3)
+    lane = lanes_of(settings)[0]
+    copies = [lane, replace(lane, copy=1), replace(lane, copy=1, branch_step=1)]
+    network, transform = Network.of(settings, data), optimizer(settings)
+    step = make_step(network, transform, information_loss([lane]), augment=True)
+    # The same images for all: what differs is their augmentation.
+    call = jax.jit(jax.vmap(step, in_axes=(0, None, None)))
+    losses = []
+    states = initial_state(network, transform, copies)
+    for _ in range(2):
+        states, terms = call(states, images, data.train.labels)
+        losses.append(np.asarray(terms.loss))
+    assert losses[0][0] == losses[0][2] != losses[0][1]
+    assert losses[1][0] != losses[1][2]

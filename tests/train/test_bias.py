@@ -10,7 +10,7 @@ from PIL import Image
 from train import bias
 from train.experiment import load_data
 from train.loop import RunError
-from train.runs import extract, open_run
+from train.runs import Extractor, open_run
 from train.supervised import PRESETS, Supervised, run
 
 
@@ -31,7 +31,7 @@ def test_a_run_is_opened_as_it_ended(finished):
     jax.tree.map(np.testing.assert_array_equal, opened.states, result.states)
     assert list(opened.untrained.step) == [0, 0]
     one = jax.tree.map(lambda x: x[1], opened.states)
-    features, labels = extract(opened.network, one, opened.data.test, batch_size=100)
+    features, labels = Extractor(opened.network, opened.data.test, batch_size=100)(one)
     assert features.shape == (360, 64)
     np.testing.assert_array_equal(labels, opened.data.test.labels)
     whole = opened.network.apply(one.params, one.rest, opened.data.test.images, train=False)

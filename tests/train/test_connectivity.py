@@ -70,20 +70,73 @@ def test_branching_at_the_end_is_the_same_network(tmp_path):
     assert not np.array_equal(kernels[0], kernels[2])
 
 
-def record(point, accuracy, mir, seed=0, rate=0.03):
+def test_batch_statistics_are_interpolated_and_recomputed(tmp_path):
+    settings = dataclasses.replace(
+        PRESETS["smoke"],
+        model="conv",
+        augment=True,
+        steps=4,
+        eval_every=4,
+        eval_train=False,
+        learning_rates=(0.03,),
+        branch_steps=(0,),
+        points=3,
+        path_samples=60,
+        statistics_batches=2,
+        out=tmp_path / "run",
+    )
+    run(settings, quiet=True)
+    records = read_jsonl(settings.out / "path.jsonl")
+    assert [(r["statistics"], r["point"]) for r in records] == [
+        (kind, point) for kind in ("interpolated", "recomputed") for point in (0, 0.5, 1)
+    ]
+    assert all(r["n"] == 60 for r in records)
+    for first, second in zip(records[:3], records[3:], strict=True):
+        assert first["loss"] != second["loss"]
+
+
+def path(accuracies, *, seed=0, rate=0.03, mir=(0.4, 0.6, 0.4), hdr=(0.3, 0.1, 0.2, 0.3, 0.3)):
+    """Records at ω 0, 0.1, 0.5, 0.9, 1."""
     tags = {"learning_rate": rate, "branch_step": 0, "statistics": "recomputed", "seed": seed}
-    values = {"accuracy": accuracy, "loss": 1 - accuracy, "mir": mir, "hdr": 0.2}
-    return {"point": point, **tags, **values}
+    ends, middle, _ = mir
+    return [
+        {"point": point, **tags, "accuracy": a, "loss": 1 - a, "hdr": h, "hdr_batch": h}
+        | dict.fromkeys(("mir", "mir_batch"), middle if point == 0.5 else ends)
+        for point, a, h in zip((0, 0.1, 0.5, 0.9, 1), accuracies, hdr, strict=True)
+    ]
 
 
-def test_readings():
-    settings = PRESETS["small"]
-    records = []
-    for rate, middle, mir in ((0.03, 0.1, 0.6), (0.003, 0.5, 0.3), (0.0003, 0.89, 0.3)):
-        for seed in (0, 1):
-            for point, accuracy, value in ((0, 0.9, 0.4), (0.5, middle, mir), (1, 0.9, 0.4)):
-                records.append(record(point, accuracy, value, seed, rate))
-    found = claims(settings, 10, records)
-    assert [claim.reading.split(":")[0] for claim in found] == ["agrees"] * 4
+def readings(records, **changes):
+    settings = dataclasses.replace(PRESETS["small"], **changes)
+    return [claim.reading.split(":")[0] for claim in claims(settings, 10, records)]
+
+
+THROUGH_CHANCE, LOWER, FLAT = (0.9, 0.6, 0.1, 0.6, 0.9), (0.9, 0.8, 0.5, 0.8, 0.9), (0.9,) * 5
+
+
+def test_the_published_course_agrees_and_another_does_not():
+    as_published = {0.03: THROUGH_CHANCE, 0.003: LOWER, 0.0003: FLAT}
+    records = [r for k, v in as_published.items() for s in (0, 1) for r in path(v, rate=k, seed=s)]
+    assert readings(records) == ["agrees"] * 5
     each = select(paths(records), learning_rate=0.03)
-    assert [path["barrier"] for path in each] == [pytest.approx(0.8)] * 2
+    assert [r["barrier"] for r in each] == [pytest.approx(0.8)] * 2
+    flat = [r for k in as_published for s in (0, 1) for r in path(FLAT, rate=k, seed=s)]
+    assert readings(flat) == ["disagrees", "disagrees", "agrees", "not decided", "not decided"]
+    # On CIFAR-100 the paper reports flat paths.
+    assert readings(flat, dataset="cifar100") == ["agrees"] * 3
+    assert all(r.startswith("not published") for r in readings(flat, dataset="digits"))
+
+
+def test_networks_that_learned_nothing_decide_nothing():
+    records = path((0.11, 0.1, 0.1, 0.1, 0.11))
+    assert readings(records, learning_rates=(0.03,)) == ["not decided"] * 3
+
+
+def test_a_hump_in_one_seed_of_two_is_not_decided():
+    records = path(THROUGH_CHANCE) + path(THROUGH_CHANCE, seed=1, mir=(0.4, 0.3, 0.4))
+    assert readings(records, learning_rates=(0.03,))[1] == "not decided"
+
+
+def test_copies_that_part_late_are_held_against_nothing():
+    records = [r | {"branch_step": 200} for r in path(FLAT)]
+    assert claims(PRESETS["small"], 10, records) == []

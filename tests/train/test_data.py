@@ -159,8 +159,21 @@ def test_batches_are_filled_up(kind, count, size):
     labels = np.concatenate([batch["label"] for batch in found])
     images = np.concatenate([batch["image"] for batch in found])
     assert weight.tolist() == [1.0] * count + [0.0] * (-count % size)
-    assert labels.tolist() == [*range(count), *[0] * (-count % size)]
+    # Their labels are sorted: they are mixed, always in the same way.
+    assert sorted(labels[:count]) == [*range(count)]
+    assert labels[count:].tolist() == [0] * (-count % size)
+    again = np.concatenate([b["label"] for b in data.batches(splits_of(count)[kind], size)])
+    assert np.array_equal(again, labels)
     np.testing.assert_array_equal(images[:, 0, 0, 0], labels)
+
+
+def test_batches_of_a_sorted_split_hold_all_classes_and_others_keep_their_order():
+    records, split = splits_of(200)
+    for chosen in (records, split):
+        first = next(data.batches(chosen, 50))["label"]
+        assert first.min() < 50 < 150 < first.max()
+    mixed = data.Split(split.images, split.labels[::-1].copy())
+    assert next(data.batches(mixed, 50))["label"].tolist() == [*range(199, 149, -1)]
 
 
 def test_streamed_statistics_are_close_and_repeatable(monkeypatch):

@@ -52,10 +52,22 @@ def test_nothing_is_overwritten_unasked(name, stop, tmp_path):
         ("smoothing", ["--epsilons", "0.1", "0.1"], "epsilons must be different"),
         ("smoothing", ["--smoothing", "0.1"], "give --epsilons instead"),
         ("losses", ["--weights", "0"], "weights must be positive"),
+        ("losses", ["--weights", "0.3", "0.3"], "weights must be different numbers"),
+        (
+            "losses",
+            ["--batch-size", "5000"],
+            "batch_size 5000 is larger than the training split, 1437",
+        ),
         ("losses", ["--mi-weight", "0.1"], "give --weights instead"),
         ("connectivity", ["--points", "2"], "points must be at least 3"),
-        ("connectivity", ["--branch-steps", "20"], "branch_steps must be different numbers in [0"),
+        ("connectivity", ["--branch-steps", "20"], "branch_steps must be in [0"),
         ("connectivity", ["--learning-rates", "0"], "learning_rates must be positive"),
+        (
+            "connectivity",
+            ["--learning-rates", "1", "1"],
+            "learning_rates must be different numbers",
+        ),
+        ("connectivity", ["--learning-rate", "0.1"], "give --learning-rates"),
         ("connectivity", ["--path-samples", "900"], "path_samples 900 is more than there are: 360"),
         ("pruning", ["--sparsities", "1"], "sparsities must be in [0, 1)"),
         ("pruning", ["--finetune-steps", "0"], "finetune_steps and finetune_learning_rate"),
@@ -63,6 +75,7 @@ def test_nothing_is_overwritten_unasked(name, stop, tmp_path):
 )
 def test_wrong_values_name_the_option(name, arguments, message, stop, tmp_path):
     assert message in stop(name, "smoke", *arguments, "--out", str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_command_prints_its_tables(monkeypatch, capsys, tmp_path):

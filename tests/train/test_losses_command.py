@@ -11,11 +11,12 @@ from train.summary import read_summary
 
 
 def groups(**gains):
-    plain = np.array([0.9, 0.8, 0.7])
+    plain, n = np.array([0.9, 0.8, 0.7]), 10_000
     return {
         name: [
-            {"seed": seed, "test_accuracy": value}
-            for seed, value in enumerate(plain + np.asarray(gain))
+            # Shares of samples in float32, as they are logged.
+            {"seed": seed, "test_n": float(n), "test_accuracy": float(np.float32(round(n * v) / n))}
+            for seed, v in enumerate(plain + np.asarray(gain))
         ]
         for name, gain in ({PLAIN: [0.0, 0.0, 0.0]} | gains).items()
     }
@@ -42,18 +43,29 @@ def test_the_paired_test_is_the_students_on_differences():
     assert adjusted == pytest.approx(min(2 * p, found["b"][2]))
 
 
-def test_no_spread_is_no_test():
-    found = paired(groups(a=[0.0, 0.0, 0.0]))
-    assert found["a"][0] == 0
-    assert all(math.isnan(value) for value in found["a"][1:])
+def test_equal_gains_are_no_spread_to_test_by():
+    found = paired(groups(**{"+MI, weight 1": [0.02, 0.02, 0.02]}))
+    assert found["+MI, weight 1"][0] == pytest.approx(0.02)
+    assert all(math.isnan(value) for value in found["+MI, weight 1"][1:])
     assert claim(found, 3).reading.startswith("not decided")
 
 
-def test_a_clear_gain_and_a_clear_loss_are_told_apart():
-    gain = paired(groups(a=[0.0200, 0.0201, 0.0199]))
-    assert claim(gain, 3).reading.startswith("agrees")
-    loss = paired(groups(a=[-0.0200, -0.0201, -0.0199]))
-    assert claim(loss, 3).reading.startswith("disagrees")
+def reading(**gains):
+    named = {name.replace("_", "+"): gain for name, gain in gains.items()}
+    return claim(paired(groups(**named)), 3).reading.split(":")[0].split(" (")[0]
+
+
+CLEAR, LOSS, NOISE = [0.02, 0.0201, 0.0199], [-0.02, -0.0201, -0.0199], [0.1, -0.1, 0.06]
+
+
+def test_readings():
+    assert reading(_MI=CLEAR) == "agrees in sign"
+    assert reading(_MI=LOSS) == "disagrees"
+    # A noisy row does not hide a clear gain, and a clear loss does not settle a noisy row.
+    assert reading(_MI=CLEAR, _ED=NOISE) == "agrees in sign"
+    assert reading(_MI=LOSS, _ED=NOISE) == "not decided"
+    # Both together are not what is claimed.
+    assert reading(_MI=LOSS, _MI_ED=CLEAR) == "disagrees"
 
 
 def test_the_comparison_end_to_end_and_resumed(tmp_path, monkeypatch):

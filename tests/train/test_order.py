@@ -4,7 +4,7 @@ import pytest
 from train.lanes import Knobs, Lane
 from train.order import BatchOrder
 
-KNOBS = Knobs(0.1)
+KNOBS = Knobs(0.1, 0.0)
 
 
 def order_of(*lanes, samples=10, batch=5):

@@ -6,6 +6,7 @@ import pytest
 
 from mirjax.theory import collapsed_mir
 from train import report
+from train.folders import RunError
 from train.smoothing import PRESETS as SMOOTHING
 from train.smoothing import run as run_smoothing
 from train.summary import Claim, Summary, Table
@@ -87,3 +88,15 @@ def test_a_run_that_has_not_finished(folders, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         command(monkeypatch, tmp_path, "--out", tmp_path / "page.html")
     assert "Let the run finish first" in capsys.readouterr().err
+
+
+def test_a_run_in_the_middle_or_a_part_of_an_experiment(folders, tmp_path):
+    plain, swept = folders
+    for source, message in ((plain, "at step 0 of 2"), (swept, "part of an experiment")):
+        copy = tmp_path / source.name
+        copy.mkdir()
+        (copy / "settings.json").write_text((source / "settings.json").read_text())
+        lines = (source / "metrics.jsonl").read_text().splitlines(keepends=True)
+        (copy / "metrics.jsonl").write_text("".join(lines[:1] if source == plain else lines))
+        with pytest.raises(RunError, match=message):
+            report.page([copy], title="")

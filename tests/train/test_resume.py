@@ -125,7 +125,7 @@ def test_a_foreign_checkpoint_is_refused(tmp_path):
     with ocp.CheckpointManager(tmp_path / "other") as manager:
         manager.save(3, args=ocp.args.Composite(about=ocp.args.JsonSave({"made by": "others"})))
     checkpoints = Checkpoints(tmp_path / "other")
-    with pytest.raises(CheckpointError, match="is no checkpoint of this program"):
+    with pytest.raises(CheckpointError, match="is no checkpoint of this version"):
         checkpoints.restore(3, {"a": np.zeros(3)})
     checkpoints.close()
 

@@ -13,7 +13,9 @@ from train.supervised import fit
 
 
 def test_the_sweep_end_to_end_and_resumed(tmp_path, monkeypatch):
-    settings = dataclasses.replace(PRESETS["smoke"], eval_every=10, out=tmp_path / "run")
+    settings = dataclasses.replace(
+        PRESETS["smoke"], eval_every=10, augment=True, out=tmp_path / "run"
+    )
     summary = run(settings, quiet=True)
     (table,) = summary.tables
     assert [row[0] for row in table.rows] == ["0", "0.2"]
@@ -41,11 +43,15 @@ def test_epsilon_zero_equals_no_smoothing(tmp_path):
 
 def test_little_is_a_tenth_of_what_training_moves():
     def reading(*values):
-        records = [{"step": 0, "smoothing": 0.0, "m": 0.0}]
+        records = [{"step": 0, "seed": 0, "smoothing": 0.0, "m": 0.0}]
         for epsilon, own in zip((0.0, 0.1), values, strict=True):
-            records += [{"step": 9, "smoothing": epsilon, "m": value} for value in own]
-        return claim(records, "M", "m").reading.split(":")[0]
+            records += [
+                {"step": 9, "seed": seed, "smoothing": epsilon, "m": value}
+                for seed, value in enumerate(own)
+            ]
+        return claim(records, "M", "m").reading.split(":")[0].split(" (")[0]
 
     assert reading([1.0, 1.0], [1.05, 1.05]) == "agrees"
     assert reading([1.0, 1.0], [1.3, 1.3]) == "disagrees"
     assert reading([0.9, 1.1], [1.0, 1.3]) == "not decided"
+    assert reading([1.0], [1.3]) == "not decided"

@@ -20,7 +20,7 @@ def test_loss_is_the_sum_of_its_terms():
     key = jax.random.split(jax.random.key(0), 3)
     features, head = jax.random.normal(key[0], (12, 5)), jax.random.normal(key[1], (3, 5))
     logits, labels = features @ head.T, jnp.arange(12) % 3
-    lane = Lane(0, Knobs(0.1, smoothing=0.0, mi_weight=0.5, ed_weight=0.25))
+    lane = Lane(0, Knobs(0.1, 0.0, smoothing=0.0, mi_weight=0.5, ed_weight=0.25))
     total, terms = information_loss([lane])(logits, features, head, labels, lane.knobs)
     result = mirjax.interplay(features, head, labels)
     ce = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
@@ -31,7 +31,7 @@ def test_loss_is_the_sum_of_its_terms():
 
 def test_terms_of_weight_zero_are_not_computed():
     def head_gradient(mi_weight):
-        lane = Lane(0, Knobs(0.1, mi_weight=mi_weight))
+        lane = Lane(0, Knobs(0.1, 0.0, mi_weight=mi_weight))
         loss = information_loss([lane])
         features, labels = jnp.eye(4), jnp.arange(4) % 2
         jaxpr = jax.make_jaxpr(
@@ -49,7 +49,7 @@ def test_stop_gradient_reaches_the_terms_only(stopped):
     head = jax.random.normal(jax.random.key(1), (3, 4))
 
     def gradient(weight, stop):
-        lane = Lane(0, Knobs(0.1, mi_weight=weight))
+        lane = Lane(0, Knobs(0.1, 0.0, mi_weight=weight))
         loss = information_loss([lane], stop)
 
         def of(features, head):
@@ -68,7 +68,7 @@ def test_smoothing_is_the_cross_entropy_against_smoothed_labels():
     logits, labels = jax.random.normal(jax.random.key(0), (12, 4)), jnp.arange(12) % 4
 
     def value(smoothing):
-        lane = Lane(0, Knobs(0.1, smoothing=smoothing))
+        lane = Lane(0, Knobs(0.1, 0.0, smoothing=smoothing))
         return information_loss([lane])(logits, logits, jnp.eye(4), labels, lane.knobs)[0]
 
     smoothed = optax.smooth_labels(jax.nn.one_hot(labels, 4), 0.3)
@@ -142,3 +142,20 @@ def test_a_term_that_is_not_finite_stops_the_run(tiny, settings):
         RunError, match=r"non-finite at step 1 \(seed 0\): mutual_information is nan"
     ):
         train(settings, tiny, broken, lanes, quiet=True)
+
+
+def test_bfloat16_is_a_setting(tiny, settings):
+    def products_of(precision):
+        own = dataclasses.replace(settings, precision=precision)
+        network, lanes = Network.of(own, tiny), lanes_of(own)
+        states = initial_state(network, optimizer(own), lanes)
+        one = jax.tree.map(lambda x: x[0], states)
+        step = make_step(network, optimizer(own), information_loss(lanes))
+        images, labels = tiny.train.images[:8], tiny.train.labels[:8]
+        after, terms = step(one, images, labels)
+        assert {x.dtype for x in jax.tree.leaves(after.params)} == {jnp.dtype("float32")}
+        assert terms.loss.dtype == jnp.float32
+        return str(jax.make_jaxpr(step)(one, images, labels)).count("bf16")
+
+    assert products_of("float32") == 0
+    assert products_of("bfloat16") > 0
