@@ -1,6 +1,6 @@
 """Training dynamics of MIR, HDR and neural collapse, with controls: `python -m train.dynamics`.
 
-Presets: `small` (the default: WideResNet-10-1 on 5,000 images of CIFAR-10, about 25 minutes on 2
+Presets: `small` (the default: WideResNet-10-1 on 5,000 images of CIFAR-10, about 20 minutes on 2
 cores), `smoke` (digits, seconds), `paper` and `paper-cifar100` (WideResNet-28-2 on CIFAR-10, 28-8 on
 CIFAR-100, as published; need an accelerator).
 """
@@ -50,7 +50,7 @@ PRESETS = {
         dataset="cifar10",
         train_size=5000,
         model="wrn-10-1",
-        steps=1500,
+        steps=1200,
         eval_every=300,
         seeds=3,
         out=Path("runs/dynamics"),

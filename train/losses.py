@@ -1,6 +1,6 @@
 """Cross-entropy with and without the information losses, over weights and seeds: `python -m train.losses`.
 
-Presets: `small` (the default: a small convolutional network on CIFAR-10, about 20 minutes on 2 cores),
+Presets: `small` (the default: a small convolutional network on CIFAR-10, about 15 minutes on 2 cores),
 `smoke` (digits, seconds), `paper` (WideResNet-28-2 on CIFAR-10; needs an accelerator).
 """
 
@@ -45,8 +45,8 @@ PRESETS = {
     "small": Losses(
         dataset="cifar10",
         model="conv",
-        steps=1500,
-        eval_every=750,
+        steps=1200,
+        eval_every=1200,
         eval_train=False,
         seeds=5,
         out=Path("runs/losses"),

@@ -51,19 +51,25 @@ class ModularTransformer(nnx.Module):
     def activations(self, pairs: jax.Array) -> dict[str, jax.Array]:
         """The residual stream at the last place `[n, width]`, and the hidden layer `[n, 4 width]`.
 
-        The last place sees all others, and no other place is read out: with one block, attention and MLP
-        are needed there alone.
+        The last place sees all others, and no other place is read out: attention and MLP are needed there
+        alone.
         """
-        equals = jnp.full((len(pairs), 1), self.modulus, pairs.dtype)
-        tokens = jnp.concatenate([pairs, equals], axis=1)
-        x = self.embedding[...][tokens] + self.positions[...]
-        last = x[:, -1]
-        query = jnp.einsum("nd,hid->nhi", last, self.query[...])
-        key = jnp.einsum("ntd,hid->nhti", x, self.key[...])
-        value = jnp.einsum("ntd,hid->nhti", x, self.value[...])
-        scores = jnp.einsum("nhi,nhti->nht", query, key) / math.sqrt(self.query.shape[1])
-        mixed = jnp.einsum("nht,nhti->nhi", jax.nn.softmax(scores), value)
-        attended = last + jnp.einsum("nhi,hid->nd", mixed, self.output[...])
+        numbers, equals = self.embedding[...][:-1], self.embedding[...][-1]
+        places = self.positions[...]
+        last = equals + places[2]
+        query = jnp.einsum("d,hid->hi", last, self.query[...]) / math.sqrt(self.query.shape[1])
+        # With one block, what a number gives at a place does not depend on the other: p rows, not p².
+        rows = [numbers + places[0], numbers + places[1], last[None]]
+        scores, outputs = [], []
+        for x, token in zip(
+            rows, (pairs[:, 0], pairs[:, 1], jnp.zeros_like(pairs[:, 0])), strict=True
+        ):
+            key = jnp.einsum("td,hid->thi", x, self.key[...])
+            value = jnp.einsum("td,hid->thi", x, self.value[...])
+            scores.append(jnp.einsum("hi,thi->th", query, key)[token])
+            outputs.append(jnp.einsum("thi,hid->thd", value, self.output[...])[token])
+        shares = jax.nn.softmax(jnp.stack(scores), axis=0)
+        attended = last + jnp.einsum("tnh,tnhd->nd", shares, jnp.stack(outputs))
         hidden = jax.nn.relu(attended @ self.hidden[...] + self.hidden_bias[...])
         stream = attended + hidden @ self.back[...] + self.back_bias[...]
         return {"attention": attended, "hidden": hidden, "stream": stream}
