@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from train.evaluate import closed_forms
 from train.paths import barrier
-from train.plots import Line, Panel, draw, levels
+from train.plots import Line, Panel, draw
 from train.records import Record, cell, curves, select
 from train.summary import Claim, Summary, Table
 
@@ -29,7 +28,7 @@ def summarize(settings: Any, source: str, num_classes: int, records: Sequence[Re
     )
     note = f"test set, n = {n:,}; mean ± standard deviation over seeds"
     draw(
-        panels(settings, num_classes, records),
+        panels(settings, records),
         settings.out / "paths.png",
         title=f"{title}\n{note}",
         columns=len(METRICS),
@@ -47,9 +46,8 @@ def _statistics(records: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys(record["statistics"] for record in records))
 
 
-def panels(settings: Any, num_classes: int, records: Sequence[Record]) -> list[Panel]:
+def panels(settings: Any, records: Sequence[Record]) -> list[Panel]:
     """A row a learning rate, a column a metric; colours for branching, styles for statistics."""
-    forms = closed_forms(num_classes)
     found = []
     for rate in settings.learning_rates:
         for title, metric in METRICS.items():
@@ -67,8 +65,8 @@ def panels(settings: Any, num_classes: int, records: Sequence[Record]) -> list[P
                 for number, step in enumerate(settings.branch_steps)
                 for kind in _statistics(records)
             ]
-            marks = levels(forms, [f"test_{metric}"])
-            found.append(Panel(f"{title}, learning rate {rate:g}", "ω", lines, marks))
+            # No line for collapse: it would squeeze a path that is far from it.
+            found.append(Panel(f"{title}, learning rate {rate:g}", "ω", lines))
     return found
 
 
