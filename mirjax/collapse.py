@@ -160,7 +160,8 @@ def collapse_of_means(
     floor = 8 * float(jnp.finfo(means.dtype).eps) * len(means) ** 0.5
     # The weighted sum of centred means is 0: one direction fewer than classes, whatever rounding says.
     nc1 = spread(pinv(means, jnp.sum(present) - 1, floor))
-    nc1 = jnp.where(jnp.all(means == 0), jnp.inf, nc1)
+    alone = jnp.sum(present) < 2
+    nc1 = jnp.where(alone | jnp.all(means == 0), jnp.inf, nc1)
     used = jnp.where(present[:, None], head, 0.0)
     nc3 = jnp.sum(jnp.square(_unit_norm(used) - _unit_norm(means)))
     values = (nc1, *_equinorm_equiangle(means, present), *_equinorm_equiangle(used, present))

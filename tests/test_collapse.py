@@ -182,3 +182,11 @@ def test_the_sum_of_centred_means_is_no_direction(streamed, classes):
     values, right = values[:-1], right[:-1]
     expected = np.sum(((within @ right.T) / values) ** 2) / n
     assert float(found.nc1) == pytest.approx(expected, rel=1e-2)
+
+
+@pytest.mark.parametrize("n", [1000, 100_000])
+def test_one_class_alone_is_not_collapsed(n):
+    features = 5 + np.random.default_rng(0).normal(size=(n, 6)).astype(np.float32)
+    head = np.eye(3, 6, dtype=np.float32)
+    found = mirjax.neural_collapse(features, np.zeros(n, np.int32), head, num_classes=3)
+    assert np.isinf(found.nc1)

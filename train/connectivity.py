@@ -48,8 +48,8 @@ class Connectivity(Supervised):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.points < 3:
-            raise ValueError(f"points must be at least 3, got {self.points}.")
+        if self.points < 5 or self.points % 2 == 0:
+            raise ValueError(f"points must be odd and at least 5, got {self.points}.")
         if self.statistics_batches < 1 or (self.path_samples or 1) < 1:
             raise ValueError("statistics_batches and path_samples must be at least 1.")
         self.distinct("learning_rates")

@@ -9,16 +9,18 @@ from jax import Array
 
 
 def sum_waves(modulus: int) -> np.ndarray:
-    """Waves of `a + b`: `[K, 2, p²]`, cosine and sine of `2πk(a+b)/p` for k = 1 to `K = (p-1)//2`.
+    """Waves of `a + b`: `[K, 2, p²]`, cosine and sine of `2πk(a+b)/p` for k = 1 to `K = p // 2`.
 
-    Over all pairs, in the order `p a + b`, they are orthonormal and orthogonal to constants.
+    Over all pairs, in the order `p a + b`, they are orthonormal and orthogonal to constants. (For even
+    p the last has no sine: it is 0.)
     """
     a, b = np.divmod(np.arange(modulus**2), modulus)
-    k = np.arange(1, (modulus - 1) // 2 + 1)[:, None]
+    k = np.arange(1, modulus // 2 + 1)[:, None]
     angle = 2 * np.pi / modulus * ((k * (a + b)) % modulus)
-    return (np.stack([np.cos(angle), np.sin(angle)], axis=1) * np.sqrt(2) / modulus).astype(
-        np.float32
-    )
+    waves = np.stack([np.cos(angle), np.sin(angle)], axis=1) * np.sqrt(2) / modulus
+    if modulus % 2 == 0:
+        waves[-1] *= [[np.sqrt(0.5)], [0.0]]
+    return waves.astype(np.float32)
 
 
 def frequency_shares(logits: Array, waves: Array) -> Array:
@@ -59,7 +61,7 @@ def _part(logits: Array, waves: Array, keys: Array) -> Array:
 def fourier_norms(weights: Array) -> Array:
     """Norms `[K]` of the Fourier components over tokens of weights `[p, ...]`, constants left out."""
     spectrum = jnp.fft.rfft(weights.reshape(len(weights), -1), axis=0)
-    return jnp.linalg.norm(spectrum[1 : (len(weights) - 1) // 2 + 1], axis=1)
+    return jnp.linalg.norm(spectrum[1:], axis=1)
 
 
 def gini(values: Array) -> Array:

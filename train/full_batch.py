@@ -11,11 +11,8 @@ from jax import Array
 
 import mirjax
 from train.folders import RunError
-from train.lanes import Lane
+from train.lanes import PAIRS, Lane, stream_key
 from train.state import TrainState
-
-# Of the pairs that enter the information terms at a step.
-_DRAW = 3
 
 
 class Terms(NamedTuple):
@@ -116,7 +113,7 @@ def _make_call(
         ce = jnp.mean(precise_cross_entropy(logits, batch.labels))
         if not informed:
             return ce, Terms(ce, ce, jnp.zeros_like(ce), jnp.zeros_like(ce))
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), _DRAW), state.step)
+        key = jax.random.fold_in(stream_key(state.seed, state.copy, PAIRS), state.step)
         drawn = jax.random.choice(key, len(batch.labels), (min(size, len(batch.labels)),), False)
         rows = features[drawn], head, batch.labels[drawn]
         mi = -mirjax.losses.mutual_information_loss(*rows)

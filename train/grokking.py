@@ -20,17 +20,23 @@ from flax import nnx
 from train.experiment import run_command
 from train.folders import write_text
 from train.full_batch import Batch, FullBatch
-from train.grokking_measure import Measure, progress_records
+from train.grokking_measure import MAIN, Measure, progress_records
 from train.grokking_summary import summarize
-from train.lanes import INIT, Knobs, Lane, stream_key
+from train.lanes import Knobs, Lane
 from train.loop import run_lanes
 from train.models.transformer import ModularTransformer
 from train.modular import Table, table
 from train.settings import RunSettings
-from train.state import TrainState
+from train.state import TrainState, initial_state
 from train.summary import Summary
 
-MAIN, RANDOM, NO_DECAY, EASY = "grokking", "random-labels", "no-decay", "large-fraction"
+RANDOM, NO_DECAY, EASY, MORE_MI, MORE_ED = (
+    "random-labels",
+    "no-decay",
+    "large-fraction",
+    "+MI",
+    "+ED",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +82,11 @@ class Grokking(RunSettings):
         if self.width % self.heads:
             raise ValueError(f"heads = {self.heads} must divide width = {self.width}.")
         start, stop = self.information_steps
-        if not 0 <= start < stop:
-            raise ValueError(f"information_steps must be FIRST < LAST, got {start} and {stop}.")
+        if not 0 <= start < stop or (self.interventions and start >= self.steps):
+            raise ValueError(
+                f"information_steps must be FIRST < LAST with FIRST below steps = {self.steps}, got {start} "
+                f"and {stop} (or give --no-interventions)."
+            )
         self.distinct("fractions")
         self.distinct("weight_decays")
         if min(self.weight_decays) < 0:
@@ -106,7 +115,7 @@ PRESETS = {
         steps=40,
         eval_every=20,
         log_events=3,
-        information_steps=(5, 20),
+        information_steps=(5, 30),
         information_batch=8,
         out=Path("runs/grokking-smoke"),
     ),
@@ -143,8 +152,8 @@ def lanes(settings: Grokking) -> list[Lane]:
         found += kind(NO_DECAY, fraction, base._replace(weight_decay=0.0))
         found += kind(EASY, settings.large_fraction, base)
     if settings.interventions:
-        found += kind("+MI", fraction, base._replace(mi_weight=settings.mi_weight))
-        found += kind("+ED", fraction, base._replace(ed_weight=settings.ed_weight))
+        found += kind(MORE_MI, fraction, base._replace(mi_weight=settings.mi_weight))
+        found += kind(MORE_ED, fraction, base._replace(ed_weight=settings.ed_weight))
     return sorted(found, key=lambda lane: _shape(lane))
 
 
@@ -153,7 +162,13 @@ def _shape(lane: Lane) -> tuple[float, bool]:
 
 
 def run(settings: Grokking, *, quiet: bool = False) -> Summary:
-    """Trains all lanes, measures the snapshots of the main ones, sums up."""
+    """Trains all lanes, measures their snapshots, sums up."""
+    # On some devices products have a shorter mantissa by default: the small late losses would be noise.
+    with jax.default_matmul_precision("highest"):
+        return _run(settings, quiet=quiet)
+
+
+def _run(settings: Grokking, *, quiet: bool) -> Summary:
     all_lanes = lanes(settings)
     tables = [
         table(
@@ -188,7 +203,7 @@ def run(settings: Grokking, *, quiet: bool = False) -> Summary:
         return trainer, lambda group, states: measured[group](states)
 
     about = {"data": f"{settings.operation} modulo {settings.modulus}", "classes": settings.modulus}
-    states = initial_states(network, transform, all_lanes)
+    states = initial_state(network, transform, all_lanes)
     records, _ = run_lanes(settings, about, all_lanes, states, trainer_of, quiet=quiet)
     progress = progress_records(settings, network, all_lanes, tables)
     text = "".join(json.dumps(record) + "\n" for record in progress)
@@ -206,9 +221,9 @@ class ModularNetwork:
         )
         self._graphdef = nnx.split(nnx.eval_shape(lambda: self._build(nnx.Rngs(0))))[0]
 
-    def init(self, key: jax.Array) -> Any:
-        """Initial parameters."""
-        return nnx.split(self._build(nnx.Rngs(key)))[1]
+    def init(self, key: jax.Array) -> tuple[Any, tuple[()]]:
+        """Initial parameters, and that there is nothing else."""
+        return nnx.split(self._build(nnx.Rngs(key)))[1], ()
 
     def model(self, params: Any) -> ModularTransformer:
         """The module with these parameters."""
@@ -218,22 +233,6 @@ class ModularNetwork:
         """Logits, features, head."""
         model = self.model(params)
         return *model(pairs), model.head
-
-
-def initial_states(
-    network: ModularNetwork, transform: optax.GradientTransformation, lanes: Sequence[Lane]
-) -> TrainState:
-    """States of all lanes, stacked; the weights depend on the seed alone."""
-
-    def one(seed: jax.Array, knobs: Knobs) -> TrainState:
-        zero = jnp.zeros((), jnp.int32)
-        params = network.init(stream_key(seed, zero, INIT))
-        return TrainState(seed, zero, zero, knobs, zero, params, (), transform.init(params))
-
-    knobs = Knobs(
-        *(jnp.asarray(v, jnp.float32) for v in zip(*(x.knobs for x in lanes), strict=True))
-    )
-    return jax.jit(jax.vmap(one))(jnp.asarray([lane.seed for lane in lanes]), knobs)
 
 
 def _groups(settings: Grokking, lanes: Sequence[Lane]) -> list[range]:

@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 import mirjax
+from mirjax.gram import class_means
 from train.fourier import (
     excluded_logits,
     fourier_norms,
@@ -27,8 +28,11 @@ from train.modular import Table
 from train.records import Record
 from train.state import TrainState
 
-# Snapshots are kept of lanes of this kind.
-KIND = "grokking"
+# The kind of the lanes that are neither a control nor an intervention.
+MAIN = "grokking"
+
+
+_OF_MEANS = ("nc1", "nc2_equinorm", "nc2_equiangle")
 
 
 class Measure:
@@ -42,11 +46,11 @@ class Measure:
         self, network: Any, tables: Sequence[Table], lanes: Sequence[Lane], snapshots: Path
     ):
         self._network, self._tables, self._folder = network, tables, snapshots
-        self._kept = [i for i, lane in enumerate(lanes) if lane.tags["kind"] == KIND]
         self._lanes = lanes
         self._forward = jax.jit(jax.vmap(self._activations))
         self._pairs = jnp.asarray(np.stack([table.pairs for table in tables]))
         self._collapse = jax.jit(self._of_means, static_argnums=3)
+        self._layer = jax.jit(self._of_layer)
         self._weights = jax.jit(jax.vmap(self._of_weights))
 
     def __call__(self, states: TrainState) -> list[dict[str, float]]:
@@ -94,6 +98,8 @@ class Measure:
             layer = mirjax.dataset_feature_interplay(found[name][size:], rows)
             values[f"layer_{name}_mir"], values[f"layer_{name}_hdr"] = layer.mir, layer.hdr
             values[f"layer_{name}_effective_rank"] = np.exp(layer.entropy1)
+            own = self._layer(found[name][size:], table.labels[size:])
+            values |= {f"layer_{name}_{k}": getattr(own, k) for k in _OF_MEANS}
         return {k: float(v) for k, v in jax.device_get(values | weights).items()}
 
     def _of_means(
@@ -102,6 +108,12 @@ class Measure:
         logits, head = others
         collapse = mirjax.neural_collapse(features, labels, head, num_classes=classes)
         return jnp.mean(precise_cross_entropy(logits, labels)), collapse
+
+    def _of_layer(self, features: Array, labels: Array) -> mirjax.NeuralCollapse:
+        # What a layer has without a head; the class means stand in for one.
+        classes = self._network.modulus
+        means, _ = class_means(features, labels, classes, jnp.ones(len(features)))
+        return mirjax.neural_collapse(features, labels, means, num_classes=classes)
 
     def _of_weights(self, params: Any) -> dict[str, Array]:
         model, modulus = self._network.model(params), self._network.modulus
@@ -114,13 +126,11 @@ class Measure:
         }
 
     def _save(self, states: TrainState) -> None:
-        if not self._kept:
-            return
         self._folder.mkdir(parents=True, exist_ok=True)
         step = int(states.step[0])
-        for i in self._kept:
+        for i, lane in enumerate(self._lanes):
             leaves = jax.tree.leaves(jax.tree.map(lambda x, i=i: x[i], states.params))
-            place = snapshot(self._folder, self._lanes[i], step)
+            place = snapshot(self._folder, lane, step)
             temporary = place.with_suffix(".part.npz")
             np.savez(temporary, *(np.asarray(leaf) for leaf in leaves))
             os.replace(temporary, place)
@@ -134,19 +144,19 @@ def snapshot(folder: Path, lane: Lane, step: int) -> Path:
 def progress_records(
     settings: Any, network: Any, lanes: Sequence[Lane], tables: Sequence[Table]
 ) -> list[Record]:
-    """Restricted and excluded loss of the main lanes at every event, of addition; else nothing.
+    """Restricted and excluded loss of every lane at every event, of addition; else nothing.
 
-    The key frequencies are those of the network at the end, as in the source.
+    The key frequencies are those of the network at the end, as in the source: of one that does not
+    generalise they mean little.
     """
     if settings.operation != "add":
         return []
     waves = jnp.asarray(sum_waves(settings.modulus))
-    structure = jax.tree.structure(network.init(jax.random.key(0)))
+    structure = jax.tree.structure(network.init(jax.random.key(0))[0])
     grid = jnp.asarray(
         np.stack(np.divmod(np.arange(settings.modulus**2), settings.modulus), axis=1)
     )
     grid = grid.astype(jnp.int32)
-    labels = jnp.sum(grid, axis=1) % settings.modulus
 
     @jax.jit
     def logits_of(leaves: list[Array]) -> Array:
@@ -154,7 +164,7 @@ def progress_records(
         return network.forward(params, grid)[0][:, : settings.modulus]
 
     @jax.jit
-    def losses(logits: Array, keys: Array, train: Array) -> dict[str, Array]:
+    def losses(logits: Array, keys: Array, train: Array, labels: Array) -> dict[str, Array]:
         each = {
             "restricted": precise_cross_entropy(restricted_logits(logits, waves, keys), labels),
             "excluded": precise_cross_entropy(excluded_logits(logits, waves, keys), labels),
@@ -168,20 +178,22 @@ def progress_records(
 
     def along(lane: Lane, table: Table) -> Iterator[Record]:
         events = [0, *settings.events()]
+        place = settings.modulus * table.pairs[:, 0] + table.pairs[:, 1]
         train = np.zeros(settings.modulus**2, np.float32)
-        chosen = table.pairs[: table.train_size]
-        train[settings.modulus * chosen[:, 0] + chosen[:, 1]] = 1
+        train[place[: table.train_size]] = 1
+        labels = np.empty_like(table.labels)
+        labels[place] = table.labels
         last = logits_of(_leaves(settings.out / "snapshots", lane, events[-1]))
         keys = key_frequencies(np.asarray(frequency_shares(last, waves)))
         for step in events:
             logits = logits_of(_leaves(settings.out / "snapshots", lane, step))
-            found = jax.device_get(losses(logits, jnp.asarray(keys), jnp.asarray(train)))
+            found = jax.device_get(losses(logits, jnp.asarray(keys), train, labels))
             values = {name: float(value) for name, value in found.items()}
             names = (np.flatnonzero(keys) + 1).tolist()
             yield {"step": step, "seed": lane.seed, **lane.tags, "keys": names, **values}
 
     pairs = zip(lanes, tables, strict=True)
-    return [r for lane, own in pairs if lane.tags["kind"] == KIND for r in along(lane, own)]
+    return [record for lane, own in pairs for record in along(lane, own)]
 
 
 def _leaves(folder: Path, lane: Lane, step: int) -> list[Array]:

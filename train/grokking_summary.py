@@ -5,15 +5,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from train.evaluate import closed_forms
+from train.grokking_measure import MAIN
 from train.plots import Line, Panel, draw, levels
 from train.records import Record, cell, curves, mean_and_spread, select
 from train.summary import Claim, Summary, Table
 
-MAIN = "grokking"
 MEMORISED, GENERALISED = 0.99, 0.9
-ONSET = 0.25
 
 # What may announce generalisation, and the names for it.
 MEASURES = {
@@ -53,8 +53,9 @@ def summarize(settings: Any, records: Sequence[Record], progress: Sequence[Recor
     )
     tables = (
         kinds_table(kinds),
-        leads_table(main),
-        ranges_table(kinds),
+        interventions_table(settings, main, joined),
+        leads_table(settings, main),
+        halfway_table(kinds),
     )
     pictures = {
         "grokking.png": "the main runs: accuracy, MIR, HDR, collapse, weight norm, Fourier measures",
@@ -110,45 +111,83 @@ def series(records: Sequence[Record], metric: str) -> np.ndarray:
     return np.log(np.maximum(found, 1e-30)) if metric in LOGARITHMIC else found
 
 
-def onset(records: Sequence[Record], metric: str) -> float:
-    """The first event after memorisation at which a metric of one seed has moved, either way, by a
-    quarter of the range that it covers from memorisation to the end; NaN without one.
+def halfway(records: Sequence[Record], metric: str) -> float:
+    """The event from which on a metric of one seed is, for good, nearer to its final level than half of
+    its largest distance from it since memorisation; NaN without a move.
+
+    The final level is the mean of the last three events. An early rise that is taken back later does not
+    count: what counts is the move that leads to the end.
     """
     values = series(records, metric)
-    if len(values) < 2 or np.ptp(values) == 0:
+    if len(values) < 4:
         return math.nan
+    away = np.abs(values - np.mean(values[-3:]))
+    if np.max(away) == 0:
+        return math.nan
+    far = np.flatnonzero(away >= np.max(away) / 2)
     steps = [r["step"] for r in records][-len(values) :]
-    moved = np.abs(values - values[0]) >= ONSET * np.ptp(values)
-    return float(steps[int(np.argmax(moved))]) if moved.any() else math.nan
+    last = int(far[-1])
+    return float(steps[last + 1]) if last + 1 < len(steps) else math.nan
 
 
 def leads(main: Sequence[Record]) -> dict[str, list[float]]:
-    """For each measure and seed that generalises: by how many steps it moves before test accuracy."""
+    """For each measure and seed that generalises: by how many steps it is half-way before test accuracy."""
     found: dict[str, list[float]] = {}
     for own in by_seed(main):
         if not math.isfinite(first_step(own, "test_accuracy", GENERALISED)):
             continue
-        rise = onset(own, "test_accuracy")
+        rise = halfway(own, "test_accuracy")
         for metric in MEASURES:
-            lead = rise - onset(own, metric)
+            lead = rise - halfway(own, metric)
             if not math.isnan(lead):
                 found.setdefault(metric, []).append(lead)
     return found
 
 
-def leads_table(main: Sequence[Record]) -> Table:
+def leads_table(settings: Any, main: Sequence[Record]) -> Table:
     """Leads over test accuracy."""
     rows = []
     for metric, own in leads(main).items():
         mean, spread = mean_and_spread(own)
         text = f"{mean:,.0f} ± {spread:,.0f}" if len(own) > 1 else f"{mean:,.0f}"
-        earlier = sum(lead > 0 for lead in own)
-        rows.append((MEASURES[metric], text, f"{earlier} of {len(own)}"))
+        counts = (sum(sign * lead > 0 for lead in own) for sign in (1, 0, -1))
+        earlier, _, later = counts
+        rows.append(
+            (MEASURES[metric], text, f"{earlier}", f"{len(own) - earlier - later}", f"{later}")
+        )
     title = (
-        f"Steps by which a measure moves before test accuracy (each: first event after memorisation at which it "
-        f"has moved by {ONSET:g} of its range until the end), over the seeds that generalise"
+        "Lead over test accuracy: steps by which a measure is half-way to its final level, for good, before test "
+        f"accuracy is; seeds that generalise; events are {settings.eval_every} steps apart"
     )
-    return Table(title, ("measure", "lead (steps)", "earlier in"), tuple(rows))
+    return Table(title, ("measure", "lead (steps)", "earlier", "same event", "later"), tuple(rows))
+
+
+def interventions_table(settings: Any, main: Sequence[Record], records: Sequence[Record]) -> Table:
+    """Whether the losses bring generalisation forward, against the main run of the same seed."""
+    control = {
+        own[0]["seed"]: first_step(own, "test_accuracy", GENERALISED) for own in by_seed(main)
+    }
+    rows = []
+    for kind in ("+MI", "+ED"):
+        pairs = [
+            (first_step(own, "test_accuracy", GENERALISED), control[own[0]["seed"]])
+            for own in by_seed(select(records, kind=kind))
+        ]
+        if not pairs:
+            continue
+        earlier, later = sum(a < b for a, b in pairs), sum(a > b for a, b in pairs)
+        both = [a - b for a, b in pairs if math.isfinite(a) and math.isfinite(b)]
+        median = f"{np.median(both):+,.0f} ({len(both)})" if both else "-"
+        p = stats.binomtest(earlier, earlier + later).pvalue if earlier + later else 1.0
+        same = f"{len(pairs) - earlier - later}"
+        rows.append((kind, f"{earlier}", same, f"{later}", median, f"{p:.3f}"))
+    first, last = settings.information_steps
+    title = (
+        f"Generalisation with a loss switched on from step {first:,} to {last:,}, beside the main run of the same "
+        "seed (never counts as later; median difference in steps where both generalise; two-sided sign test)"
+    )
+    columns = ("loss", "earlier", "same", "later", "median difference (seeds)", "p")
+    return Table(title, columns, tuple(rows))
 
 
 def kinds_table(kinds: Mapping[str, Sequence[Record]]) -> Table:
@@ -186,25 +225,25 @@ def _steps(steps: Sequence[float]) -> str:
     return f"{mean:,.0f} ± {spread:,.0f} ({len(reached)} of {len(steps)})"
 
 
-def ranges_table(kinds: Mapping[str, Sequence[Record]]) -> Table:
-    """How far each measure moves after memorisation, in the main runs and in the controls."""
-    shown = [m for m in MEASURES if m not in ("restricted_loss", "excluded_loss")]
+def halfway_table(kinds: Mapping[str, Sequence[Record]]) -> Table:
+    """When each measure is half-way to its final level, in the main runs and in the controls."""
     rows = []
     for name, records in kinds.items():
         cells = []
-        for metric in shown:
-            found = [np.ptp(v) for own in by_seed(records) if len(v := series(own, metric))]
-            if not found:
+        for metric in ("test_accuracy", *MEASURES):
+            found = [halfway(own, metric) for own in by_seed(records)]
+            known = [step for step in found if not math.isnan(step)]
+            if not known:
                 cells.append("-")
                 continue
-            mean, spread = mean_and_spread(found)
-            cells.append(f"{mean:.3f} ± {spread:.3f}" if len(found) > 1 else f"{mean:.3f}")
+            mean, spread = mean_and_spread(known)
+            cells.append(f"{mean:,.0f} ± {spread:,.0f}" if len(known) > 1 else f"{mean:,.0f}")
         rows.append((name, *cells))
     title = (
-        "Range that each measure covers from memorisation to the end (NC1 and effective rank: of the logarithm): "
-        "what moves as far where nothing generalises does not announce it"
+        "Step from which on a measure is half-way to its final level, for good, after memorisation: what does so at "
+        "the same step where nothing generalises does not announce it"
     )
-    return Table(title, ("network", *(MEASURES[m] for m in shown)), tuple(rows))
+    return Table(title, ("network", "test accuracy", *MEASURES.values()), tuple(rows))
 
 
 def main_panels(main: Sequence[Record], forms: Mapping[str, float]) -> list[Panel]:
@@ -281,47 +320,38 @@ def _from_step_one(records: Sequence[Record], metric: str) -> tuple[list, list, 
 
 
 def claims(main: Sequence[Record]) -> tuple[Claim, ...]:
-    """The published curve's course, in the seeds that generalise."""
+    """The published course from memorisation to generalisation, in the seeds that pass both in this order."""
     rows = []
     for own in by_seed(main):
         memorised = first_step(own, "train_accuracy", MEMORISED)
         generalised = first_step(own, "test_accuracy", GENERALISED)
-        if math.isfinite(generalised):
+        if memorised < generalised < math.inf:
             at = {r["step"]: r for r in own}
             rows.append((at[memorised], at[generalised], own[-1]))
-    found = []
     seeds = len(by_seed(main))
-    published = {
-        "train_mir": "0.47 when memorised, 0.62 at step 1e3, 0.36 at the transition (split not stated)",
-        "train_hdr": "0.08 before, a spike to 0.49 at the transition, then 0.12 (split not stated)",
+    courses = {
+        "mir": (-1, "falls", "0.47 when memorised, 0.62 at step 1e3, 0.36 at the transition"),
+        "hdr": (1, "rises", "0.08 before, a spike to 0.49 at the transition, then 0.12"),
     }
-    for metric, text in published.items():
+    found = []
+    for metric, (sign, word, published) in courses.items():
         for split in ("train", "test"):
-            name = metric.replace("train", split)
-            if not rows:
-                found.append(
-                    Claim(
-                        f"{MEASURES[name]}, course",
-                        text,
-                        "-",
-                        f"not decided: 0 of {seeds} seeds generalise",
-                    )
-                )
-                continue
+            name = f"{split}_{metric}"
+            changes = [sign * (row[1][name] - row[0][name]) for row in rows]
+            as_published, opposite = sum(c > 0 for c in changes), sum(c < 0 for c in changes)
+            verdict = "not decided"
+            if len(rows) >= 2 and as_published == len(rows):
+                verdict = "agrees"
+            elif len(rows) >= 2 and opposite == len(rows):
+                verdict = "disagrees"
             parts = [cell([row[i] for row in rows], name) for i in range(3)]
-            changes = [row[1][name] - row[0][name] for row in rows]
-            falls = sum(change < 0 for change in changes)
-            wanted = falls if metric == "train_mir" else len(changes) - falls
-            word = "falls" if metric == "train_mir" else "rises"
-            verdict = (
-                "agrees" if wanted == len(rows) else "disagrees" if wanted == 0 else "not decided"
-            )
             found.append(
                 Claim(
                     f"{MEASURES[name]}: {word} from memorisation to generalisation",
-                    text,
+                    f"{published} (modulus 113; split not stated)",
                     f"{parts[0]} memorised, {parts[1]} generalised, {parts[2]} at the end",
-                    f"{verdict}: it {word} in {wanted} of {len(rows)} seeds that generalise",
+                    f"{verdict}: it {word} in {as_published} of the {len(rows)} seeds (of {seeds}) that memorise first "
+                    "and generalise later",
                 )
             )
     return tuple(found)

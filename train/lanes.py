@@ -12,7 +12,7 @@ from jax import Array
 from train.settings import RunSettings
 
 # What a seed is used for. Draws of one purpose never depend on those of another.
-INIT, ORDER, AUGMENT = 0, 1, 2
+INIT, ORDER, AUGMENT, PAIRS = 0, 1, 2, 3
 _OFFSET_OF_COPIES = 16
 
 
@@ -20,7 +20,7 @@ class Knobs(NamedTuple):
     """Numbers that lanes of one compiled step may differ in."""
 
     learning_rate: Any
-    """Peak, of the cosine."""
+    """At its peak."""
     weight_decay: Any
     smoothing: Any = 0.0
     """ε of label smoothing."""

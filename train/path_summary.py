@@ -94,7 +94,9 @@ def paths(records: Sequence[Record]) -> list[dict[str, Any]]:
                 "lower_end_accuracy": min(r["accuracy"] for r in ends),
                 "middle_accuracy": middle["accuracy"],
                 "middle": middle["point"],
-                "best_between": max(r["accuracy"] for r in path if 0.4 <= r["point"] <= 0.6),
+                "best_between": max(
+                    r["accuracy"] for r in path if abs(r["point"] - 0.5) < 0.1 + 1e-9
+                ),
                 "least_accuracy": min(r["accuracy"] for r in path),
                 **{f"end_{m}": sum(r[m] for r in ends) / 2 for m in _INFORMATION},
                 **{f"middle_{m}": middle[m] for m in _INFORMATION},

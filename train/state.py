@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -116,8 +116,14 @@ def optimizer(settings: Settings) -> optax.GradientTransformation:
     return optax.sgd(schedule, momentum=settings.momentum)
 
 
+class Initialised(Protocol):
+    """Whatever gives initial `(params, rest)`."""
+
+    def init(self, key: Array) -> tuple[Any, Any]: ...
+
+
 def initial_state(
-    network: Network, transform: optax.GradientTransformation, lanes: Sequence[Lane]
+    network: Initialised, transform: optax.GradientTransformation, lanes: Sequence[Lane]
 ) -> TrainState:
     """States of all lanes, stacked. The weights of a lane depend on its seed alone."""
 

@@ -80,7 +80,7 @@ def test_batch_statistics_are_interpolated_and_recomputed(tmp_path):
         eval_train=False,
         learning_rates=(0.03,),
         branch_steps=(0,),
-        points=3,
+        points=5,
         path_samples=60,
         statistics_batches=2,
         out=tmp_path / "run",
@@ -88,10 +88,12 @@ def test_batch_statistics_are_interpolated_and_recomputed(tmp_path):
     run(settings, quiet=True)
     records = read_jsonl(settings.out / "path.jsonl")
     assert [(r["statistics"], r["point"]) for r in records] == [
-        (kind, point) for kind in ("interpolated", "recomputed") for point in (0, 0.5, 1)
+        (kind, point)
+        for kind in ("interpolated", "recomputed")
+        for point in (0, 0.25, 0.5, 0.75, 1)
     ]
     assert all(r["n"] == 60 for r in records)
-    for first, second in zip(records[:3], records[3:], strict=True):
+    for first, second in zip(records[:5], records[5:], strict=True):
         assert first["loss"] != second["loss"]
 
 

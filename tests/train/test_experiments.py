@@ -59,7 +59,7 @@ def test_nothing_is_overwritten_unasked(name, stop, tmp_path):
             "batch_size 5000 is larger than the training split, 1437",
         ),
         ("losses", ["--mi-weight", "0.1"], "give --weights instead"),
-        ("connectivity", ["--points", "2"], "points must be at least 3"),
+        ("connectivity", ["--points", "4"], "points must be odd and at least 5"),
         ("connectivity", ["--branch-steps", "20"], "branch_steps must be in [0"),
         ("connectivity", ["--learning-rates", "0"], "learning_rates must be positive"),
         (

@@ -21,10 +21,15 @@ GRID = np.stack(np.divmod(np.arange(P**2), P), axis=1).astype(np.int32)
 LABELS = GRID.sum(1) % P
 
 
-def test_waves_are_orthonormal_and_without_a_mean():
-    waves = sum_waves(P).reshape(-1, P**2)
-    np.testing.assert_allclose(waves @ waves.T, np.eye(P - 1), atol=1e-5)
+@pytest.mark.parametrize("p", [2, 6, 11])
+def test_waves_are_orthonormal_and_span_all_functions_of_the_sum(p):
+    waves = sum_waves(p).reshape(-1, p**2)
+    waves = waves[np.abs(waves).max(1) > 0]
+    np.testing.assert_allclose(waves @ waves.T, np.eye(p - 1), atol=1e-5)
     np.testing.assert_allclose(waves.sum(1), 0, atol=1e-4)
+    a, b = np.divmod(np.arange(p**2), p)
+    exact = jax.nn.one_hot((a + b) % p, p)
+    assert float(jnp.sum(frequency_shares(exact, sum_waves(p)))) == pytest.approx(1, abs=1e-4)
 
 
 def network_that_adds(frequencies, directions=64):
@@ -87,7 +92,7 @@ def test_measures_of_a_network_that_adds_by_hand():
     assert np.array_equal(np.argmax(restricted, 1), LABELS)
     assert loss(restricted) < 1e-6
     excluded = excluded_logits(logits, waves, keys)
-    assert loss(excluded) > np.log(P) / 2
+    assert loss(excluded) > 0.8 * np.log(P)
     assert np.mean(np.argmax(excluded, 1) == LABELS) < 0.5
     np.testing.assert_allclose(
         restricted + excluded, logits + jnp.mean(logits, 0), rtol=1e-4, atol=1e-2

@@ -49,7 +49,8 @@ class ModularTransformer(nnx.Module):
         self.unembedding = normal(width, vocabulary, scale=vocabulary**-0.5)
 
     def activations(self, pairs: jax.Array) -> dict[str, jax.Array]:
-        """The residual stream at the last place `[n, width]`, and the hidden layer `[n, 4 width]`.
+        """The residual stream at the last place after attention (`attention`) and at the end (`stream`),
+        `[n, width]`, and the hidden layer between them (`hidden`), `[n, 4 width]`.
 
         The last place sees all others, and no other place is read out: attention and MLP are needed there
         alone.
