@@ -69,7 +69,7 @@ class LayerEvaluator:
                 f"{name}_hdr_batch": of_batches[name].hdr,
                 f"{name}_nc1": self._nc1(features, labels),
             }
-        return {name: float(value) for name, value in jax.device_get(values).items()}
+        return dict(zip(values, map(float, jax.device_get(list(values.values()))), strict=True))
 
     def _of_batches(self, layers: dict[str, Array], rows: Array) -> dict[str, mirjax.Interplay]:
         """Means over all full batches of `metric_batch` samples."""

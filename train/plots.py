@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,7 +56,9 @@ def draw(panels: Sequence[Panel], path: Path, *, title: str, columns: int = 3) -
             axis.fill_between(line.x, low, high, color=line.colour, alpha=0.2, linewidth=0)
         for label, value, colour in panel.levels:
             axis.axhline(value, color=colour, linestyle=":", linewidth=1, label=label)
-        axis.set_xscale(panel.xscale)
+        # Setting a linear scale would take the names off an axis of names.
+        if panel.xscale != "linear":
+            axis.set_xscale(panel.xscale)
         axis.set_yscale(panel.yscale)
         axis.set_xlabel(panel.xlabel)
         axis.set_title(panel.title)
@@ -66,7 +69,8 @@ def draw(panels: Sequence[Panel], path: Path, *, title: str, columns: int = 3) -
         axis.legend(fontsize="small" if entries < 6 else "x-small")
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    figure.suptitle(title, fontsize="medium")
+    lines = [part for line in title.splitlines() for part in textwrap.wrap(line, 52 * columns)]
+    figure.suptitle("\n".join(lines), fontsize="medium")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
 

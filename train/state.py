@@ -1,6 +1,7 @@
 """The network as a pure function, and the state that a training step carries."""
 
 import dataclasses
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -85,13 +86,16 @@ class Network:
         _, _, rest = nnx.split(model, nnx.Param, ...)
         return Outputs(logits, features, model.head.kernel[...].T, rest)
 
-    def layers(self, params: Any, rest: Any, images: Array) -> dict[str, Array]:
-        """Activations `[n, d]` of every layer in evaluation, maps averaged over their places."""
+    def layers(self, params: Any, rest: Any, images: Array) -> OrderedDict[str, Array]:
+        """Activations `[n, d]` of every layer in evaluation, maps averaged over their places.
+
+        In the order of the network, also through `jax.jit`, which sorts a plain dictionary.
+        """
         found = self._model(params, rest).activations(self._normalised(images), train=False)
-        return {
-            name: jnp.mean(x.astype(jnp.float32), axis=tuple(range(1, x.ndim - 1)))
+        return OrderedDict(
+            (name, jnp.mean(x.astype(jnp.float32), axis=tuple(range(1, x.ndim - 1))))
             for name, x in found.items()
-        }
+        )
 
     def head(self, params: Any, rest: Any) -> tuple[Array, Array]:
         """Weights `[num_classes, d]` and bias `[num_classes]` of the last layer."""

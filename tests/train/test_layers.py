@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import mirjax
+from train.images import from_arrays
 from train.lanes import lanes_of
 from train.layers import LayerEvaluator, head_coordinates
 from train.state import Network, initial_state, optimizer
@@ -48,3 +49,15 @@ def test_layers_are_measured_as_the_metrics_of_their_activations(tiny, settings)
     assert jnp.allclose(outputs.features, activations["layer2"], atol=1e-6)
     collapse = mirjax.neural_collapse(outputs.features, labels, head, num_classes=3)
     assert values["layer2_nc1"] == pytest.approx(float(collapse.nc1), rel=1e-4)
+
+
+def test_layers_keep_their_order(settings):
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1)).astype(np.uint8)
+    data = from_arrays("noise", images, np.arange(12) % 3, images, np.arange(12) % 3)
+    own = dataclasses.replace(settings, model="wrn-10-1")
+    network = Network.of(own, data)
+    states = initial_state(network, optimizer(own), lanes_of(own))
+    (values,) = LayerEvaluator(network, data.test, 3, own)(states)
+    suffix = "_effective_rank"
+    names = [name.removesuffix(suffix) for name in values if name.endswith(suffix)]
+    assert names == ["stem", "block1", "block2", "block3", "last"]
