@@ -13,11 +13,15 @@ import dataclasses  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from train.checkpoint import Checkpoints  # noqa: E402
 from train.images import from_arrays  # noqa: E402
 from train.lanes import lanes_of  # noqa: E402
+from train.parallel import data_mesh, replicated  # noqa: E402
+from train.state import Network, initial_state, optimizer  # noqa: E402
+from train.step import information_loss, make_call, make_step  # noqa: E402
 from train.supervised import Supervised, fit  # noqa: E402
 
 
@@ -47,6 +51,7 @@ def main():
             Checkpoints.save = save
         resumed = fit(dataclasses.replace(stopped, resume=True), data, quiet=True)
         assert resumed.records == result.records
+    text = compiled_step(settings, data)
     where = {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(result.states.params)}
     print(
         "RESULT"
@@ -54,6 +59,9 @@ def main():
             {
                 "devices": len(jax.devices()),
                 "lie_on": sorted(where),
+                "adds_over_devices": "all-reduce" in text,
+                # The first convolution's output: 16 maps of 6 x 6, or the share of one device.
+                "maps": f"f32[{16 // DEVICES},6,6,32]" in text,
                 "records": result.records,
                 "params": [
                     np.asarray(x).ravel().tolist() for x in jax.tree.leaves(result.states.params)
@@ -61,6 +69,20 @@ def main():
             }
         )
     )
+
+
+def compiled_step(settings, data):
+    """What the compiler makes of a step of one network on the mesh."""
+    lanes = lanes_of(dataclasses.replace(settings, seeds=1, mi_weight=0.0, ed_weight=0.0))
+    mesh = data_mesh(settings.batch_size, None)
+    network, transform = Network.of(settings, data), optimizer(settings)
+    call = make_call(
+        make_step(network, transform, information_loss(lanes)), looped=False, mesh=mesh
+    )
+    states = replicated(initial_state(network, transform, lanes), mesh)
+    arrays = replicated((jnp.asarray(data.train.images), jnp.asarray(data.train.labels)), mesh)
+    indices = np.arange(16, dtype=np.int32)[None, None]
+    return call.lower(states, *arrays, indices, 1).compile().as_text()
 
 
 if __name__ == "__main__":

@@ -31,6 +31,11 @@ def test_eight_devices_train_as_one(tmp_path):
     one, eight = (result_of(k, tmp_path / f"run{k}") for k in (1, 8))
     assert (one["devices"], one["lie_on"]) == (1, [1])
     assert (eight["devices"], eight["lie_on"]) == (8, [8])
+    # Each device works on its part of the batch, and gradients are added over the devices.
+    assert eight["adds_over_devices"]
+    assert not one["adds_over_devices"]
+    assert one["maps"]
+    assert eight["maps"]
     for mine, theirs in zip(one["params"], eight["params"], strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-4)
     for mine, theirs in zip(one["records"], eight["records"], strict=True):
