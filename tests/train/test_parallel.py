@@ -1,5 +1,6 @@
 """A step on eight devices is the step on one, to rounding."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -9,8 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-from train.groups import largest_that_fits
+from train.groups import Groups, largest_that_fits
+from train.lanes import lanes_of
 from train.parallel import data_mesh
+from train.state import Network, initial_state, optimizer
+from train.step import information_loss, make_step
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,3 +72,16 @@ def test_as_many_lanes_as_fit():
     assert asked == [12, 6, 4]
     assert largest_that_fits(12, needs, available=10) == 1
     assert largest_that_fits(12, needs) == 12  # a CPU does not say what it has
+
+
+def test_what_a_call_needs_grows_with_its_lanes(tiny, settings):
+    lanes = lanes_of(dataclasses.replace(settings, seeds=4, mi_weight=0.0, ed_weight=0.0))
+    network, transform = Network.of(settings, tiny), optimizer(settings)
+    states = initial_state(network, transform, lanes)
+    step = make_step(network, transform, information_loss(lanes))
+    groups = Groups(settings, tiny, lanes, states, step, data_mesh(settings.batch_size, None))
+    one, four = (groups._needs(size, states) for size in (1, 4))
+    weights = 4 * sum(x[0].size for x in jax.tree.leaves(states.params))
+    # States in and out, each with weights and momentum.
+    assert one > 4 * weights
+    assert 3 * 4 * weights < four - one < 40 * weights
