@@ -8,7 +8,8 @@ import pytest
 import mirjax
 from tests.train.experiments import assert_resumes_bit_identical
 from train.grokking import PRESETS, lanes, run
-from train.grokking_summary import claims, first_step, halfway, interventions_table, leads
+from train.grokking_course import first_step, halfway, leads
+from train.grokking_summary import claims, interventions_table
 from train.records import select
 from train.summary import read_summary
 from train.trackers import read_jsonl
