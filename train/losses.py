@@ -114,7 +114,7 @@ def summarize(
         for name, weight in sorted(names, key=lambda pair: (pair[0] != PLAIN, pair[0], pair[1]))
     }
     note = f"Test set, n = {n:,}; batches of {settings.metric_batch}; mean ± standard deviation"
-    values = table_of(groups, COLUMNS, title=note, first="loss")
+    values = table_of(groups, COLUMNS, title=note, first="trained with")
     pairs = paired(groups)
     draw(
         panels(last, closed_forms(num_classes)),
@@ -173,8 +173,8 @@ def pairs_table(pairs: dict[str, tuple[float, float, float, float]], seeds: int)
         (
             name,
             f"{100 * mean:+.2f}" + number(half, f" ± {100 * half:.2f}"),
-            number(p, f"{p:.3f}"),
-            number(adjusted, f"{adjusted:.3f}"),
+            number(p, _p(p)),
+            number(adjusted, _p(adjusted)),
         )
         for name, (mean, half, p, adjusted) in pairs.items()
     )
@@ -182,7 +182,11 @@ def pairs_table(pairs: dict[str, tuple[float, float, float, float]], seeds: int)
         f"Gain in test accuracy over cross-entropy alone, paired over {seeds} seeds: points, ± half the 95 % "
         "interval; two-sided paired t-test, and its p adjusted for the number of rows (Benjamini-Hochberg)"
     )
-    return Table(title, ("loss", "gain", "p", "adjusted p"), rows)
+    return Table(title, ("trained with", "gain", "p", "adjusted p"), rows)
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def claim(pairs: dict[str, tuple[float, float, float, float]], seeds: int) -> Claim:
@@ -190,7 +194,7 @@ def claim(pairs: dict[str, tuple[float, float, float, float]], seeds: int) -> Cl
     single = {name: row for name, row in pairs.items() if not name.startswith("+MI+ED")}
     parts = []
     for name, (mean, half, _, adjusted) in single.items():
-        tested = "" if math.isnan(half) else f" ± {100 * half:.2f}, adjusted p {adjusted:.3f}"
+        tested = "" if math.isnan(half) else f" ± {100 * half:.2f}, adjusted p {_p(adjusted)}"
         parts.append(f"{name}: {100 * mean:+.2f}{tested}")
     gains = [name for name, row in single.items() if row[0] > 0 and row[3] < 0.05]
     highest = [mean + half for mean, half, _, _ in single.values()]
