@@ -100,9 +100,10 @@ class Grokking(RunSettings):
 
 PRESETS = {
     "small": Grokking(
-        steps=6000,
+        steps=9000,
+        fractions=(0.7,),
         eval_every=300,
-        log_events=12,
+        log_events=10,
         information_steps=(300, 2000),
         seeds=5,
         out=Path("runs/grokking"),
