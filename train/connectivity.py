@@ -24,6 +24,7 @@ from train.lanes import Lane, lanes_of
 from train.loop import Result
 from train.path_summary import INTERPOLATED, NO_STATISTICS, RECOMPUTED, summarize
 from train.paths import Statistics, interpolate
+from train.presets import PAPER, SMALL
 from train.records import Record
 from train.state import Network, TrainState
 from train.summary import Summary
@@ -68,12 +69,10 @@ class Connectivity(Supervised):
 
 PRESETS = {
     "small": Connectivity(
-        dataset="cifar10",
-        model="conv",
+        **SMALL,
         augment=True,
         steps=1000,
         eval_every=1000,
-        eval_train=False,
         branch_steps=(0, 200),
         path_samples=2000,
         seeds=3,
@@ -88,11 +87,7 @@ PRESETS = {
         out=Path("runs/connectivity-smoke"),
     ),
     "paper": Connectivity(
-        dataset="cifar10",
-        model="wrn-28-2",
-        augment=True,
-        batch_norm_momentum=0.999,
-        steps=2**20,
+        **PAPER,
         eval_every=2**16,
         branch_steps=(0, 2**14),
         seeds=3,

@@ -17,6 +17,7 @@ from train.experiment import load_data, run_command, with_random_labels
 from train.folders import claim as claim_folder
 from train.loop import Result
 from train.plots import Line, Panel, draw, levels
+from train.presets import PAPER
 from train.records import Record, cell, curves, final_records
 from train.summary import Claim, Summary, Table
 from train.supervised import Supervised, fit
@@ -36,11 +37,7 @@ class Dynamics(Supervised):
 
 
 _PAPER = Dynamics(
-    dataset="cifar10",
-    model="wrn-28-2",
-    augment=True,
-    batch_norm_momentum=0.999,
-    steps=2**20,
+    **PAPER,
     eval_every=2**14,
     seeds=3,
     out=Path("runs/dynamics-paper"),

@@ -16,6 +16,7 @@ from train.evaluate import closed_forms
 from train.experiment import load_data, run_command
 from train.lanes import Knobs, Lane, lanes_of
 from train.plots import Line, Panel, draw, levels
+from train.presets import PAPER, SMALL
 from train.records import Record, curves, final_records, select
 from train.summary import Claim, Summary, Table
 from train.supervised import Supervised, fit
@@ -43,11 +44,9 @@ class Losses(Supervised):
 
 PRESETS = {
     "small": Losses(
-        dataset="cifar10",
-        model="conv",
+        **SMALL,
         steps=1200,
         eval_every=1200,
-        eval_train=False,
         seeds=5,
         out=Path("runs/losses"),
     ),
@@ -55,11 +54,7 @@ PRESETS = {
         steps=20, eval_every=20, weights=(0.3,), seeds=2, out=Path("runs/losses-smoke")
     ),
     "paper": Losses(
-        dataset="cifar10",
-        model="wrn-28-2",
-        augment=True,
-        batch_norm_momentum=0.999,
-        steps=2**20,
+        **PAPER,
         eval_every=2**16,
         weights=(0.01, 0.03, 0.1, 0.3),
         seeds=3,

@@ -22,6 +22,7 @@ from train.images import ImageData
 from train.lanes import Lane, lanes_of
 from train.loop import Result
 from train.masks import sparse_masks, sparsity_of
+from train.presets import PAPER, SMALL
 from train.pruning_summary import summarize
 from train.records import Record, final_records
 from train.runs import Extractor
@@ -53,11 +54,9 @@ class Pruning(Supervised):
 
 PRESETS = {
     "small": Pruning(
-        dataset="cifar10",
-        model="conv",
+        **SMALL,
         steps=2000,
         eval_every=2000,
-        eval_train=False,
         seeds=3,
         out=Path("runs/pruning"),
     ),
@@ -69,11 +68,7 @@ PRESETS = {
         out=Path("runs/pruning-smoke"),
     ),
     "paper": Pruning(
-        dataset="cifar10",
-        model="wrn-28-2",
-        augment=True,
-        batch_norm_momentum=0.999,
-        steps=2**20,
+        **PAPER,
         eval_every=2**16,
         finetune_steps=2**16,
         seeds=3,

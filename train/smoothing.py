@@ -12,6 +12,7 @@ from train.evaluate import closed_forms
 from train.experiment import load_data, run_command
 from train.lanes import lanes_of
 from train.plots import Line, Panel, draw, levels
+from train.presets import PAPER, SMALL
 from train.records import Record, curves, final_records, select
 from train.summary import Claim, Summary
 from train.supervised import Supervised, fit
@@ -36,11 +37,9 @@ class Smoothing(Supervised):
 
 PRESETS = {
     "small": Smoothing(
-        dataset="cifar10",
-        model="conv",
+        **SMALL,
         steps=1500,
         eval_every=750,
-        eval_train=False,
         seeds=3,
         out=Path("runs/smoothing"),
     ),
@@ -48,11 +47,7 @@ PRESETS = {
         steps=20, eval_every=20, epsilons=(0.0, 0.2), seeds=2, out=Path("runs/smoothing-smoke")
     ),
     "paper": Smoothing(
-        dataset="cifar10",
-        model="wrn-28-2",
-        augment=True,
-        batch_norm_momentum=0.999,
-        steps=2**20,
+        **PAPER,
         eval_every=2**16,
         seeds=3,
         out=Path("runs/smoothing-paper"),

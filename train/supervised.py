@@ -18,6 +18,7 @@ from train.images import DataError, ImageData
 from train.lanes import Lane, lanes_of
 from train.loop import CheckpointError, Result, RunError
 from train.plots import plot_runs
+from train.presets import PAPER
 from train.settings import Settings, from_command_line
 from train.state import TrainState
 from train.step import information_loss
@@ -47,11 +48,7 @@ PRESETS = {
     "small": Supervised(),
     "smoke": Supervised(steps=20, eval_every=10, out=Path("runs/smoke")),
     "paper": Supervised(
-        dataset="cifar10",
-        model="wrn-28-2",
-        augment=True,
-        batch_norm_momentum=0.999,
-        steps=2**20,
+        **PAPER,
         eval_every=5000,
         out=Path("runs/cifar10-wrn-28-2"),
     ),
