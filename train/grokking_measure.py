@@ -23,7 +23,7 @@ from train.fourier import (
 )
 from train.full_batch import precise_cross_entropy
 from train.lanes import Lane
-from train.layers import head_coordinates
+from train.layers import head_coordinates, layer_interplay
 from train.modular import Table
 from train.records import Record
 from train.state import TrainState
@@ -37,7 +37,7 @@ _OF_MEANS = ("nc1", "nc2_equinorm", "nc2_equiangle")
 
 class Measure:
     """Loss, accuracy, MIR, HDR, entropies and neural collapse of the training pairs, the test pairs and
-    all; layers of the test pairs; weights.
+    all; the same of the layers where it has a meaning; weights.
 
     The network's parameters are written to a file a step, for `progress_records`.
     """
@@ -50,7 +50,7 @@ class Measure:
         self._forward = jax.jit(jax.vmap(self._activations))
         self._pairs = jnp.asarray(np.stack([table.pairs for table in tables]))
         self._collapse = jax.jit(self._of_means, static_argnums=3)
-        self._layer = jax.jit(self._of_layer)
+        self._layer = jax.jit(self._headless)
         self._weights = jax.jit(jax.vmap(self._of_weights))
 
     def __call__(self, states: TrainState) -> list[dict[str, float]]:
@@ -93,13 +93,9 @@ class Measure:
                 **collapse._asdict(),
             }
             values |= {f"{name}_{k}": v for k, v in own.items()}
-        rows = np.asarray(head_coordinates(found["head"]))[table.labels[size:]]
-        for name in ("attention", "hidden"):
-            layer = mirjax.dataset_feature_interplay(found[name][size:], rows)
-            values[f"layer_{name}_mir"], values[f"layer_{name}_hdr"] = layer.mir, layer.hdr
-            values[f"layer_{name}_effective_rank"] = np.exp(layer.entropy1)
-            own = self._layer(found[name][size:], table.labels[size:])
-            values |= {f"layer_{name}_{k}": getattr(own, k) for k in _OF_MEANS}
+            for layer in ("attention", "hidden"):
+                own = self._of_layer(found[layer][part], head_coordinates(head), labels)
+                values |= {f"{name}_{layer}_{k}": v for k, v in own.items()}
         return {k: float(v) for k, v in jax.device_get(values | weights).items()}
 
     def _of_means(
@@ -109,7 +105,17 @@ class Measure:
         collapse = mirjax.neural_collapse(features, labels, head, num_classes=classes)
         return jnp.mean(precise_cross_entropy(logits, labels)), collapse
 
-    def _of_layer(self, features: Array, labels: Array) -> mirjax.NeuralCollapse:
+    def _of_layer(self, features: Array, head: Array, labels: Array) -> dict[str, Any]:
+        whole = layer_interplay(features, head, labels)
+        collapse = self._layer(features, labels)
+        of_means = {k: getattr(collapse, k) for k in _OF_MEANS}
+        return {
+            "mir": whole.mir,
+            "hdr": whole.hdr,
+            "effective_rank": np.exp(whole.entropy1),
+        } | of_means
+
+    def _headless(self, features: Array, labels: Array) -> mirjax.NeuralCollapse:
         # What a layer has without a head; the class means stand in for one.
         classes = self._network.modulus
         means, _ = class_means(features, labels, classes, jnp.ones(len(features)))

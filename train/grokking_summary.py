@@ -201,8 +201,8 @@ def main_panels(main: Sequence[Record], forms: Mapping[str, float]) -> list[Pane
             "joint": "test_joint_entropy",
         },
         "layers, MIR (test)": {
-            "attention": "layer_attention_mir",
-            "hidden": "layer_hidden_mir",
+            "attention": "test_attention_mir",
+            "hidden": "test_hidden_mir",
             "stream": "test_mir",
         },
         "neural collapse (train)": {

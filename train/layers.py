@@ -55,11 +55,11 @@ class LayerEvaluator:
             for name in parts[0]
         }
         head, _ = self._network.head(state.params, state.rest)
-        rows = head_coordinates(head)[labels]
-        of_batches = self._grouped(layers, rows)
+        head = head_coordinates(head)
+        of_batches = self._grouped(layers, head[labels])
         values: dict[str, Any] = {"n": float(self._samples)}
         for name, features in layers.items():
-            whole = mirjax.dataset_feature_interplay(features, rows)
+            whole = layer_interplay(features, head, labels)
             values |= {
                 f"{name}_mir": whole.mir,
                 f"{name}_hdr": whole.hdr,
@@ -87,6 +87,16 @@ class LayerEvaluator:
         # NC1 asks for no head: the class means stand in for one.
         means, _ = class_means(features, labels, self._classes, jnp.ones(len(features)))
         return neural_collapse(features, labels, means, num_classes=self._classes).nc1
+
+
+def layer_interplay(features: Array, head: Array, labels: Any) -> mirjax.DatasetInterplay:
+    """`mirjax.dataset_interplay` of a layer `[n, d]` with `head_coordinates`, whatever its width.
+
+    Columns of zeros, which change no Gram matrix, make the widths equal.
+    """
+    width = max(features.shape[1], head.shape[1])
+    padded = (jnp.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in (features, head))
+    return mirjax.dataset_interplay(*padded, labels)
 
 
 def head_coordinates(head: Array) -> Array:

@@ -59,7 +59,14 @@ def test_grokking_end_to_end_resumed_and_alone(tmp_path, monkeypatch):
     own = read_jsonl(alone.out / "metrics.jsonl")
     theirs = select(records, kind="grokking", seed=1)
     for mine, other in zip(own, theirs, strict=True):
-        for name in ("train_loss", "test_loss", "all_mir", "weight_norm", "layer_hidden_hdr"):
+        for name in (
+            "train_loss",
+            "test_loss",
+            "all_mir",
+            "weight_norm",
+            "train_hidden_hdr",
+            "all_attention_nc1",
+        ):
             assert mine[name] == pytest.approx(other[name], rel=1e-3, abs=1e-4), name
 
 
