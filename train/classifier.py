@@ -7,6 +7,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from train.evaluate import Evaluator
+from train.feeds import feed_of
 from train.groups import Groups
 from train.lanes import Lane
 from train.layers import LayerEvaluator
@@ -46,7 +47,8 @@ def train(
     step = make_step(network, transform, loss, augment=settings.augment)
 
     def trainer_of(states: TrainState) -> tuple[Groups, Callable]:
-        groups = Groups(settings, data, lanes, states, step, mesh)
+        feed = feed_of(data.train, settings.batch_size, mesh)
+        groups = Groups(settings, lanes, states, step, feed, mesh)
         return groups, _evaluation(network, settings, data, groups, mesh)
 
     records, states = run_lanes(settings, about(data), lanes, states, trainer_of, quiet=quiet)

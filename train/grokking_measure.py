@@ -105,7 +105,7 @@ class Measure:
         collapse = mirjax.neural_collapse(features, labels, head, num_classes=classes)
         return jnp.mean(precise_cross_entropy(logits, labels)), collapse
 
-    def _of_layer(self, features: Array, head: Array, labels: Array) -> dict[str, Any]:
+    def _of_layer(self, features: Array, head: Array, labels: Any) -> dict[str, Any]:
         whole = layer_interplay(features, head, labels)
         collapse = self._layer(features, labels)
         of_means = {k: getattr(collapse, k) for k in _OF_MEANS}

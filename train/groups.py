@@ -1,7 +1,7 @@
-"""Lanes in groups that go through one compiled call together, and where their batches come from."""
+"""Lanes in groups that go through one compiled call together."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,16 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from train.data import stream
+from train.feeds import Feed
 from train.folders import RunError
-from train.images import RecordSplit
 from train.lanes import Lane
 from train.models import is_convolutional
-from train.order import BatchOrder, copies_at
 from train.parallel import replicated
 from train.settings import Settings
 from train.state import TrainState
-from train.step import Progress, Terms, make_call
+from train.step import Progress, make_call
 
 
 class Groups:
@@ -27,22 +25,18 @@ class Groups:
     def __init__(
         self,
         settings: Settings,
-        data: Any,
         lanes: Sequence[Lane],
         states: TrainState,
         step: Callable,
+        feed: Feed,
         mesh: Mesh,
     ):
-        self._settings, self._split = settings, data.train
-        self._streamed = isinstance(data.train, RecordSplit)
         slow = is_slow(settings)
         default = 1 if slow else 100
-        self._chunk = 1 if self._streamed else settings.steps_per_call or default
-        self._call: Any = make_call(step, looped=self._chunk > 1, mesh=mesh)
+        self._chunk = 1 if feed.streamed else settings.steps_per_call or default
+        self._call: Any = make_call(step, feed.take, looped=self._chunk > 1, mesh=mesh)
         self._step = int(states.step[0])
-        if not self._streamed:
-            arrays = jnp.asarray(data.train.images), jnp.asarray(data.train.labels)
-            self._images, self._labels = replicated(arrays, mesh)
+        self._feed = feed
 
         def needs(size: int) -> int:
             return self._needs(size, states)
@@ -55,29 +49,27 @@ class Groups:
             replicated(jax.tree.map(lambda x, r=r: jnp.copy(x[r.start : r.stop]), states), mesh)
             for r in self.rows
         ]
-        if self._streamed:
-            self._feeds: dict[Any, Iterator] = {}
-        else:
-            self._orders = [
-                BatchOrder(group, len(data.train), settings.batch_size) for group in self._lanes
-            ]
+        self._batches = [feed.of(group) for group in self._lanes]
 
     def advance(self, to: int) -> list[dict[str, float]]:
         """Trains every lane up to step `to`; the mean terms of the steps taken, for each lane."""
         taken, totals = to - self._step, [np.zeros(1)] * len(self.states)
+        names: tuple[str, ...] = ()
         while self._step < to:
             count = min(self._chunk, to - self._step)
             for group in range(len(self.states)):
-                batches = self._batches(group, self._step, count)
-                self.states[group], progress = self._call(self.states[group], *batches, count)
+                sources, indices = self._batches[group](self._step, count)
+                self.states[group], progress = self._call(
+                    self.states[group], sources, self._filled(indices), count
+                )
                 progress = jax.device_get(progress)
                 self._stop_if_not_finite(group, progress)
+                names = progress.total._fields
                 totals[group] = totals[group] + np.stack(progress.total, axis=1)
             self._step += count
         means = np.concatenate(totals) / taken
         return [
-            {f"step_{name}": float(v) for name, v in zip(Terms._fields, row, strict=True)}
-            for row in means
+            {f"step_{name}": float(v) for name, v in zip(names, row, strict=True)} for row in means
         ]
 
     def all_states(self) -> TrainState:
@@ -87,44 +79,18 @@ class Groups:
     def _needs(self, size: int, states: TrainState) -> int:
         """Bytes that a call of `size` lanes takes on each device."""
         states = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), states)
-        batch = self._settings.batch_size
-        if self._streamed:
-            shape = (size * batch, *self._split.image_shape)
-            images, labels = np.zeros(shape, np.uint8), np.zeros(size * batch, np.int32)
-        else:
-            images, labels = self._images, self._labels
-        indices = np.zeros((self._chunk, size, batch), np.int32)
-        compiled = self._call.lower(states, images, labels, indices, 1).compile()
+        sources, indices = self._feed.example(size)
+        compiled = self._call.lower(states, sources, self._filled(indices), 1).compile()
         found = compiled.memory_analysis()
         return found.temp_size_in_bytes + found.output_size_in_bytes + found.argument_size_in_bytes
 
-    def _batches(self, group: int, step: int, count: int) -> tuple[Any, Any, np.ndarray]:
-        if not self._streamed:
-            indices = self._orders[group](step, count)
-            padding = np.zeros((self._chunk - count, *indices.shape[1:]), indices.dtype)
-            return self._images, self._labels, np.concatenate([indices, padding])
-        lanes = self._lanes[group]
-        parts = [
-            next(self._feed(group, place, copy, step))
-            for place, copy in enumerate(copies_at(lanes, step))
-        ]
-        images, labels = (np.concatenate([part[k] for part in parts]) for k in ("image", "label"))
-        own = np.arange(len(labels), dtype=np.int32).reshape(1, len(lanes), -1)
-        return images, labels, own
+    def _filled(self, indices: Any) -> Any:
+        """With zeros for the steps of a full call that are not taken: one shape, one compilation."""
 
-    def _feed(
-        self, group: int, place: int, copy: int, step: int
-    ) -> Iterator[dict[str, np.ndarray]]:
-        if (group, place, copy) not in self._feeds:
-            seed = self._lanes[group][place].seed
-            if copy:
-                seed = int(np.random.SeedSequence((seed, copy)).generate_state(1)[0])
-            self._feeds[group, place, copy] = iter(
-                stream(
-                    self._split, batch_size=self._settings.batch_size, seed=seed, start_step=step
-                )
-            )
-        return self._feeds[group, place, copy]
+        def fill(x: np.ndarray) -> np.ndarray:
+            return np.concatenate([x, np.zeros((self._chunk - len(x), *x.shape[1:]), x.dtype)])
+
+        return jax.tree.map(fill, indices)
 
     def _stop_if_not_finite(self, group: int, progress: Progress) -> None:
         for place, step in enumerate(progress.bad_step):

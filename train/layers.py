@@ -95,8 +95,8 @@ def layer_interplay(features: Array, head: Array, labels: Any) -> mirjax.Dataset
     Columns of zeros, which change no Gram matrix, make the widths equal.
     """
     width = max(features.shape[1], head.shape[1])
-    padded = (jnp.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in (features, head))
-    return mirjax.dataset_interplay(*padded, labels)
+    features, head = (jnp.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in (features, head))
+    return mirjax.dataset_interplay(features, head, labels)
 
 
 def head_coordinates(head: Array) -> Array:

@@ -29,11 +29,11 @@ class Terms(NamedTuple):
 class Progress(NamedTuple):
     """What a call over several steps tells, for each lane."""
 
-    total: Terms
+    total: Any
     """Sum of the terms over the steps of the call."""
     bad_step: Array
     """The first step with a non-finite term, or -1."""
-    bad_terms: Terms
+    bad_terms: Any
     """The terms of that step."""
 
 
@@ -90,19 +90,22 @@ def make_step(
             return value, (terms, outputs.rest)
 
         gradient, (terms, rest) = jax.grad(objective, has_aux=True)(state.params)
-        gradient = jax.tree.map(
-            lambda g, p: g + state.knobs.weight_decay * p if p.ndim > 1 else g,
-            gradient,
-            state.params,
-        )
-        updates, opt_state = transform.update(gradient, state.opt_state, state.params)
-        updates = jax.tree.map(lambda u: state.knobs.learning_rate * u, updates)
-        params = masked(optax.apply_updates(state.params, updates), state.masks)
-        return state._replace(
-            step=state.step + 1, params=params, rest=rest, opt_state=opt_state
-        ), terms
+        return descend(state._replace(rest=rest), gradient, transform), terms
 
     return step
+
+
+def descend(
+    state: TrainState, gradient: Any, transform: optax.GradientTransformation
+) -> TrainState:
+    """The state after an update by the gradient, with the decay and the learning rate of its knobs."""
+    gradient = jax.tree.map(
+        lambda g, p: g + state.knobs.weight_decay * p if p.ndim > 1 else g, gradient, state.params
+    )
+    updates, opt_state = transform.update(gradient, state.opt_state, state.params)
+    updates = jax.tree.map(lambda u: state.knobs.learning_rate * u, updates)
+    params = masked(optax.apply_updates(state.params, updates), state.masks)
+    return state._replace(step=state.step + 1, params=params, opt_state=opt_state)
 
 
 def masked(params: Any, masks: Any) -> Any:
@@ -113,34 +116,42 @@ def masked(params: Any, masks: Any) -> Any:
 
 
 def make_call(
-    step: Callable[[TrainState, Array, Array], tuple[TrainState, Terms]],
+    step: Callable[..., tuple[TrainState, Any]],
+    take: Callable[[Any, Any], tuple[Array, ...]],
     *,
     looped: bool,
     mesh: Mesh | None = None,
 ) -> Callable[..., tuple[TrainState, Progress]]:
-    """Compiles `(states, images, labels, indices, count) -> (states, progress)` for all lanes.
+    """Compiles `(states, sources, indices, count) -> (states, progress)` for all lanes.
 
-    `images` and `labels` are the whole split; step i takes the samples `indices[i]` `[lanes, batch]`.
-    The first `count` rows of `indices` are used, so that a short call needs no compilation of its
-    own. With `looped=False` there is one row and no loop. The states are donated. Batches are cut
-    over the devices of the mesh.
+    Step i is given what `take(sources, indices[i])` takes, one batch a lane; see `train.feeds`. The
+    first `count` rows of `indices` are used, so that a short call needs no compilation of its own. With
+    `looped=False` there is one row and no loop. The states are donated. Batches are cut over the
+    devices of the mesh.
     """
-    all_lanes = jax.vmap(step)
+    # Compiled as one with what calls it; by itself so that the loop below traces it once.
+    all_lanes = jax.jit(jax.vmap(step))
 
-    def once(states: TrainState, images: Array, labels: Array) -> tuple[TrainState, Progress]:
+    def once(states: TrainState, sources: Any, indices: Any) -> tuple[TrainState, Progress]:
+        batch = take(sources, indices)
         if mesh is not None and mesh.size > 1:
-            images, labels = cut(images, mesh, axis=1), cut(labels, mesh, axis=1)
-        new, terms = all_lanes(states, images, labels)
+            batch = tuple(cut(x, mesh, axis=1) for x in batch)
+        new, terms = all_lanes(states, *batch)
         finite = jnp.all(jnp.isfinite(jnp.stack(terms)), axis=0)
         return new, Progress(terms, jnp.where(finite, -1, new.step), terms)
 
-    def call(states, images, labels, indices, count):
-        if not looped:
-            return once(states, images[indices[0]], labels[indices[0]])
+    def call(
+        states: TrainState, sources: Any, indices: Any, count: int
+    ) -> tuple[TrainState, Progress]:
+        def at(i: Any) -> Any:
+            return jax.tree.map(lambda x: x[i], indices)
 
-        def body(i, carry):
+        if not looped:
+            return once(states, sources, at(0))
+
+        def body(i: Array, carry: tuple[TrainState, Progress]) -> tuple[TrainState, Progress]:
             states, so_far = carry
-            states, now = once(states, images[indices[i]], labels[indices[i]])
+            states, now = once(states, sources, at(i))
             good = so_far.bad_step < 0
             return states, Progress(
                 jax.tree.map(jnp.add, so_far.total, now.total),
@@ -148,7 +159,8 @@ def make_call(
                 jax.tree.map(lambda a, b: jnp.where(good, b, a), so_far.bad_terms, now.bad_terms),
             )
 
-        zeros = Terms(*(jnp.zeros(states.step.shape) for _ in Terms._fields))
+        _, progress = jax.eval_shape(once, states, sources, at(0))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), progress.total)
         none = Progress(zeros, jnp.full(states.step.shape, -1, states.step.dtype), zeros)
         return jax.lax.fori_loop(0, count, body, (states, none))
 

@@ -13,10 +13,10 @@ import dataclasses  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from train.checkpoint import Checkpoints  # noqa: E402
+from train.feeds import feed_of  # noqa: E402
 from train.images import from_arrays  # noqa: E402
 from train.lanes import lanes_of  # noqa: E402
 from train.parallel import data_mesh, replicated  # noqa: E402
@@ -76,13 +76,11 @@ def compiled_step(settings, data):
     lanes = lanes_of(dataclasses.replace(settings, seeds=1, mi_weight=0.0, ed_weight=0.0))
     mesh = data_mesh(settings.batch_size, None)
     network, transform = Network.of(settings, data), optimizer(settings)
-    call = make_call(
-        make_step(network, transform, information_loss(lanes)), looped=False, mesh=mesh
-    )
+    step = make_step(network, transform, information_loss(lanes))
+    feed = feed_of(data.train, settings.batch_size, mesh)
+    call = make_call(step, feed.take, looped=False, mesh=mesh)
     states = replicated(initial_state(network, transform, lanes), mesh)
-    arrays = replicated((jnp.asarray(data.train.images), jnp.asarray(data.train.labels)), mesh)
-    indices = np.arange(16, dtype=np.int32)[None, None]
-    return call.lower(states, *arrays, indices, 1).compile().as_text()
+    return call.lower(states, *feed.example(1), 1).compile().as_text()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from train.feeds import feed_of
 from train.groups import Groups, largest_that_fits
 from train.lanes import lanes_of
 from train.parallel import data_mesh
@@ -79,7 +80,9 @@ def test_what_a_call_needs_grows_with_its_lanes(tiny, settings):
     network, transform = Network.of(settings, tiny), optimizer(settings)
     states = initial_state(network, transform, lanes)
     step = make_step(network, transform, information_loss(lanes))
-    groups = Groups(settings, tiny, lanes, states, step, data_mesh(settings.batch_size, None))
+    mesh = data_mesh(settings.batch_size, None)
+    feed = feed_of(tiny.train, settings.batch_size, mesh)
+    groups = Groups(settings, lanes, states, step, feed, mesh)
     one, four = (groups._needs(size, states) for size in (1, 4))
     weights = 4 * sum(x[0].size for x in jax.tree.leaves(states.params))
     # States in and out, each with weights and momentum.

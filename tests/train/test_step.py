@@ -8,6 +8,7 @@ import pytest
 
 import mirjax
 from train.classifier import train
+from train.feeds import images_and_labels
 from train.lanes import Knobs, Lane, lanes_of
 from train.loop import RunError
 from train.order import BatchOrder
@@ -80,12 +81,12 @@ def test_calls_of_any_length_compile_once(tiny, settings):
     lanes = lanes_of(dataclasses.replace(settings, seeds=2))
     network, transform = Network.of(settings, tiny), optimizer(settings)
     step = make_step(network, transform, information_loss(lanes))
-    call = make_call(chex.assert_max_traces(step, n=1), looped=True)
+    call = make_call(chex.assert_max_traces(step, n=1), images_and_labels, looped=True)
     states = initial_state(network, transform, lanes)
     images, labels = jnp.asarray(tiny.train.images), jnp.asarray(tiny.train.labels)
     indices = BatchOrder(lanes, 60, 16)(0, 3)
     for count in (3, 1, 2):
-        states, progress = call(states, images, labels, indices, count)
+        states, progress = call(states, (images, labels), indices, count)
     assert list(states.step) == [6, 6]
     assert list(progress.bad_step) == [-1, -1]
     chex.assert_tree_all_finite(progress.total)
