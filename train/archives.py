@@ -19,6 +19,7 @@ from typing import IO
 import numpy as np
 
 from train.images import DataError
+from train.sources import require
 
 # Far above any member of the published archives, so that a forged size cannot exhaust memory.
 _MEMBER_LIMIT = 2**32
@@ -167,6 +168,48 @@ def idx(path: Path) -> Archive:
             {"label": labels.astype(np.int64)}, functools.partial(iter, images[..., None])
         )
     return Archive(splits, {})
+
+
+def svhn(path: Path) -> Archive:
+    """Reads `train_32x32.mat` and `test_32x32.mat`, the cropped digits of SVHN, in a folder."""
+    splits = {}
+    for split in ("train", "test"):
+        file = path / f"{split}_32x32.mat"
+        if not file.is_file():
+            raise DataError(f"{path} lacks {file.name}: put the published file there")
+        images, labels = _svhn_arrays(file)
+        # The published files write the digit 0 as 10.
+        splits[split] = Table({"label": labels % 10}, functools.partial(iter, images))
+    return Archive(splits, {})
+
+
+def _svhn_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images, uint8 `[n, 32, 32, 3]`, and labels, int64 `[n]` from 1 to 10, of one file."""
+    reader = require("scipy.io", "a MATLAB file")
+    try:
+        arrays = reader.loadmat(str(path), appendmat=False, variable_names=["X", "y"])
+    except Exception as error:  # SciPy has no common error for a file that it cannot read.
+        raise DataError(
+            f"{path} is truncated, damaged or no file of MATLAB 5 ({error}): get it again"
+        ) from None
+    missing = [name for name in ("X", "y") if name not in arrays]
+    if missing:
+        raise DataError(f"{path} lacks {' and '.join(missing)}: it is not the published file")
+    images, labels = arrays["X"], arrays["y"]
+    count = images.shape[-1]
+    if images.dtype != np.uint8 or images.shape != (32, 32, 3, count):
+        raise DataError(
+            f"{path}: X is {images.dtype} {images.shape}, not uint8 (32, 32, 3, n): it is not the "
+            "published file"
+        )
+    if labels.dtype.kind not in "iu" or labels.shape != (count, 1):
+        raise DataError(
+            f"{path}: y is {labels.dtype} {labels.shape}, not integers ({count}, 1): it is not the "
+            "published file"
+        )
+    if labels.min(initial=1) < 1 or labels.max(initial=1) > 10:
+        raise DataError(f"{path}: labels are not from 1 to 10: it is not the published file")
+    return np.moveaxis(images, -1, 0), labels[:, 0].astype(np.int64)
 
 
 def has_idx(path: Path) -> bool:

@@ -30,23 +30,26 @@ def load(
     data_dir: str | None = None,
     memory_limit_mib: int = 2048,
     image_size: int | None = None,
+    unlabelled: bool = False,
 ) -> ImageData:
     """Loads a data set. Nothing is ever downloaded.
 
     Args:
       name: one of
         `digits`: the 1,797 digits of scikit-learn with a fixed split (see `sources.digits`);
-        `cifar10`, `cifar100`, `stl10`, `mnist`, `fashion_mnist`: prepared in the layout of TFDS,
-        by `python -m train.prepare` or by TFDS itself as ArrayRecord;
+        `cifar10`, `cifar100`, `stl10`, `mnist`, `fashion_mnist`, `svhn_cropped`: prepared in the
+        layout of TFDS, by `python -m train.prepare` or by TFDS itself as ArrayRecord;
         `folder:PATH`: a folder of images (see `sources.folder`);
         `npz:PATH`: arrays in a file (see `sources.npz`).
       data_dir: where prepared data lie; `$TFDS_DATA_DIR` or `~/tensorflow_datasets` if left out.
       memory_limit_mib: a split whose images need more than this as uint8 is streamed from disk.
       image_size: the side in pixels that the images of a folder are scaled and cropped to.
+      unlabelled: also read the images without labels that `stl10`, a folder or a file may have; the
+        other sets have none.
 
     Returns:
-      The data set. Splits in memory of CIFAR-10 and CIFAR-100 are in the published order; those of
-      the other prepared sets, and streamed ones, in the order of the files of TFDS.
+      The data set. Splits in memory of CIFAR-10, CIFAR-100 and SVHN are in the published order;
+      those of the other prepared sets, and streamed ones, in the order of the files of TFDS.
 
     Raises:
       DataNotFound: the data are not on this machine; the message says how to prepare them.
@@ -58,10 +61,13 @@ def load(
     if name == "digits":
         return sources.digits()
     if kind == "npz" and path:
-        return sources.npz(Path(path).expanduser())
+        return sources.npz(Path(path).expanduser(), unlabelled=unlabelled)
     if kind == "folder" and path:
         return sources.folder(
-            Path(path).expanduser(), memory_limit_mib=memory_limit_mib, image_size=image_size
+            Path(path).expanduser(),
+            memory_limit_mib=memory_limit_mib,
+            image_size=image_size,
+            unlabelled=unlabelled,
         )
     if name not in prepared.PUBLISHED:
         known = ", ".join(["digits", *prepared.PUBLISHED, "folder:PATH", "npz:PATH"])
@@ -70,8 +76,10 @@ def load(
     if data_dir is not None:
         command += f" --data-dir {data_dir}"
     root = prepared.default_data_dir() if data_dir is None else Path(data_dir).expanduser()
-    found = prepared.find(name, root, prepare_command=command)
-    return prepared.read(name, found.name, root, memory_limit_mib=memory_limit_mib)
+    found = prepared.find(name, root, prepare_command=command, unlabelled=unlabelled)
+    return prepared.read(
+        name, found.name, root, memory_limit_mib=memory_limit_mib, unlabelled=unlabelled
+    )
 
 
 def batch_indices(

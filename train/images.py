@@ -101,6 +101,8 @@ class ImageData:
       std: population standard deviation, read as `mean`; 1 for a channel that is constant.
       source_note: how the data departs from the published data ("" if it does not), to be put
         beside every result.
+      unlabelled: images without known labels, for semi-supervised learning; each has the label -1.
+        None where there are none or nobody asked for them.
     """
 
     name: str
@@ -112,13 +114,14 @@ class ImageData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     source_note: str = ""
+    unlabelled: Split | RecordSplit | None = None
 
 
 def fit_in_memory(records: RecordSplit, memory_limit_mib: int) -> Split | RecordSplit:
     """Reads every record of a split, once, if its images take no more than the limit.
 
-    Records that carry an `id` (those of TFDS's CIFAR sets, which are shuffled on disk) are put in
-    the order of their ids, which is the published order.
+    Records that carry an `id` (those of CIFAR and SVHN, which TFDS shuffles on disk) are put in the
+    order of their ids, which is the published order.
     """
     if len(records) * math.prod(records.image_shape) > memory_limit_mib * 2**20:
         return records
@@ -174,15 +177,21 @@ def image_data(
     test: Split | RecordSplit,
     *,
     source_note: str = "",
+    unlabelled: Split | RecordSplit | None = None,
 ) -> ImageData:
-    """Builds a data set from two splits, with the statistics of the first."""
-    shapes = [s.images.shape[1:] if isinstance(s, Split) else s.image_shape for s in (train, test)]
-    if shapes[0] != shapes[1]:
-        raise DataError(f"{name}: training images are {shapes[0]}, test images {shapes[1]}")
-    for which, split in (("training", train), ("test", test)):
+    """Builds a data set from its splits, with the statistics of the first."""
+    splits = {"training": train, "test": test}
+    if unlabelled is not None:
+        splits["unlabelled"] = unlabelled
+    shape = _image_shape(train)
+    for which, split in splits.items():
+        if _image_shape(split) != shape:
+            raise DataError(
+                f"{name}: training images are {shape}, {which} images {_image_shape(split)}"
+            )
         if len(split) == 0:
             raise DataError(f"{name}: the {which} split is empty")
-        if isinstance(split, Split):
+        if isinstance(split, Split) and which != "unlabelled":
             low, high = int(split.labels.min()), int(split.labels.max())
             if low < 0 or high >= len(class_names):
                 raise DataError(
@@ -194,13 +203,18 @@ def image_data(
         name=name,
         num_classes=len(class_names),
         class_names=tuple(class_names),
-        image_shape=shapes[0],
+        image_shape=shape,
         train=train,
         test=test,
         mean=mean,
         std=std,
         source_note=source_note,
+        unlabelled=unlabelled,
     )
+
+
+def _image_shape(split: Split | RecordSplit) -> tuple[int, int, int]:
+    return split.images.shape[1:] if isinstance(split, Split) else split.image_shape
 
 
 def from_arrays(
@@ -212,6 +226,7 @@ def from_arrays(
     *,
     class_names: Sequence[str] | None = None,
     source_note: str = "",
+    unlabelled: np.ndarray | None = None,
 ) -> ImageData:
     """Builds a data set from arrays.
 
@@ -223,6 +238,7 @@ def from_arrays(
       test_labels: as `train_labels`.
       class_names: one per class; "0", "1", ... up to the largest label if left out.
       source_note: see `ImageData`.
+      unlabelled: images without labels, as `train_images`.
 
     Raises:
       DataError: an array has another type or shape, or a label is out of range.
@@ -232,7 +248,11 @@ def from_arrays(
     if class_names is None:
         largest = max(train.labels.max(initial=0), test.labels.max(initial=0))
         class_names = [str(label) for label in range(int(largest) + 1)]
-    return image_data(name, class_names, train, test, source_note=source_note)
+    rest = None
+    if unlabelled is not None:
+        unknown = np.full(np.shape(unlabelled)[:1], -1)
+        rest = _split_from_arrays(f"{name} (unlabelled)", unlabelled, unknown)
+    return image_data(name, class_names, train, test, source_note=source_note, unlabelled=rest)
 
 
 def _split_from_arrays(name: str, images: np.ndarray, labels: np.ndarray) -> Split:

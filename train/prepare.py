@@ -9,6 +9,8 @@ data_dir=..., download=False)` reads it. PATH is, by data set:
     which can run code when they are read, and is refused);
   stl10: stl10_binary.tar.gz;
   mnist, fashion_mnist: the folder with the four idx files, compressed or not;
+  svhn_cropped: the folder with train_32x32.mat and test_32x32.mat; the split extra of TFDS is left
+    out;
   cifar10, mnist, fashion_mnist: a folder or a tar archive of {train,test}/<class>/<image>.
 """
 
@@ -39,7 +41,9 @@ class Config:
     """Puts a published data set into the layout of TFDS, without TensorFlow or a network."""
 
     # The data set.
-    name: tyro.conf.Positional[Literal["cifar10", "cifar100", "stl10", "mnist", "fashion_mnist"]]
+    name: tyro.conf.Positional[
+        Literal["cifar10", "cifar100", "stl10", "mnist", "fashion_mnist", "svhn_cropped"]
+    ]
     # The published archive, or the folder with the published files.
     source: Annotated[Path, tyro.conf.arg(name="from", metavar="PATH")]
     # Where to put it; $TFDS_DATA_DIR or ~/tensorflow_datasets if left out.
@@ -112,7 +116,13 @@ def prepare(
 
 
 def _open(name: str, source: Path, shape: tuple[int, int, int], labels: Path | None) -> Archive:
-    if source.is_dir():
+    if name == "svhn_cropped":
+        if not source.is_dir():
+            raise DataError(
+                f"{source}: {name} is read from the folder with train_32x32.mat and test_32x32.mat"
+            )
+        archive = archives.svhn(source)
+    elif source.is_dir():
         if archives.has_idx(source):
             if not name.endswith("mnist"):
                 raise DataError(f"{source} holds idx files, which {name} is not published as")
@@ -164,9 +174,14 @@ def _write(tfds: Any, official: Any, archive: Archive, root: Path) -> Path:
             del dl_manager
             for feature, names in archive.class_names.items():
                 self.info.features[feature].names = names
+            digits = prepared.PUBLISHED[self.name].id_digits
             with_id = "id" in self.info.features
             return {
-                split: _examples(f"{self.name} {split}", table, f"{split}_" if with_id else None)
+                split: _examples(
+                    f"{self.name} {split}",
+                    table,
+                    f"{split}_{{:0{digits}d}}" if with_id else None,
+                )
                 for split, table in archive.splits.items()
             }
 
@@ -181,14 +196,14 @@ def _write(tfds: Any, official: Any, archive: Archive, root: Path) -> Path:
 
 
 def _examples(
-    title: str, table: Table, id_prefix: str | None
+    title: str, table: Table, id_format: str | None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     pillow = require("PIL.Image", "writing PNG")
     labels = {feature: values.tolist() for feature, values in table.labels.items()}
     for index, image in enumerate(table.images()):
         example = {feature: values[index] for feature, values in labels.items()}
-        if id_prefix is not None:
-            example["id"] = f"{id_prefix}{index:05d}"
+        if id_format is not None:
+            example["id"] = id_format.format(index)
         # TFDS would encode an array by TensorFlow. A single channel must be given as two axes.
         example["image"] = pillow.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
         yield index, example

@@ -25,6 +25,7 @@ class Published:
       test: the same of the test split.
       num_classes: the number of classes.
       unlabelled: images in the split without labels.
+      id_digits: digits of the number in a record's `id`, for sets that have one in TFDS.
     """
 
     source: str
@@ -33,6 +34,7 @@ class Published:
     test: int | tuple[int, ...]
     num_classes: int = 10
     unlabelled: int = 0
+    id_digits: int = 5
 
     def counts(self) -> dict[str, tuple[int, ...]]:
         """Images per class of each split; the split without labels has one entry."""
@@ -78,6 +80,13 @@ PUBLISHED = {
         train=6000,
         test=1000,
     ),
+    "svhn_cropped": Published(
+        "train_32x32.mat and test_32x32.mat, the cropped digits of SVHN, from Stanford University",
+        "FOLDER",
+        train=(4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659),
+        test=(1744, 5099, 4149, 2882, 2523, 2384, 1977, 2019, 1660, 1595),
+        id_digits=6,
+    ),
 }
 
 
@@ -101,8 +110,15 @@ def versions(name: str, data_dir: Path) -> list[Path]:
     return sorted(found, key=lambda path: [int(part) for part in path.name.split(".")])
 
 
-def find(name: str, data_dir: Path, *, prepare_command: str) -> Path:
+def _splits(name: str, unlabelled: bool) -> list[str]:
+    rest = ["unlabelled"] if unlabelled and PUBLISHED[name].unlabelled else []
+    return ["train", "test", *rest]
+
+
+def find(name: str, data_dir: Path, *, prepare_command: str, unlabelled: bool = False) -> Path:
     """Returns the folder of the newest prepared version, after a look at its files.
+
+    The files of a split without labels are looked at only for `unlabelled`.
 
     Raises:
       DataNotFound: nothing is prepared under `data_dir`.
@@ -126,7 +142,7 @@ def find(name: str, data_dir: Path, *, prepare_command: str) -> Path:
             f"{path} is in the format {file_format}, which has no random access. Run: "
             f"{prepare_command} --overwrite"
         )
-    for split in ("train", "test"):
+    for split in _splits(name, unlabelled):
         files = len(list(path.glob(f"{name}-{split}.array_record*")))
         if split not in shards or files != shards[split]:
             raise DataError(
@@ -136,23 +152,32 @@ def find(name: str, data_dir: Path, *, prepare_command: str) -> Path:
     return path
 
 
-def read(name: str, version: str, data_dir: Path, *, memory_limit_mib: int) -> ImageData:
-    """Reads a prepared data set; splits above the limit stay on disk."""
+def read(
+    name: str, version: str, data_dir: Path, *, memory_limit_mib: int, unlabelled: bool = False
+) -> ImageData:
+    """Reads a prepared data set; splits above the limit stay on disk.
+
+    A split without labels is read only for `unlabelled`.
+    """
     tfds = import_tfds()
     logging.getLogger("absl").addFilter(_is_no_advice)
     builder = tfds.builder(f"{name}:{version}", data_dir=str(data_dir))
     features = builder.info.features
     shape = tuple(features["image"].shape)
     note = data_dir / name / version / SOURCE_NOTE_FILE
-    splits = [
-        fit_in_memory(RecordSplit(builder.as_data_source(split=split), shape), memory_limit_mib)
-        for split in ("train", "test")
-    ]
+    splits = {
+        split: fit_in_memory(
+            RecordSplit(builder.as_data_source(split=split), shape), memory_limit_mib
+        )
+        for split in _splits(name, unlabelled)
+    }
     return image_data(
         name,
         features["label"].names,
-        *splits,
+        splits["train"],
+        splits["test"],
         source_note=note.read_text().strip() if note.is_file() else "",
+        unlabelled=splits.get("unlabelled"),
     )
 
 

@@ -78,7 +78,7 @@ class Settings(RunSettings):
     """What every training run on images needs to know."""
 
     dataset: str = "digits"
-    """TFDS name (cifar10, cifar100, stl10, fashion_mnist, mnist), `digits`, `folder:PATH` or
+    """TFDS name (cifar10, cifar100, stl10, svhn_cropped, fashion_mnist, mnist), `digits`, `folder:PATH` or
     `npz:PATH`."""
     data_dir: str | None = None
     """Where prepared TFDS data lie; TFDS's own default folder if not given."""

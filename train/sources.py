@@ -1,5 +1,6 @@
 """Data sets that need no preparation: the digits, an .npz file, a folder of images."""
 
+import glob
 import importlib
 import logging
 import zipfile
@@ -27,6 +28,8 @@ _log = logging.getLogger(__name__)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 DIGITS_TEST_SIZE = 360
 
+_UNLABELLED = "unlabelled"
+_LOOKED_FOR = f"looked for *{', *'.join(IMAGE_SUFFIXES)}"
 _SPLIT_NOTE = "no published split: a stratified fifth, drawn with seed 0, is the test split"
 
 
@@ -90,10 +93,11 @@ def digits() -> ImageData:
     )
 
 
-def npz(path: Path) -> ImageData:
+def npz(path: Path, *, unlabelled: bool = False) -> ImageData:
     """Reads `x_train`, `y_train`, `x_test`, `y_test` from an .npz file.
 
-    The file may also hold `class_names` and `source_note` as arrays of strings.
+    The file may also hold `class_names` and `source_note` as arrays of strings, and
+    `x_unlabelled`, images without labels, which are read only for `unlabelled`.
 
     Raises:
       DataNotFound: there is no such file.
@@ -105,7 +109,8 @@ def npz(path: Path) -> ImageData:
         with np.load(path, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise DataError(f"{path} holds a single array, not an .npz archive")
-            arrays = {key: file[key] for key in file.files}
+            wanted = [key for key in file.files if unlabelled or key != "x_unlabelled"]
+            arrays = {key: file[key] for key in wanted}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"cannot read {path} as an .npz file: {error}") from None
     names = ["x_train", "y_train", "x_test", "y_test"]
@@ -118,22 +123,26 @@ def npz(path: Path) -> ImageData:
         *(arrays[name] for name in names),
         class_names=None if class_names is None else [str(name) for name in class_names],
         source_note=str(arrays.get("source_note", "")),
+        unlabelled=arrays.get("x_unlabelled"),
     )
 
 
 def save_npz(data: ImageData, path: Path) -> None:
     """Writes a data set in memory to a file that `npz` reads, as for a machine without TFDS."""
-    if not isinstance(data.train, Split) or not isinstance(data.test, Split):
-        raise DataError(f"{data.name} is not in memory")
-    np.savez(
-        path,
-        x_train=data.train.images,
-        y_train=data.train.labels,
-        x_test=data.test.images,
-        y_test=data.test.labels,
-        class_names=np.array(data.class_names),
-        source_note=np.array(data.source_note),
-    )
+    arrays: dict[str, Any] = {
+        "class_names": np.array(data.class_names),
+        "source_note": np.array(data.source_note),
+    }
+    splits = {"train": data.train, "test": data.test, "unlabelled": data.unlabelled}
+    for name, split in splits.items():
+        if split is None:
+            continue
+        if not isinstance(split, Split):
+            raise DataError(f"{data.name} is not in memory")
+        arrays[f"x_{name}"] = split.images
+        if name != "unlabelled":
+            arrays[f"y_{name}"] = split.labels
+    np.savez(path, **arrays)
 
 
 class ImageFiles:
@@ -166,7 +175,9 @@ class ImageFiles:
                     size = (self._image_size, self._image_size)
                     image = self._ops.fit(image, size, method=self._image.Resampling.BILINEAR)
         except (OSError, SyntaxError, ValueError, self._image.DecompressionBombError) as error:
-            raise DataError(f"cannot read the image {path}: {error}") from None
+            raise DataError(
+                f"cannot read the image {path}: {error}; replace or remove it"
+            ) from None
         array = np.asarray(image)
         if self.image_shape is not None and array.shape != self.image_shape:
             raise DataError(
@@ -176,20 +187,30 @@ class ImageFiles:
         return {"image": array, "label": self._labels[index]}
 
 
-def folder(path: Path, *, memory_limit_mib: int = 2048, image_size: int | None = None) -> ImageData:
+def folder(
+    path: Path,
+    *,
+    memory_limit_mib: int = 2048,
+    image_size: int | None = None,
+    unlabelled: bool = False,
+) -> ImageData:
     """Reads `train/<class>/*` and `test/<class>/*`, or `<class>/*` alone.
 
     Images become RGB; classes are numbered in the order of their names. Without the two upper
     folders a fifth of the images, drawn with seed 0 and stratified by class, is the test split.
+    A folder `unlabelled/` beside the others is never a class.
 
     Args:
       path: the folder.
       memory_limit_mib: a larger split is not read now; its files are decoded whenever asked for.
       image_size: see `ImageFiles`.
+      unlabelled: also read the images in `unlabelled/`, if there is one, and in the folders in it,
+        whose names mean nothing.
 
     Raises:
       DataNotFound: there is no such folder.
-      DataError: a class is empty or unknown in training, or the first image cannot be read.
+      DataError: a class is empty or unknown in training, `unlabelled/` is empty, or an image that
+        is read now cannot be.
     """
     if not path.is_dir():
         raise DataNotFound(f"there is no folder {path}")
@@ -208,7 +229,7 @@ def folder(path: Path, *, memory_limit_mib: int = 2048, image_size: int | None =
         train = [(file, names.index(name)) for name in names for file in classes[name]]
         test = [(file, names.index(name)) for name, files in tests.items() for file in files]
     else:
-        classes = _list_classes(path)
+        classes = _list_classes(path, ignore=_UNLABELLED)
         for name, files in classes.items():
             if len(files) < 2:
                 raise DataError(f"the class {path / name} needs two images to be split")
@@ -219,22 +240,41 @@ def folder(path: Path, *, memory_limit_mib: int = 2048, image_size: int | None =
         train, test = ([files[index] for index in part] for part in parts)
         note = _SPLIT_NOTE
         _log.info("%s: %s (%d of %d images)", path, note, len(test), len(files))
+    parts = [train, test]
+    if unlabelled and (path / _UNLABELLED).is_dir():
+        parts.append([(file, -1) for file in _list_unlabelled(path / _UNLABELLED)])
     sources = [
         ImageFiles([file for file, _ in part], [label for _, label in part], image_size=image_size)
-        for part in (train, test)
+        for part in parts
     ]
     shape = sources[0][0]["image"].shape
     for source in sources:
         source.image_shape = shape
     splits = [fit_in_memory(RecordSplit(source, shape), memory_limit_mib) for source in sources]
-    return image_data(path.resolve().name, names, *splits, source_note=note)
+    return image_data(
+        path.resolve().name,
+        names,
+        *splits[:2],
+        source_note=note,
+        unlabelled=splits[2] if len(splits) > 2 else None,
+    )
 
 
-def _list_classes(path: Path) -> dict[str, list[Path]]:
+def _list_unlabelled(path: Path) -> list[Path]:
+    # Unlike Path.rglob this also goes into folders that are links, as for classes.
+    names = sorted(glob.glob("**/*", root_dir=path, recursive=True))
+    files = [path / name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    files = [file for file in files if not file.is_dir()]
+    if not files:
+        raise DataError(f"{path} has no image ({_LOOKED_FOR}): put one there or remove the folder")
+    return files
+
+
+def _list_classes(path: Path, *, ignore: str | None = None) -> dict[str, list[Path]]:
     """Image files by class, both sorted by name."""
     classes = {}
     for entry in sorted(path.iterdir()):
-        if entry.is_dir() and not entry.name.startswith("."):
+        if entry.is_dir() and not entry.name.startswith(".") and entry.name != ignore:
             files = [
                 file
                 for file in sorted(entry.iterdir())
@@ -242,7 +282,8 @@ def _list_classes(path: Path) -> dict[str, list[Path]]:
             ]
             if not files:
                 raise DataError(
-                    f"the class {entry} has no image (looked for *{', *'.join(IMAGE_SUFFIXES)})"
+                    f"the class {entry.name} has no labelled image in {entry} ({_LOOKED_FOR}): "
+                    "put one there or remove the folder"
                 )
             classes[entry.name] = files
     if not classes:

@@ -6,6 +6,7 @@ import struct
 import tarfile
 
 import numpy as np
+import scipy.io
 from PIL import Image
 
 from train import imagetree
@@ -72,6 +73,39 @@ def write_idx(path, *, compressed=True):
 
 
 IDX_COUNTS = counts_of(train=(20, 10), test=(10, 10))
+
+
+def write_stl10(path):
+    splits = [random_split(10, 10, (96, 96, 3), seed) for seed in range(2)]
+    unlabelled = random_split(3, 1, (96, 96, 3), 2)[0]
+    files = {
+        "stl10_binary/unlabeled_X.bin": unlabelled.transpose(0, 3, 2, 1).tobytes(),
+        "stl10_binary/class_names.txt": "\n".join(CLASSES).encode(),
+    }
+    for name, (images, labels) in zip(["train", "test"], splits, strict=True):
+        files[f"stl10_binary/{name}_X.bin"] = images.transpose(0, 3, 2, 1).tobytes()
+        files[f"stl10_binary/{name}_y.bin"] = (labels + 1).astype(np.uint8).tobytes()
+    return write_tar(path / "stl10_binary.tar.gz", files), splits, unlabelled
+
+
+STL10_COUNTS = {**counts_of(train=(10, 10), test=(10, 10)), "unlabelled": [3]}
+
+
+def svhn_arrays(images, labels):
+    numbers = np.where(labels == 0, 10, labels).astype(np.uint8)
+    return {"X": images.transpose(1, 2, 3, 0), "y": numbers[:, None]}
+
+
+def write_svhn(path):
+    path.mkdir()
+    splits = [random_split(30, 10, (32, 32, 3), 0), random_split(20, 10, (32, 32, 3), 1)]
+    for name, split in zip(["train", "test"], splits, strict=True):
+        file = path / f"{name}_32x32.mat"
+        scipy.io.savemat(file, svhn_arrays(*split), do_compression=True)
+    return path, *splits
+
+
+SVHN_COUNTS = counts_of(train=(30, 10), test=(20, 10))
 
 
 def image_files(suffix, per_class, *, first=0):

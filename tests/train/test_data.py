@@ -13,6 +13,7 @@ VERSIONS = {
     "stl10": "1.0.0",
     "mnist": "3.0.1",
     "fashion_mnist": "3.0.1",
+    "svhn_cropped": "3.1.0",
 }
 SHAPES = {
     "cifar10": (32, 32, 3),
@@ -20,6 +21,7 @@ SHAPES = {
     "stl10": (96, 96, 3),
     "mnist": (28, 28, 1),
     "fashion_mnist": (28, 28, 1),
+    "svhn_cropped": (32, 32, 3),
 }
 
 
@@ -107,6 +109,19 @@ def test_prepared_sets_have_the_right_shapes(name, limit, tmp_path, monkeypatch)
             assert batch["image"].dtype == np.uint8
             assert batch["label"].dtype == np.int32
             assert batch["label"].max() < loaded.num_classes
+
+
+def test_published_counts_add_up():
+    sums = {name: [sum(c) for c in p.counts().values()] for name, p in prepared.PUBLISHED.items()}
+    assert sums == {
+        "cifar10": [50_000, 10_000],
+        "cifar100": [50_000, 10_000],
+        "stl10": [5_000, 8_000, 100_000],
+        "mnist": [60_000, 10_000],
+        "fashion_mnist": [60_000, 10_000],
+        "svhn_cropped": [73_257, 26_032],
+    }
+    assert all(len(p.counts()["train"]) == p.num_classes for p in prepared.PUBLISHED.values())
 
 
 def splits_of(count):

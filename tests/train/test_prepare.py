@@ -5,12 +5,16 @@ from tests.train.published import (
     CIFAR10_COUNTS,
     CLASSES,
     IDX_COUNTS,
+    STL10_COUNTS,
+    SVHN_COUNTS,
     cifar_records,
     counts_of,
     image_files,
     random_split,
     write_cifar10,
     write_idx,
+    write_stl10,
+    write_svhn,
     write_tar,
 )
 from train import data
@@ -84,24 +88,55 @@ def test_cifar100_keeps_both_labels(tmp_path):
 def test_stl10_with_its_unlabelled_images(tmp_path):
     import tensorflow_datasets as tfds
 
-    splits = [random_split(10, 10, (96, 96, 3), seed) for seed in range(2)]
-    unlabelled = random_split(3, 1, (96, 96, 3), 2)[0]
-    names = " ".join(CLASSES).encode().replace(b" ", b"\n")
-    files = {"stl10_binary/unlabeled_X.bin": unlabelled.transpose(0, 3, 2, 1).tobytes()}
-    for name, (images, labels) in zip(["train", "test"], splits, strict=True):
-        files[f"stl10_binary/{name}_X.bin"] = images.transpose(0, 3, 2, 1).tobytes()
-        files[f"stl10_binary/{name}_y.bin"] = (labels + 1).astype(np.uint8).tobytes()
-    archive = write_tar(
-        tmp_path / "stl10_binary.tar.gz", files | {"stl10_binary/class_names.txt": names}
-    )
-    counts = {**counts_of(train=(10, 10), test=(10, 10)), "unlabelled": [3]}
-    prepare("stl10", archive, data_dir=tmp_path, counts=counts)
+    archive, splits, unlabelled = write_stl10(tmp_path)
+    prepare("stl10", archive, data_dir=tmp_path, counts=STL10_COUNTS)
     loaded, train, test = loaded_splits("stl10", tmp_path)
     assert [by_bytes(train), by_bytes(test)] == [by_bytes(split) for split in splits]
     assert loaded.class_names == tuple(CLASSES)
     rest = tfds.data_source("stl10", split="unlabelled", data_dir=str(tmp_path), download=False)
     found = sorted(record["image"].tobytes() for record in rest)
     assert found == sorted(image.tobytes() for image in unlabelled)
+
+
+def test_unlabelled_images_of_stl10_are_read_when_asked_for(tmp_path):
+    archive, _, unlabelled = write_stl10(tmp_path)
+    target = prepare("stl10", archive, data_dir=tmp_path, counts=STL10_COUNTS)
+    assert data.load("stl10", data_dir=str(tmp_path)).unlabelled is None
+    expected = by_bytes((unlabelled, [-1] * 3))
+    held = data.load("stl10", data_dir=str(tmp_path), unlabelled=True).unlabelled
+    assert isinstance(held, data.Split)
+    assert by_bytes((held.images, held.labels)) == expected
+    limited = data.load("stl10", data_dir=str(tmp_path), unlabelled=True, memory_limit_mib=0)
+    assert isinstance(limited.unlabelled, data.RecordSplit)
+    batch = limited.unlabelled.take(np.arange(3))
+    assert by_bytes((batch["image"], batch["label"])) == expected
+    for file in target.glob("*-unlabelled.*"):
+        file.unlink()
+    with pytest.raises(data.DataError, match="0 of 1 files of its unlabelled split"):
+        data.load("stl10", data_dir=str(tmp_path), unlabelled=True)
+    assert data.load("stl10", data_dir=str(tmp_path)).unlabelled is None
+
+
+def test_svhn_is_read_back_in_the_published_order(tmp_path):
+    import tensorflow_datasets as tfds
+
+    folder, train, test = write_svhn(tmp_path / "mat")
+    target = prepare("svhn_cropped", folder, data_dir=tmp_path / "data", counts=SVHN_COUNTS)
+    assert target == tmp_path / "data/svhn_cropped/3.1.0"
+    loaded, got_train, got_test = loaded_splits("svhn_cropped", tmp_path / "data")
+    for got, expected in ((got_train, train), (got_test, test)):
+        np.testing.assert_array_equal(got[0], expected[0])
+        np.testing.assert_array_equal(got[1], expected[1])
+    assert loaded.class_names == tuple("0123456789")
+    asked = data.load("svhn_cropped", data_dir=str(tmp_path / "data"), unlabelled=True)
+    assert asked.unlabelled is None
+    source = tfds.data_source(
+        "svhn_cropped", split="train", data_dir=str(tmp_path / "data"), download=False
+    )
+    by_id = {record["id"]: record for record in source}
+    assert len(by_id) == 30
+    np.testing.assert_array_equal(by_id[b"train_000007"]["image"], train[0][7])
+    assert by_id[b"train_000007"]["label"] == train[1][7]
 
 
 @pytest.mark.parametrize(("name", "compressed"), [("mnist", False), ("fashion_mnist", True)])

@@ -3,13 +3,18 @@ import pickle
 
 import numpy as np
 import pytest
+import scipy.io
 
 from tests.train.published import (
     CIFAR10_COUNTS,
+    SVHN_COUNTS,
     idx_bytes,
     image_files,
+    random_split,
+    svhn_arrays,
     write_cifar10,
     write_idx,
+    write_svhn,
     write_tar,
 )
 from train import archives, data
@@ -45,6 +50,9 @@ def test_pickles_are_refused_and_not_read(tmp_path):
     archive = write_tar(tmp_path / "cifar-10-python.tar.gz", content)
     with pytest.raises(DataError, match=r"use the binary version, cifar-10-binary\.tar\.gz"):
         prepare("cifar10", archive, data_dir=tmp_path)
+    (tmp_path / "train_32x32.mat").write_bytes(pickle.dumps(Opens(tmp_path / "opened")))
+    with pytest.raises(DataError, match=r"train_32x32\.mat is truncated, damaged or no file"):
+        prepare("svhn_cropped", tmp_path, data_dir=tmp_path / "data")
     assert not (tmp_path / "opened").exists()
 
 
@@ -82,6 +90,8 @@ def test_wrong_sources_are_refused(tmp_path):
         ("cifar10", tmp_path / "nowhere", "there is no .*nowhere; cifar10 needs"),
         ("cifar10", tmp_path / "empty", "holds no train/<class>/<image>"),
         ("stl10", tmp_path / "empty", "cannot be prepared from images"),
+        ("svhn_cropped", tmp_path / "text", "from the folder with train_32x32.mat and test_32x32"),
+        ("svhn_cropped", folder, r"lacks train_32x32\.mat: put the published file there"),
     ):
         with pytest.raises(DataError, match=message):
             prepare(name, source, data_dir=tmp_path / "data")
@@ -102,6 +112,43 @@ def test_damaged_idx_files_are_refused(tmp_path):
     labels.unlink()
     with pytest.raises(DataError, match="has none of t10k-labels-idx1-ubyte"):
         prepare("mnist", folder, data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 0.02, 0.5, 0.999])
+def test_truncated_mat_files_are_refused(keep, tmp_path):
+    folder, *_ = write_svhn(tmp_path / "mat")
+    file = folder / "test_32x32.mat"
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * keep)])
+    message = r"test_32x32\.mat is truncated, .*: get it again"
+    with pytest.raises(DataError, match=message):
+        prepare("svhn_cropped", folder, data_dir=tmp_path / "data", counts=SVHN_COUNTS)
+    assert not (tmp_path / "data").exists()
+
+
+def test_wrong_mat_files_are_refused(tmp_path):
+    folder, *_ = write_svhn(tmp_path / "mat")
+    right = svhn_arrays(*random_split(20, 10, (32, 32, 3), 1))
+    x, y = right["X"], right["y"]
+    cells = np.empty((1, 1), object)
+    cells[0, 0] = y
+    for arrays, message in (
+        ({"X": x}, "lacks y: "),
+        ({"digitStruct": y}, "lacks X and y: "),
+        ({"X": x.astype(float), "y": y}, r"X is float64 \(32, 32, 3, 20\)"),
+        ({"X": x[:, :, 0], "y": y}, r"X is uint8 \(32, 32, 20\)"),
+        ({"X": x, "y": y[1:]}, r"y is uint8 \(19, 1\), not integers \(20, 1\)"),
+        ({"X": x, "y": cells}, r"y is object"),
+        ({"X": x, "y": y.astype(float) + 0.5}, r"y is float64 \(20, 1\)"),
+        ({"X": x, "y": y - 1}, "labels are not from 1 to 10: "),
+        ({"X": x, "y": y + 1}, "labels are not from 1 to 10: "),
+    ):
+        scipy.io.savemat(folder / "test_32x32.mat", arrays)
+        with pytest.raises(DataError, match=rf"test_32x32\.mat.* {message}.*published file"):
+            prepare("svhn_cropped", folder, data_dir=tmp_path / "data", counts=SVHN_COUNTS)
+    scipy.io.savemat(folder / "test_32x32.mat", {"X": x[..., :19], "y": y[:19]})
+    with pytest.raises(DataError, match="19 images in test, the published data have 20"):
+        prepare("svhn_cropped", folder, data_dir=tmp_path / "data", counts=SVHN_COUNTS)
 
 
 def test_existing_data_are_left_alone(tmp_path):

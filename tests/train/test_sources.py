@@ -1,30 +1,18 @@
+import dataclasses
 import hashlib
 import sys
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from train import data, sources
-from train.images import RecordSplit, Split, channel_statistics
+from train.images import RecordSplit, Split, channel_statistics, image_data
 
 
 def arrays(count, *, seed=0, shape=(4, 5, 3), classes=3):
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (count, *shape), np.uint8)
     return images, (np.arange(count) % classes).astype(np.int32)
-
-
-@pytest.fixture
-def write_images(tmp_path):
-    def write(files, size=(6, 4)):
-        for position, file in enumerate(files):
-            path = tmp_path / "images" / file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", size, (position, 0, 255)).save(path)
-        return tmp_path / "images"
-
-    return write
 
 
 def test_digits_are_complete_and_balanced():
@@ -95,6 +83,71 @@ def test_npz_round_trip(tmp_path):
     assert again.source_note == "re-encoded"
 
 
+def test_unlabelled_arrays_have_no_label():
+    x, y = arrays(6)
+    loaded = data.from_arrays("a", x, y, x, y, unlabelled=x[:2])
+    assert isinstance(loaded.unlabelled, Split)
+    np.testing.assert_array_equal(loaded.unlabelled.images, x[:2])
+    assert loaded.unlabelled.labels.tolist() == [-1, -1]
+    assert loaded.unlabelled.labels.dtype == np.int32
+    without = data.from_arrays("a", x, y, x, y)
+    assert without.unlabelled is None
+    assert (loaded.mean, loaded.class_names) == (without.mean, without.class_names)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x[:, :2], r"training images are \(4, 5, 3\), unlabelled images \(2, 5, 3\)"),
+        (lambda x: x / 255, r"a \(unlabelled\): images must be uint8"),
+        (lambda x: x[0, 0, 0, 0], r"a \(unlabelled\): images must be uint8"),
+        (lambda x: x[:0], "the unlabelled split is empty"),
+    ],
+)
+def test_unusable_unlabelled_arrays_are_refused(change, message):
+    x, y = arrays(6)
+    with pytest.raises(data.DataError, match=message):
+        data.from_arrays("a", x, y, x, y, unlabelled=change(x))
+
+
+def test_unlabelled_records_of_another_shape_are_refused():
+    part = Split(*arrays(6))
+    records = RecordSplit([{"image": np.zeros((4, 6, 3), np.uint8), "label": -1}], (4, 6, 3))
+    with pytest.raises(data.DataError, match=r"unlabelled images \(4, 6, 3\)"):
+        image_data("a", "abc", part, part, unlabelled=records)
+
+
+def test_npz_round_trip_without_labels(tmp_path):
+    x, y = arrays(6)
+    path = tmp_path / "set.npz"
+    sources.save_npz(data.from_arrays("a", x, y, x, y, unlabelled=x[:2]), path)
+    again = data.load(f"npz:{path}", unlabelled=True)
+    np.testing.assert_array_equal(again.unlabelled.images, x[:2])
+    assert again.unlabelled.labels.tolist() == [-1, -1]
+    assert data.load(f"npz:{path}").unlabelled is None
+    sources.save_npz(data.load(f"npz:{path}"), path)
+    assert data.load(f"npz:{path}", unlabelled=True).unlabelled is None
+
+
+def test_npz_reads_no_unlabelled_images_unless_asked(tmp_path):
+    x, y = arrays(6)
+    path = tmp_path / "set.npz"
+    bad = np.array([print], object)
+    np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y, x_unlabelled=bad)
+    assert data.load(f"npz:{path}").unlabelled is None
+    with pytest.raises(data.DataError, match=r"set\.npz"):
+        data.load(f"npz:{path}", unlabelled=True)
+
+
+@pytest.mark.parametrize("part", ["train", "test", "unlabelled"])
+def test_streamed_sets_are_not_saved(part, tmp_path):
+    x, y = arrays(6)
+    held = data.from_arrays("a", x, y, x, y, unlabelled=x)
+    streamed = dataclasses.replace(held, **{part: RecordSplit([], held.image_shape)})
+    with pytest.raises(data.DataError, match="not in memory"):
+        sources.save_npz(streamed, tmp_path / "set.npz")
+
+
 def test_npz_is_never_unpickled(tmp_path):
     path = tmp_path / "bad.npz"
     x, y = arrays(6)
@@ -114,75 +167,13 @@ def test_npz_errors_name_the_file(tmp_path):
         data.load(f"npz:{tmp_path / 'text.npz'}")
 
 
-def test_folder_with_splits(write_images):
-    files = ["train/b/2.png", "train/a/0.png", "train/a/1.bmp", "test/b/3.png"]
-    loaded = data.load(f"folder:{write_images(files)}")
-    assert loaded.class_names == ("a", "b")
-    assert loaded.image_shape == (4, 6, 3)
-    assert loaded.train.images[:, 0, 0, 0].tolist() == [1, 2, 0]
-    assert loaded.train.labels.tolist() == [0, 0, 1]
-    assert loaded.test.labels.tolist() == [1]
-    assert loaded.source_note == ""
-
-
-def test_folder_without_splits_is_split(write_images, caplog):
-    files = [f"{name}/{i}.png" for name in "abc" for i in range(10)]
-    path = write_images(files)
-    with caplog.at_level("INFO"):
-        loaded = data.load(f"folder:{path}")
-    assert np.bincount(loaded.train.labels).tolist() == [8, 8, 8]
-    assert np.bincount(loaded.test.labels).tolist() == [2, 2, 2]
-    assert "seed 0" in caplog.text
-    assert "seed 0" in loaded.source_note
-    np.testing.assert_array_equal(loaded.test.images, data.load(f"folder:{path}").test.images)
-
-
-def test_folder_images_are_scaled(write_images):
-    path = write_images(["train/a/0.png", "test/a/1.png"])
-    write_images(["train/a/2.png"], size=(9, 30))
-    with pytest.raises(data.DataError, match=r"2\.png is 9 x 30 pixels, the first image is 6 x 4"):
-        data.load(f"folder:{path}")
-    assert data.load(f"folder:{path}", image_size=5).image_shape == (5, 5, 3)
-
-
-def test_folder_above_the_limit_is_streamed(write_images):
-    path = write_images([f"{s}/a/{i}.png" for s in ("train", "test") for i in range(3)])
-    loaded = data.load(f"folder:{path}", memory_limit_mib=0)
-    assert isinstance(loaded.train, RecordSplit)
-    assert loaded.train[1]["image"][0, 0].tolist() == [1, 0, 255]
-    assert loaded.train[1]["label"] == 0
-    batch = next(data.stream(loaded.train, batch_size=2, seed=0))
-    assert batch["image"].shape == (2, 4, 6, 3)
-
-
-def test_folder_errors_name_the_place(write_images):
-    path = write_images(["train/a/0.png", "test/a/1.png"])
-    (path / "train/a/9.png").write_bytes(b"no image")
-    with pytest.raises(data.DataError, match=r"train/a/9\.png"):
-        data.load(f"folder:{path}")
-    (path / "train/a/9.png").unlink()
-    (path / "train/empty").mkdir()
-    with pytest.raises(data.DataError, match="train/empty has no image"):
-        data.load(f"folder:{path}")
-    (path / "train/empty").rmdir()
-    write_images(["test/new/1.png"])
-    with pytest.raises(data.DataError, match="classes that train/ lacks: new"):
-        data.load(f"folder:{path}")
-    with pytest.raises(data.DataError, match="no folder of a class"):
-        data.load(f"folder:{path / 'test/new'}")
-    with pytest.raises(data.DataNotFound, match="there is no folder"):
-        data.load(f"folder:{path / 'nowhere'}")
-
-
-def test_half_a_split_is_refused(write_images):
-    path = write_images(["train/a/0.png"])
-    with pytest.raises(data.DataError, match="needs both train/ and test/"):
-        data.load(f"folder:{path}")
-
-
 def test_image_size_is_for_folders():
     with pytest.raises(data.DataError, match="only be given for folder"):
         data.load("digits", image_size=32)
+
+
+def test_sets_without_unlabelled_images_have_none():
+    assert data.load("digits", unlabelled=True).unlabelled is None
 
 
 def test_missing_modules_are_named(monkeypatch):
