@@ -5,13 +5,14 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def crop_and_flip(images: Array, key: Array, *, pad: int = 4) -> Array:
+def crop_and_flip(images: Array, key: Array, *, pad: int = 4, flip: bool = True) -> Array:
     """Reflect-pads, crops to the old size at a random place, and flips left to right half the time.
 
     Args:
         images: `[n, h, w, c]` of any dtype; each image is moved on its own.
         key: of the draws. The same key gives the same result.
         pad: pixels on each side, less than the height and the width.
+        flip: whether to flip at all.
 
     Returns:
         `[n, h, w, c]` of the same dtype.
@@ -25,12 +26,12 @@ def crop_and_flip(images: Array, key: Array, *, pad: int = 4) -> Array:
     rows, columns, flips = jax.random.split(key, 3)
     top = jax.random.randint(rows, (samples,), 0, 2 * pad + 1)
     left = jax.random.randint(columns, (samples,), 0, 2 * pad + 1)
-    flip = jax.random.bernoulli(flips, shape=(samples,))
+    flipped = jax.random.bernoulli(flips, shape=(samples,)) & flip
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")
     # Whole rows, then whole columns: two gathers of slices instead of one slice an image.
     row = top[:, None] + jnp.arange(height)[None, :]
     column = jnp.where(
-        flip[:, None], width - 1 - jnp.arange(width)[None, :], jnp.arange(width)[None, :]
+        flipped[:, None], width - 1 - jnp.arange(width)[None, :], jnp.arange(width)[None, :]
     )
     column = left[:, None] + column
     picked = jnp.take_along_axis(padded, row[:, :, None, None], axis=1)

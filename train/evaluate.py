@@ -70,18 +70,19 @@ class Evaluator:
         )
         self._of_features = jax.jit(self._from_features)
 
-    def __call__(self, states: TrainState) -> list[dict[str, float]]:
-        """The metrics of each lane in `states`."""
-        seeds, n = len(states.seed), len(self._split)
+    def __call__(self, states: TrainState, split: Any = None) -> list[dict[str, float]]:
+        """The metrics of each lane in `states`, on another split of the same size if one is given."""
+        split = self._split if split is None else split
+        seeds, n = len(states.seed), len(split)
         tally, held, labels, agreed = self._start(seeds), [], [], jnp.zeros(seeds)
-        for batch in self._batches():
+        for batch in self._batches(split):
             tally, features = self._add(
                 tally, states, batch["image"], batch["label"], batch["weight"]
             )
             held.append(features)
             labels.append(np.asarray(batch["label"]))
         if not self._held:
-            for batch in self._batches():
+            for batch in self._batches(split):
                 agreed += self._agreed(tally.moments, states, batch["image"], batch["weight"])
         heads, biases = self._head(states)
         labels = np.concatenate(labels)[:n]
@@ -98,8 +99,8 @@ class Evaluator:
             reports.append(self._report(own, whole, *others))
         return reports
 
-    def _batches(self) -> Iterator[dict[str, Any]]:
-        for batch in batches(self._split, self._batch):
+    def _batches(self, split: Any) -> Iterator[dict[str, Any]]:
+        for batch in batches(split, self._batch):
             yield batch if self._mesh is None else {k: cut(v, self._mesh) for k, v in batch.items()}
 
     def _zeros(self, seeds: int) -> Tally:

@@ -5,20 +5,17 @@ Presets: `small` (the default: a small convolutional network on CIFAR-10, about 
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
-from scipy import stats
 
 from train.evaluate import closed_forms
 from train.experiment import load_data, run_command
 from train.lanes import Knobs, Lane, lanes_of
+from train.paired import Pairs, gains, paired, pairs_table, reading
 from train.plots import Line, Panel, draw, levels
 from train.presets import PAPER, SMALL
 from train.records import Record, curves, final_records, select
-from train.summary import Claim, Summary, Table
+from train.summary import Claim, Summary
 from train.supervised import Supervised, fit
 from train.tables import table_of
 
@@ -110,7 +107,7 @@ def summarize(
     }
     note = f"Test set, n = {n:,}; batches of {settings.metric_batch}; mean ± standard deviation"
     values = table_of(groups, COLUMNS, title=note, first="trained with")
-    pairs = paired(groups)
+    pairs = paired(groups, PLAIN)
     draw(
         panels(last, closed_forms(num_classes)),
         settings.out / "losses.png",
@@ -119,87 +116,16 @@ def summarize(
     return Summary(
         settings.out,
         title,
-        (values, pairs_table(pairs, settings.seeds)),
+        (values, pairs_table(pairs, settings.seeds, "cross-entropy alone")),
         {"losses.png": "accuracy, MIR, HDR and neural collapse over the weight of the terms"},
         (claim(pairs, settings.seeds),),
     )
 
 
-def paired(groups: dict[str, list[Record]]) -> dict[str, tuple[float, float, float, float]]:
-    """Difference in test accuracy to plain cross-entropy over the seeds that both have.
-
-    For each other group: mean, half the width of the 95 % interval, p of the paired t-test, and p
-    adjusted for the number of groups (Benjamini & Hochberg). NaN where there is no spread to test by.
-    """
-    plain = {record["seed"]: _correct(record) for record in groups[PLAIN]}
-    found = {}
-    for name, records in groups.items():
-        if name == PLAIN:
-            continue
-        # Whole samples: as float32 shares, equal gains would differ by rounding and seem spread.
-        counts = [_correct(record) - plain[record["seed"]] for record in records]
-        gain = np.asarray(counts) / records[0]["test_n"]
-        half = p = math.nan
-        if len(set(counts)) > 1:
-            test = stats.ttest_1samp(gain, 0.0)
-            p = float(test.pvalue)
-            half = float(test.confidence_interval().high - gain.mean())
-        found[name] = float(gain.mean()), half, p
-    tested = [name for name, values in found.items() if not math.isnan(values[2])]
-    adjusted = dict.fromkeys(found, math.nan)
-    if tested:
-        adjusted |= zip(
-            tested, stats.false_discovery_control([found[k][2] for k in tested]), strict=True
-        )
-    return {name: (*values, float(adjusted[name])) for name, values in found.items()}
-
-
-def _correct(record: Record) -> int:
-    return round(record["test_accuracy"] * record["test_n"])
-
-
-def pairs_table(pairs: dict[str, tuple[float, float, float, float]], seeds: int) -> Table:
-    """The paired differences in points of accuracy."""
-
-    def number(value: float, text: str) -> str:
-        return "-" if math.isnan(value) else text
-
-    rows = tuple(
-        (
-            name,
-            f"{100 * mean:+.2f}" + number(half, f" ± {100 * half:.2f}"),
-            number(p, _p(p)),
-            number(adjusted, _p(adjusted)),
-        )
-        for name, (mean, half, p, adjusted) in pairs.items()
-    )
-    title = (
-        f"Gain in test accuracy over cross-entropy alone, paired over {seeds} seeds: points, ± half the 95 % "
-        "interval; two-sided paired t-test, and its p adjusted for the number of rows (Benjamini-Hochberg)"
-    )
-    return Table(title, ("trained with", "gain", "p", "adjusted p"), rows)
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def claim(pairs: dict[str, tuple[float, float, float, float]], seeds: int) -> Claim:
+def claim(pairs: Pairs, seeds: int) -> Claim:
     """Whether one of the two terms, by itself, improves accuracy at one of the weights."""
     single = {name: row for name, row in pairs.items() if not name.startswith("+MI+ED")}
-    parts = []
-    for name, (mean, half, _, adjusted) in single.items():
-        tested = "" if math.isnan(half) else f" ± {100 * half:.2f}, adjusted p {_p(adjusted)}"
-        parts.append(f"{name}: {100 * mean:+.2f}{tested}")
-    gains = [name for name, row in single.items() if row[0] > 0 and row[3] < 0.05]
-    highest = [mean + half for mean, half, _, _ in single.values()]
-    if gains:
-        reading = f"agrees in sign ({', '.join(gains)}): a gain with adjusted p below 0.05"
-    elif all(upper < 0.002 for upper in highest):
-        reading = "disagrees: the upper end of every interval is below 0.2 points"
-    else:
-        reading = "not decided: no gain with adjusted p below 0.05, and 0.2 points are in reach of an interval"
-    return Claim(_GAIN, _PUBLISHED, f"points, {seeds} seeds: " + "; ".join(parts), reading)
+    return Claim(_GAIN, _PUBLISHED, f"points, {seeds} seeds: {gains(single)}", reading(single))
 
 
 _GAIN = "the better of the two terms improves supervised accuracy"

@@ -41,6 +41,10 @@ class TrainState(NamedTuple):
     opt_state: Any
     masks: Any = None
     """Booleans like `params`: weights that are held at zero where False. None for no mask."""
+    average: Any = None
+    """Exponential moving average of `params`. None if there is none."""
+    extra: Any = None
+    """What else a step keeps, for instance the state of a semi-supervised algorithm. None for nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
