@@ -102,20 +102,18 @@ PRESETS = {
 }
 
 
-def lanes(settings: FewLabels, algorithm: str) -> list[Lane]:
-    """A lane for each seed, of the last algorithm also for each term and weight."""
-    found = []
-    for lane in lanes_of(settings):
-        kinds = [("", 0.0, {})]
-        if algorithm == settings.algorithms[-1]:
-            for weight in settings.weights:
-                kinds.append(("MI", weight, {"mi_weight": weight}))
-                kinds.append(("ED", weight, {"ed_weight": weight}))
-        for name, weight, knobs in kinds:
-            tags = {"terms": name, "weight": weight}
-            knobs = lane.knobs._replace(**knobs)
-            found.append(dataclasses.replace(lane, knobs=knobs, tags=tags))
-    return found
+def lanes(settings: Semisupervised, weights: Sequence[float], *, plain: bool = True) -> list[Lane]:
+    """A lane for each seed and each term and weight, and without a term if `plain`."""
+    kinds: list[tuple[str, float, dict[str, float]]] = [("", 0.0, {})] if plain else []
+    for weight in weights:
+        kinds += [("MI", weight, {"mi_weight": weight}), ("ED", weight, {"ed_weight": weight})]
+    return [
+        dataclasses.replace(
+            lane, knobs=lane.knobs._replace(**knobs), tags={"terms": name, "weight": weight}
+        )
+        for lane in lanes_of(settings)
+        for name, weight, knobs in kinds
+    ]
 
 
 def run(settings: FewLabels, *, quiet: bool = False) -> Summary:
@@ -126,7 +124,9 @@ def run(settings: FewLabels, *, quiet: bool = False) -> Summary:
     records, source = [], ""
     for count, pool in pools.items():
         for name in settings.algorithms:
-            result = fit(settings.single(name, count), pool, lanes(settings, name), quiet=quiet)
+            own = settings.single(name, count)
+            weights = settings.weights if name == settings.algorithms[-1] else ()
+            result = fit(own, pool, lanes(own, weights), quiet=quiet)
             source = result.data
             about = {"labels": count, "algorithm": name}
             records += [{**record, **about} for record in result.records]

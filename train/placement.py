@@ -1,0 +1,177 @@
+"""Where the information terms are applied in semi-supervised training, and how much they weigh:
+`python -m train.placement`.
+
+Presets: `small` (the default: FreeMatch, an MLP on digits with 40 labels, minutes on 2 cores), `smoke`
+(seconds).
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from train.experiment import run_command
+from train.few_labels import lanes
+from train.folders import claim as claim_folder
+from train.paired import Pairs, paired
+from train.plots import Line, Panel, draw
+from train.pool import load_pool
+from train.records import Record, cell, curves, final_records, select
+from train.semisupervised import PRESETS as SINGLE
+from train.semisupervised import Semisupervised, fit, name_of
+from train.summary import Summary, Table
+
+# What differs from the settings of the run, one thing at a time.
+VARIATIONS: dict[str, dict[str, Any]] = {
+    "as set": {},
+    "labelled alone": {"information_on": ("labelled",)},
+    "weak alone": {"information_on": ("weak",)},
+    "strong alone": {"information_on": ("strong",)},
+    "labelled and strong": {"information_on": ("labelled", "strong")},
+    "labelled, weak and strong": {"information_on": ("labelled", "weak", "strong")},
+    "all samples": {"information_samples": "all"},
+    "soft rows": {"information_rows": "soft"},
+    "features fixed": {"stop_gradient": "features"},
+    "head fixed": {"stop_gradient": "head"},
+}
+_PLAIN = "without"
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement(Semisupervised):
+    """The MI and the ED term on other samples, rows and sides, each with several weights."""
+
+    variations: tuple[str, ...] = tuple(VARIATIONS)
+    """Which of them; the first is trained without the terms too."""
+    weights: tuple[float, ...] = (0.03, 0.1, 0.3)
+    """Of the terms, one at a time."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.distinct("variations")
+        self.distinct("weights")
+        unknown = [name for name in self.variations if name not in VARIATIONS]
+        if unknown:
+            raise ValueError(
+                f"variations {', '.join(unknown)} are unknown. There are: {', '.join(VARIATIONS)}."
+            )
+        if self.mi_weight or self.ed_weight:
+            raise ValueError("the weights are what is compared here: give --weights instead.")
+
+    def single(self, variation: str) -> Semisupervised:
+        """The settings of one variation."""
+        fields = dataclasses.fields(Semisupervised)
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields}
+        folder = self.out / variation.replace(",", "").replace(" ", "-")
+        return Semisupervised(**(values | VARIATIONS[variation] | {"out": folder}))
+
+
+def _preset(name: str, **changes: Any) -> Placement:
+    base = SINGLE[name]
+    values: dict[str, Any] = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}
+    return Placement(**(values | changes))
+
+
+PRESETS = {
+    "small": _preset(
+        "smoke",
+        steps=600,
+        eval_every=600,
+        average_momentum=0.99,
+        statistics_momentum=0.99,
+        eval_train=False,
+        seeds=5,
+        out=Path("runs/placement"),
+    ),
+    "smoke": _preset(
+        "smoke",
+        seeds=2,
+        variations=("as set", "soft rows"),
+        weights=(0.1,),
+        out=Path("runs/placement-smoke"),
+    ),
+}
+
+
+def run(settings: Placement, *, quiet: bool = False) -> Summary:
+    """Trains every variation, and compares them with training without the terms."""
+    pool = load_pool(settings, settings.labels)
+    claim_folder(settings, {"data": pool.data.name, "source": pool.data.source_note})
+    records, source = [], ""
+    for place, name in enumerate(settings.variations):
+        own = settings.single(name)
+        result = fit(own, pool, lanes(own, settings.weights, plain=place == 0), quiet=quiet)
+        source = result.data
+        records += [{**record, "variation": name} for record in result.records]
+    return summarize(settings, source, records).write()
+
+
+def summarize(settings: Placement, source: str, records: Sequence[Record]) -> Summary:
+    """The summary of all records, and its picture."""
+    last = final_records(records)
+    n, labels = int(last[0]["test_n"]), int(last[0]["labelled_n"])
+    title = (
+        f"Placement of the terms: {name_of(settings)}, {source}, {settings.model}, {labels:,} labels, "
+        f"{settings.steps:,} steps, seeds: {settings.seeds}"
+    )
+    plain = select(last, terms="")
+    groups: dict[str, Sequence[Record]] = {_PLAIN: plain}
+    for name in settings.variations:
+        for terms in ("MI", "ED"):
+            for weight in settings.weights:
+                own = select(last, variation=name, terms=terms, weight=weight)
+                groups[_key(name, terms, weight)] = own
+    pairs = paired(groups, _PLAIN)
+    note = (
+        f"without the terms: {cell(plain, 'test_accuracy')}; test n = {n:,}; gain in points, ± half the 95 % interval, "
+        f"paired over {settings.seeds} seeds; * adjusted p below 0.05 (Benjamini-Hochberg, {len(pairs)} comparisons)"
+    )
+    draw(panels(settings, last), settings.out / "placement.png", title=f"{title}\n{note}")
+    tables = (gains_table(settings, pairs, note),)
+    return Summary(
+        settings.out, title, tables, {"placement.png": "accuracy over the weight of a term"}, ()
+    )
+
+
+def _key(variation: str, terms: str, weight: float) -> str:
+    return f"{variation}: {weight:g} {terms}"
+
+
+def gains_table(settings: Placement, pairs: Pairs, note: str) -> Table:
+    """A row a variation, a column a term and weight."""
+
+    def text(variation: str, terms: str, weight: float) -> str:
+        mean, half, _, adjusted = pairs[_key(variation, terms, weight)]
+        # NaN where there is no spread to test by.
+        tested = f" ± {100 * half:.1f}" if half == half else ""
+        return f"{100 * mean:+.1f}{tested}{' *' if adjusted < 0.05 else ''}"
+
+    columns = [(terms, weight) for terms in ("MI", "ED") for weight in settings.weights]
+    rows = tuple(
+        (name, *(text(name, terms, weight) for terms, weight in columns))
+        for name in settings.variations
+    )
+    return Table(note, ("terms on", *(f"{weight:g} {terms}" for terms, weight in columns)), rows)
+
+
+def panels(settings: Placement, last: Sequence[Record]) -> list[Panel]:
+    """Accuracy over the weight, a panel a term, a line a variation."""
+    plain = select(last, terms="")
+    found = []
+    for terms in ("MI", "ED"):
+        lines = [
+            Line(
+                name, *_over_weights([*plain, *select(last, terms=terms, variation=name)]), f"C{i}"
+            )
+            for i, name in enumerate(settings.variations)
+        ]
+        found.append(Panel(f"accuracy, {terms}", "weight", lines))
+    return found
+
+
+def _over_weights(records: Sequence[Mapping[str, Any]]) -> tuple[list, list, list]:
+    return curves(records, "test_accuracy", by="weight")
+
+
+if __name__ == "__main__":
+    run_command(PRESETS, run)
