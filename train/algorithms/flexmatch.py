@@ -41,10 +41,11 @@ class FlexMatch:
         confidence, label = jnp.max(q, axis=-1), jnp.argmax(q, axis=-1).astype(jnp.int32)
         thresholds = self.thresholds(state, q.shape[-1])
         targets, weights = one_hot_of(q), (confidence >= thresholds[label]).astype(q.dtype)
-        old = state.selected[views.places]
-        new = jnp.where(confidence >= self.threshold, label, old)
+        # A sample may come twice in a step: what is not confident must not write its old class back.
+        nowhere = len(state.selected)
+        places = jnp.where(confidence >= self.threshold, views.places, nowhere)
         loss = weighted_cross_entropy(views.strong, targets, weights)
-        state = State(state.selected.at[views.places].set(new))
+        state = State(state.selected.at[places].set(label, mode="drop"))
         return state, Pseudo(targets, weights, loss, jnp.zeros(()))
 
     def thresholds(self, state: State, num_classes: int) -> Array:

@@ -52,7 +52,7 @@ class FreeMatch:
     def init(self, num_classes: int, pool: int) -> State:
         """See the class."""
         del pool
-        share = jnp.full(num_classes, 1 / num_classes)
+        share = jnp.ones(num_classes) / num_classes
         return State(share[0], share, share)
 
     def step(self, state: State, views: Views) -> tuple[State, Pseudo]:

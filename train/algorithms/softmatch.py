@@ -47,7 +47,7 @@ class SoftMatch:
     def init(self, num_classes: int, pool: int) -> State:
         """See the class."""
         del pool
-        share = jnp.full(num_classes, 1 / num_classes)
+        share = jnp.ones(num_classes) / num_classes
         return State(share[0], jnp.ones(()), share)
 
     def step(self, state: State, views: Views) -> tuple[State, Pseudo]:
@@ -55,13 +55,16 @@ class SoftMatch:
         q = probabilities(views.weak)
         batch = jnp.mean(q, axis=0)
         average = jnp.where(views.progress == 0, batch, moving(state.average, batch, self.momentum))
-        aligned = q / jnp.maximum(average, jnp.finfo(q.dtype).tiny)
+        tiny = jnp.finfo(q.dtype).tiny
+        aligned = q / jnp.maximum(average, tiny)[None]
         aligned = aligned / jnp.sum(aligned, axis=-1, keepdims=True)
         confidence = jnp.max(aligned, axis=-1)
         mean = moving(state.mean, jnp.mean(confidence), self.momentum)
-        variance = moving(state.variance, jnp.var(confidence, ddof=1), self.momentum)
+        # One sample alone has no spread.
+        spread = jnp.var(confidence, ddof=min(1, len(confidence) - 1))
+        variance = moving(state.variance, spread, self.momentum)
         below = jnp.minimum(confidence - mean, 0.0)
-        weights = jnp.exp(-jnp.square(below) * self.sigmas**2 / (2 * variance))
+        weights = jnp.exp(-jnp.square(below) * self.sigmas**2 / (2 * jnp.maximum(variance, tiny)))
         targets = one_hot_of(q)
         loss = weighted_cross_entropy(views.strong, targets, weights)
         return State(mean, variance, average), Pseudo(targets, weights, loss, jnp.zeros(()))
