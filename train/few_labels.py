@@ -138,9 +138,7 @@ def groups_of(settings: FewLabels, records: Sequence[Record], labels: int) -> Ru
     found: dict[str, list[Record]] = {}
     for name in settings.algorithms:
         own = select(records, labels=labels, algorithm=name)
-        kinds = sorted(
-            {(r["weight"], r["terms"]) for r in own}, key=lambda k: (k[0], k[1] != "+MI")
-        )
+        kinds = sorted({(r["weight"], r["terms"]) for r in own}, key=lambda k: (k[0], k[1] != "MI"))
         for weight, terms in kinds:
             label = f"{name} + {weight:g} {terms}" if terms else name
             found[label] = select(own, weight=weight, terms=terms)

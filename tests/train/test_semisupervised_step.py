@@ -120,6 +120,18 @@ def test_the_average_follows_the_weights(tiny, freematch):
         chex.assert_trees_all_close(state.average, state.params, rtol=1e-3)
 
 
+def test_bfloat16_keeps_weights_and_statistics_in_float32(tiny, freematch):
+    _, _, state, step = freematch
+    _, _, _, halves = step_of(tiny, precision="bfloat16")
+    _, exact = step(state, *batch(tiny))
+    after, terms = halves(state, *batch(tiny))
+    kept = after.params, after.average, after.extra, after.opt_state
+    floats = [x for x in jax.tree.leaves(kept) if jnp.issubdtype(x.dtype, jnp.floating)]
+    assert {x.dtype for x in floats} == {jnp.dtype("float32")}
+    assert terms.loss != exact.loss
+    assert terms.loss == pytest.approx(float(exact.loss), rel=0.05)
+
+
 def test_the_published_schedule_with_nesterov_momentum():
     transform = optimizer(dataclasses.replace(SETTINGS, steps=100))
     value, velocity = jnp.zeros(()), 0.0
