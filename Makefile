@@ -1,6 +1,6 @@
 # Two commands do everything on a machine with Python 3.11 or newer, git and make:
 #   make demo    trains on real digits with and without the losses, and shows the table and pictures
-#   make test    runs the test suite
+#   make test    runs the test suite (make test-slow: the rest of it, whole runs end to end)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -23,7 +23,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 -m slow
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,6 +36,7 @@ def assert_same(result, single):
         np.testing.assert_allclose(values, single[name], rtol=1e-6, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_one_device_eight_and_two_processes():
     single = result_of(start(1))
     assert (single["devices"], single["processes"]) == (1, 1)

@@ -6,7 +6,6 @@ the whole split; a table, a picture and the numbers (JSON) are written into the 
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +14,10 @@ import tyro
 
 import mirjax
 from train.compilation import enable_cache
+from train.errors import told
 from train.evaluate import closed_forms
 from train.experiment import load_data
-from train.images import DataError
-from train.loop import CheckpointError, RunError
+from train.folders import RunError
 from train.runs import Extractor, open_run
 from train.supervised import Supervised
 
@@ -111,14 +110,11 @@ def main() -> None:
     """Command line."""
     bias = tyro.cli(Bias, description=__doc__, prog="python -m train.bias")
     out = bias.out or bias.run / f"bias-{bias.split}"
-    try:
+    with told():
         if out.exists():
             raise RunError(f"{out} exists; name another folder with --out.")
         enable_cache()
         found = measure(bias)
-    except (RunError, CheckpointError, DataError, MemoryError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
     out.mkdir(parents=True)
     (out / "bias.json").write_text(json.dumps(found, indent=1) + "\n")
     draw(found, out / "bias.png")

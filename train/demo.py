@@ -6,15 +6,14 @@ test), prints mean and spread of accuracy, MIR, HDR and neural collapse, and dra
 
 import dataclasses
 import json
-import sys
 import time
 from pathlib import Path
 
 import tyro
 
 from train.compilation import enable_cache
+from train.errors import told
 from train.evaluate import closed_forms
-from train.loop import CheckpointError, RunError
 from train.plots import plot_runs
 from train.supervised import Supervised, run
 from train.tables import markdown, show
@@ -51,7 +50,7 @@ def main() -> None:
         "+ MI + ED": (demo.mi_weight, demo.ed_weight),
     }
     runs = {}
-    try:
+    with told():
         for number, (name, (mi, ed)) in enumerate(weights.items()):
             print(f"{name}: {demo.seeds} seeds, {demo.steps} steps", flush=True)
             settings = Supervised(
@@ -63,9 +62,6 @@ def main() -> None:
                 out=out / f"{number}-{name.replace('+', '').replace(' ', '') or 'ce'}",
             )
             runs[name] = run(settings).records
-    except (RunError, CheckpointError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
     n = int(next(iter(runs.values()))[-1]["test_n"])
     title = f"digits, {demo.seeds} seeds, {demo.steps} steps, metrics on the {n} test samples"
     plot_runs(runs, closed_forms(10), out / "curves.png", title=title)

@@ -1,7 +1,6 @@
 """What every experiment's command shares: the data of the settings, errors, the printed summary."""
 
 import dataclasses
-import sys
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -9,8 +8,8 @@ import numpy as np
 
 from train.compilation import enable_cache
 from train.data import load
+from train.errors import told
 from train.images import DataError, ImageData, RecordSplit, Split
-from train.loop import CheckpointError, RunError
 from train.parallel import data_mesh
 from train.settings import RunSettings, Settings, from_command_line
 from train.sources import stratified_split
@@ -74,11 +73,8 @@ def with_random_labels(data: ImageData, *, seed: int = 0) -> ImageData:
 
 def run_command(presets: Mapping[str, S], run: Callable[[S], Summary]) -> None:
     """Reads the settings, runs the experiment, prints what it found; errors end with status 2."""
-    try:
+    with told():
         settings = from_command_line(presets)
         enable_cache()
         summary = run(settings)
-    except (RunError, CheckpointError, DataError, MemoryError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
     summary.show()

@@ -8,7 +8,6 @@ the training split of `train.data`. A number of labels that has no file is drawn
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +15,7 @@ import numpy as np
 import tyro
 
 from train.data import load
+from train.errors import told
 from train.folders import write_text
 from train.images import DataError, RecordSplit
 
@@ -126,11 +126,8 @@ def write_splits(config: Config, folder: Path = SPLITS) -> Path:
 def main() -> None:
     """Command line."""
     config = tyro.cli(Config, prog="python -m train.labelled")
-    try:
+    with told():
         place = write_splits(config)
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
     print(f"The lists of {config.name} are in {place}")
 
 

@@ -6,7 +6,6 @@ training runs. Pictures are inside the page; nothing is loaded from elsewhere.
 
 import base64
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +13,7 @@ from typing import Annotated, Any
 import jinja2
 import tyro
 
+from train.errors import told
 from train.evaluate import closed_forms
 from train.folders import RunError, saved_run, write_text
 from train.records import final_records
@@ -117,15 +117,12 @@ def _data_uri(picture: Path) -> str:
 def main() -> None:
     """Command line."""
     report = tyro.cli(Report, description=__doc__, prog="python -m train.report")
-    try:
+    with told():
         if not report.runs:
             raise RunError("Name at least one run folder.")
         if report.out.exists():
             raise RunError(f"{report.out} exists; name another file with --out.")
         text = page(report.runs, title=report.title)
-    except (RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
     report.out.parent.mkdir(parents=True, exist_ok=True)
     write_text(report.out, text)
     print(f"{report.out}: {len(report.runs)} runs, {len(text) / 2**20:.1f} MiB")

@@ -5,18 +5,18 @@ tests), `paper` (WideResNet-28-2 on CIFAR-10 with the published settings; needs 
 """
 
 import dataclasses
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 from train.classifier import train
 from train.compilation import enable_cache
+from train.errors import told
 from train.evaluate import closed_forms
 from train.experiment import load_data
-from train.images import DataError, ImageData
+from train.images import ImageData
 from train.lanes import Lane, lanes_of
-from train.loop import CheckpointError, Result, RunError
+from train.loop import Result
 from train.plots import plot_runs
 from train.presets import PAPER
 from train.settings import Settings, from_command_line
@@ -96,13 +96,10 @@ def describe(settings: Supervised) -> str:
 
 def main() -> None:
     """Command line."""
-    try:
+    with told():
         settings = from_command_line(PRESETS)
         enable_cache()
         result = run(settings)
-    except (RunError, CheckpointError, DataError, MemoryError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
     n = int(result.records[-1]["test_n"])
     show({describe(settings): result.records}, title=f"{result.data}, n = {n}")
     print(f"Metrics, events, checkpoints and pictures are in {result.folder}/")

@@ -15,6 +15,7 @@ from train.supervised import fit
 from train.trackers import read_jsonl
 
 
+@pytest.mark.slow
 def test_paths_end_to_end_and_resumed(tmp_path, monkeypatch):
     settings = dataclasses.replace(
         PRESETS["smoke"], learning_rates=(0.03,), eval_every=10, out=tmp_path / "run"

@@ -1,6 +1,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
 from tests.train.experiments import assert_resumes_bit_identical
 from train.dynamics import PRESETS, RANDOM, TRUE, claims, run
@@ -10,6 +11,7 @@ from train.summary import read_summary
 from train.trackers import read_jsonl
 
 
+@pytest.mark.slow
 def test_dynamics_end_to_end_and_resumed(tmp_path, monkeypatch):
     settings = dataclasses.replace(PRESETS["smoke"], seeds=2, out=tmp_path / "run")
     assert settings.steps == 2 * settings.eval_every

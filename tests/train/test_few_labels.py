@@ -36,6 +36,7 @@ def test_each_algorithm_gets_the_settings_it_has():
             dataclasses.replace(settings, **changes)
 
 
+@pytest.mark.slow
 def test_the_comparison_end_to_end_and_resumed(tmp_path, monkeypatch):
     settings = dataclasses.replace(
         few_labels.PRESETS["smoke"],
@@ -55,6 +56,7 @@ def test_the_comparison_end_to_end_and_resumed(tmp_path, monkeypatch):
     assert_resumes_bit_identical(few_labels.run, settings, settings.out, monkeypatch, saves=3)
 
 
+@pytest.mark.slow
 def test_placements_end_to_end(tmp_path):
     settings = dataclasses.replace(
         placement.PRESETS["smoke"], eval_every=20, eval_train=False, out=tmp_path / "run"

@@ -19,6 +19,7 @@ def kinds(records):
     return {r["kind"] for r in records}
 
 
+@pytest.mark.slow
 def test_grokking_end_to_end_resumed_and_alone(tmp_path, monkeypatch):
     settings = dataclasses.replace(PRESETS["smoke"], seeds=2, out=tmp_path / "run")
     summary = run(settings, quiet=True)

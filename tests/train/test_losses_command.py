@@ -1,5 +1,7 @@
 import dataclasses
 
+import pytest
+
 from tests.train.experiments import assert_resumes_bit_identical
 from train.losses import PLAIN, PRESETS, lanes, run
 from train.summary import read_summary
@@ -14,6 +16,7 @@ def test_every_loss_and_weight_has_every_seed():
     assert knobs == {(seed, *rest) for seed in (0, 1) for rest in one}
 
 
+@pytest.mark.slow
 def test_the_comparison_end_to_end_and_resumed(tmp_path, monkeypatch):
     settings = dataclasses.replace(PRESETS["smoke"], eval_every=10, out=tmp_path / "run")
     summary = run(settings, quiet=True)

@@ -32,6 +32,7 @@ def result_of(devices, out):
     return json.loads(next(x for x in done.stdout.splitlines() if x.startswith("RESULT"))[6:])
 
 
+@pytest.mark.slow
 def test_eight_devices_train_as_one(tmp_path):
     one, eight = (result_of(k, tmp_path / f"run{k}") for k in (1, 8))
     assert (one["devices"], one["lie_on"]) == (1, [1])

@@ -12,6 +12,7 @@ from train.summary import read_summary
 from train.trackers import read_jsonl
 
 
+@pytest.mark.slow
 def test_pruning_end_to_end_and_resumed(tmp_path, monkeypatch):
     settings = dataclasses.replace(
         PRESETS["smoke"], finetune_steps=20, eval_every=10, out=tmp_path / "run"

@@ -47,6 +47,7 @@ def final_state(folder):
     return json.loads((folder / "checkpoints" / "50" / "about" / "metadata").read_text())["digest"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_bit_identical(tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = subprocess.Popen(

@@ -27,6 +27,7 @@ def smoke(tmp_path):
     return dataclasses.replace(PRESETS["smoke"], out=tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_forty_labels_and_unlabelled_images_beat_forty_labels(smoke):
     def accuracy(name):
         settings = dataclasses.replace(

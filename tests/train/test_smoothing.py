@@ -2,6 +2,7 @@ import dataclasses
 
 import jax
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.train.experiments import assert_resumes_bit_identical
@@ -12,6 +13,7 @@ from train.summary import read_summary
 from train.supervised import fit
 
 
+@pytest.mark.slow
 def test_the_sweep_end_to_end_and_resumed(tmp_path, monkeypatch):
     settings = dataclasses.replace(
         PRESETS["smoke"], eval_every=10, augment=True, out=tmp_path / "run"
