@@ -15,11 +15,14 @@ from pathlib import Path  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
+from train import semisupervised  # noqa: E402
 from train.checkpoint import Checkpoints  # noqa: E402
 from train.feeds import feed_of  # noqa: E402
 from train.images import from_arrays  # noqa: E402
 from train.lanes import lanes_of  # noqa: E402
 from train.parallel import data_mesh, replicated  # noqa: E402
+from train.pool import pool_of  # noqa: E402
+from train.semisupervised import Semisupervised  # noqa: E402
 from train.state import Network, initial_state, optimizer  # noqa: E402
 from train.step import information_loss, make_call, make_step  # noqa: E402
 from train.supervised import Supervised, fit  # noqa: E402
@@ -51,6 +54,11 @@ def main():
             Checkpoints.save = save
         resumed = fit(dataclasses.replace(stopped, resume=True), data, quiet=True)
         assert resumed.records == result.records
+    few = Semisupervised(
+        model="mlp", labels=12, unlabelled_ratio=2, steps=2, eval_every=2, eval_train=False, batch_size=16,
+        metric_batch=8, eval_batch=16, mi_weight=0.2, statistics_momentum=0.5, out=Path(OUT + "-few"),
+    )  # fmt: skip
+    states = semisupervised.fit(few, pool_of(few, data, few.labels), quiet=True).states
     text = compiled_step(settings, data)
     where = {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(result.states.params)}
     print(
@@ -63,6 +71,10 @@ def main():
                 # The first convolution's output: 16 maps of 6 x 6, or the share of one device.
                 "maps": f"f32[{16 // DEVICES},6,6,32]" in text,
                 "records": result.records,
+                "few": [
+                    np.asarray(x).ravel().tolist()
+                    for x in jax.tree.leaves((states.average, states.extra))
+                ],
                 "params": [
                     np.asarray(x).ravel().tolist() for x in jax.tree.leaves(result.states.params)
                 ],
