@@ -92,8 +92,8 @@ PRESETS = {
     "fashion": _preset(
         "small",
         dataset="fashion_mnist",
-        steps=1200,
-        eval_every=1200,
+        steps=800,
+        eval_every=800,
         eval_train=False,
         out=Path("runs/few-labels-fashion"),
     ),
