@@ -13,6 +13,8 @@ import jax
 import tyro
 
 import mirjax
+from mirjax import plot
+from train.classifier import source_of
 from train.compilation import enable_cache
 from train.errors import told
 from train.evaluate import closed_forms
@@ -20,6 +22,8 @@ from train.experiment import load_data
 from train.folders import RunError
 from train.runs import Extractor, open_run
 from train.supervised import Supervised
+
+_METRICS = ("mir", "hdr")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +42,8 @@ class Bias:
     """Where to write; `bias-SPLIT` in the run's folder if not given. It must not exist."""
 
 
-def measure(bias: Bias) -> dict[str, Any]:
-    """Curves of the trained and the untrained network as plain numbers."""
+def measure(bias: Bias) -> tuple[dict[str, Any], dict[str, mirjax.BatchBias]]:
+    """What was measured, in words, and the curves of the trained and the untrained network."""
     run = open_run(bias.run, Supervised, load_data)
     if not 0 <= bias.seed < run.settings.seeds:
         raise RunError(f"seed must be below {run.settings.seeds}, the seeds of {bias.run}.")
@@ -50,57 +54,39 @@ def measure(bias: Bias) -> dict[str, Any]:
         state = jax.tree.map(lambda x: x[bias.seed], states)
         features, labels = extract(state)
         head, _ = run.network.head(state.params, state.rest)
-        found = mirjax.batch_bias(features, head, labels, max_batches=bias.max_batches)
-        curves[name] = {
-            "batch_sizes": found.batch_sizes.tolist(),
-            "batches": found.batches.tolist(),
-            **{
-                f"{metric}_{part}": getattr(getattr(found, part), metric).tolist()
-                for metric in ("mir", "hdr")
-                for part in ("mean", "spread")
-            },
-            **{f"{metric}_whole": float(getattr(found.whole, metric)) for metric in ("mir", "hdr")},
-        }
-    source = f"{run.data.name} ({run.data.source_note})" if run.data.source_note else run.data.name
-    about = {"data": source, "model": run.settings.model, "step": run.step, "n": len(split)}
-    return about | {"split": bias.split, "classes": run.data.num_classes, "curves": curves}
+        curves[name] = mirjax.batch_bias(features, head, labels, max_batches=bias.max_batches)
+    about = {"data": source_of(run.data), "model": run.settings.model, "step": run.step}
+    about |= {"n": len(split), "split": bias.split, "classes": run.data.num_classes}
+    return about, curves
 
 
-def draw(found: dict[str, Any], path: Path) -> None:
+def as_json(curve: mirjax.BatchBias) -> dict[str, Any]:
+    """MIR and HDR as plain numbers."""
+    values: dict[str, Any] = {
+        "batch_sizes": curve.batch_sizes.tolist(),
+        "batches": curve.batches.tolist(),
+    }
+    for metric in _METRICS:
+        for part in ("mean", "spread"):
+            values[f"{metric}_{part}"] = getattr(getattr(curve, part), metric).tolist()
+        values[f"{metric}_whole"] = float(getattr(curve.whole, metric))
+    return values
+
+
+def draw(about: dict[str, Any], curves: dict[str, mirjax.BatchBias], path: Path) -> None:
     """MIR and HDR over batch size, with the whole split as a line."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
-    for axis, metric in zip(figure.subplots(1, 2), ("mir", "hdr"), strict=True):
-        for colour, (name, curve) in zip(("C0", "C1"), found["curves"].items(), strict=True):
-            axis.errorbar(
-                curve["batch_sizes"],
-                curve[f"{metric}_mean"],
-                curve[f"{metric}_spread"],
-                color=colour,
-                marker="o",
-                markersize=3,
-                capsize=2,
-                label=f"{name}, batches",
-            )
-            whole = curve[f"{metric}_whole"]
-            label = f"{name}, whole set: {whole:.3f}"
-            axis.axhline(whole, color=colour, linestyle="--", linewidth=1, label=label)
-        collapsed = closed_forms(found["classes"])[metric]
-        axis.axhline(
-            collapsed,
-            color="black",
-            linestyle=":",
-            linewidth=1,
-            label=f"at collapse: {collapsed:.3f}",
-        )
-        axis.set_xscale("log", base=2)
-        axis.set_xlabel("batch size")
+    for axis, metric in zip(figure.subplots(1, 2), _METRICS, strict=True):
+        for colour, (name, curve) in zip(("C0", "C1"), curves.items(), strict=True):
+            plot.batch_bias(curve, metric=metric, label=name, colour=colour, ax=axis)
+        plot.levels({"at collapse": closed_forms(about["classes"])[metric]}, ax=axis)
         axis.set_title(metric.upper())
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small")
     figure.suptitle(
-        f"{found['data']}, {found['model']}, step {found['step']}, {found['split']} set: n = {found['n']}",
+        f"{about['data']}, {about['model']}, step {about['step']}, {about['split']} set: n = {about['n']}",
         fontsize="medium",
     )
     figure.savefig(path, dpi=100)
@@ -114,17 +100,18 @@ def main() -> None:
         if out.exists():
             raise RunError(f"{out} exists; name another folder with --out.")
         enable_cache()
-        found = measure(bias)
+        about, curves = measure(bias)
     out.mkdir(parents=True)
-    (out / "bias.json").write_text(json.dumps(found, indent=1) + "\n")
-    draw(found, out / "bias.png")
-    for name, curve in found["curves"].items():
-        print(f"{name}: MIR (HDR) by batch size, of all {found['n']} samples at the end")
+    values = {name: as_json(curve) for name, curve in curves.items()}
+    (out / "bias.json").write_text(json.dumps(about | {"curves": values}, indent=1) + "\n")
+    draw(about, curves, out / "bias.png")
+    for name, curve in values.items():
+        print(f"{name}: MIR (HDR) by batch size, of all {about['n']} samples at the end")
         for size, mir, hdr in zip(
             curve["batch_sizes"], curve["mir_mean"], curve["hdr_mean"], strict=True
         ):
             print(f"  {size:6d}  {mir:.3f} ({hdr:.3f})")
-        print(f"  {found['n']:6d}  {curve['mir_whole']:.3f} ({curve['hdr_whole']:.3f})")
+        print(f"  {about['n']:6d}  {curve['mir_whole']:.3f} ({curve['hdr_whole']:.3f})")
     print(f"Numbers and picture are in {out}/")
 
 

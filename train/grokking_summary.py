@@ -225,7 +225,7 @@ def main_panels(main: Sequence[Record], forms: Mapping[str, float]) -> list[Pane
             for number, (name, metric) in enumerate(metrics.items())
             if (line := _from_step_one(main, metric))[0]
         ]
-        marks = levels(forms, list(metrics.values())) if title in ("MIR", "HDR") else []
+        marks = levels(forms, list(metrics.values())) if title in ("MIR", "HDR") else {}
         log = title in ("cross-entropy", "neural collapse (train)")
         scale = "log" if log else "linear"
         found.append(Panel(title, "step", lines, marks, "log", scale))

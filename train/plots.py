@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mirjax import plot
 from train.records import Record, curves
-
-Level = tuple[str, float, str]
-"""Label, value and colour of a horizontal line."""
 
 
 class Line(NamedTuple):
@@ -32,7 +30,7 @@ class Panel:
     title: str
     xlabel: str
     lines: Sequence[Line]
-    levels: Sequence[Level] = ()
+    levels: Mapping[str, float] = dataclasses.field(default_factory=dict)
     xscale: str = "linear"
     yscale: str = "linear"
 
@@ -46,16 +44,10 @@ def draw(panels: Sequence[Panel], path: Path, *, title: str, columns: int = 3) -
     figure = Figure(figsize=(4.4 * columns, 3.6 * rows + 0.4), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, panel in zip(axes, panels, strict=False):
-        for line in panel.lines:
-            look = {"color": line.colour, "linestyle": line.style, "marker": line.marker}
-            axis.plot(line.x, line.mean, label=line.label, markersize=3, **look)
-            low, high = (
-                [m + sign * s for m, s in zip(line.mean, line.spread, strict=True)]
-                for sign in (-1, 1)
-            )
-            axis.fill_between(line.x, low, high, color=line.colour, alpha=0.2, linewidth=0)
-        for label, value, colour in panel.levels:
-            axis.axhline(value, color=colour, linestyle=":", linewidth=1, label=label)
+        for label, x, mean, spread, colour, style, marker in panel.lines:
+            look = {"colour": colour, "style": style, "marker": marker}
+            plot.curve(x, mean, spread, label=label, ax=axis, **look)
+        plot.levels(panel.levels, ax=axis)
         # Setting a linear scale would take the names off an axis of names.
         if panel.xscale != "linear":
             axis.set_xscale(panel.xscale)
@@ -161,15 +153,17 @@ def _available(
     return logged(metrics) or logged([(m.replace("train_", "test_"), name) for m, name in metrics])
 
 
-def levels(closed_forms: Mapping[str, float], metrics: Sequence[str]) -> list[Level]:
+def levels(closed_forms: Mapping[str, float], metrics: Sequence[str]) -> dict[str, float]:
     """Lines for the values at neural collapse of metrics like `test_mir`, each value once.
 
     What tends to 0 gets none: the axis shows it. Nor do metrics of the training split, which have the
     value of those of the test split.
     """
-    found: dict[float, Level] = {}
+    found: dict[str, float] = {}
     for metric in metrics:
-        value = closed_forms.get(metric.partition("_")[2])
-        if value and value not in found:
-            found[value] = (f"at collapse: {value:.3f}", value, "black")
-    return list(found.values())
+        name = metric.partition("_")[2]
+        value = closed_forms.get(name)
+        if value and value not in found.values():
+            shown = name.removeprefix("class_").replace("mir", "MIR").replace("_", " ")
+            found[f"{shown} at collapse"] = value
+    return found

@@ -338,7 +338,7 @@ def panels(records: Sequence[Record], forms: dict[str, float]) -> list[Panel]:
         if not lines:
             continue
         scale = "log" if title == "NC1" else "linear"
-        marks = levels(forms, list(metrics)) if title in ("MIR", "HDR") else []
+        marks = levels(forms, list(metrics)) if title in ("MIR", "HDR") else {}
         found.append(Panel(title, "step", lines, marks, "linear", scale))
     return found
 
