@@ -10,7 +10,7 @@ def crop_and_flip(images: Array, key: Array, *, pad: int = 4, flip: bool = True)
 
     Args:
         images: `[n, h, w, c]` of any dtype; each image is moved on its own.
-        key: of the draws. The same key gives the same result.
+        key: of the draws, one for all or `[n]`, one for each image. The same key gives the same result.
         pad: pixels on each side, less than the height and the width.
         flip: whether to flip at all.
 
@@ -23,10 +23,16 @@ def crop_and_flip(images: Array, key: Array, *, pad: int = 4, flip: bool = True)
     samples, height, width, _ = images.shape
     if not 0 <= pad < min(height, width):
         raise ValueError(f"pad must be in [0, {min(height, width)}) for images {images.shape}.")
-    rows, columns, flips = jax.random.split(key, 3)
-    top = jax.random.randint(rows, (samples,), 0, 2 * pad + 1)
-    left = jax.random.randint(columns, (samples,), 0, 2 * pad + 1)
-    flipped = jax.random.bernoulli(flips, shape=(samples,)) & flip
+
+    def draw(key: Array, shape: tuple[int, ...]) -> tuple[Array, Array, Array]:
+        rows, columns, flips = jax.random.split(key, 3)
+        top = jax.random.randint(rows, shape, 0, 2 * pad + 1)
+        left = jax.random.randint(columns, shape, 0, 2 * pad + 1)
+        return top, left, jax.random.bernoulli(flips, shape=shape)
+
+    each = jax.vmap(lambda own: draw(own, ())) if key.ndim else lambda own: draw(own, (samples,))
+    top, left, flipped = each(key)
+    flipped &= flip
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")
     # Whole rows, then whole columns: two gathers of slices instead of one slice an image.
     row = top[:, None] + jnp.arange(height)[None, :]

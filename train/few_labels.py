@@ -7,23 +7,22 @@ an hour on 2 cores), `fashion` (the same on Fashion-MNIST), `smoke` (digits, sec
 """
 
 import dataclasses
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from train.algorithms import ALGORITHMS
+from train.compared import Compared, lanes, preset_of
 from train.evaluate import closed_forms
 from train.experiment import run_command
 from train.folders import claim as claim_folder
-from train.lanes import Lane, lanes_of
 from train.paired import gains, paired, pairs_table, reading
 from train.plots import Line, Panel, draw, levels
-from train.pool import load_pool
-from train.presets import PAPER
+from train.pool import pool_of
 from train.records import Record, curves, final_records, select
-from train.semisupervised import COLUMNS, Semisupervised, fit
 from train.semisupervised import PRESETS as SINGLE
+from train.semisupervised import Semisupervised, fit, open_pool
+from train.semisupervised_summary import COLUMNS
 from train.summary import Claim, Summary, Table
 from train.tables import table_of
 
@@ -31,106 +30,94 @@ Runs = Mapping[str, Sequence[Record]]
 
 
 @dataclasses.dataclass(frozen=True)
-class FewLabels(Semisupervised):
+class FewLabels(Compared):
     """Algorithms on the same labels and seeds, the last of them also with each information term."""
 
     label_counts: tuple[int, ...] = (40, 250)
     """How many samples keep their labels; one set of runs each."""
     algorithms: tuple[str, ...] = ("supervised", "fixmatch", "freematch")
     """What is compared; the terms are added to the last one."""
-    weights: tuple[float, ...] = (0.1,)
-    """Of the terms, one at a time."""
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("label_counts", "algorithms", "weights"):
-            self.distinct(name)
-        unknown = [name for name in self.algorithms if name not in ALGORITHMS]
-        if unknown:
+        self.distinct("label_counts")
+        self.known("algorithms", ALGORITHMS)
+        if (self.labels, self.algorithm) != (Semisupervised.labels, Semisupervised.algorithm):
             raise ValueError(
-                f"algorithms {', '.join(unknown)} are unknown. There are: {', '.join(ALGORITHMS)}."
+                "give --label-counts and --algorithms instead of labels and algorithm."
             )
-        if self.mi_weight or self.ed_weight:
-            raise ValueError("the weights are what is compared here: give --weights instead.")
-        if not all(weight > 0 for weight in self.weights):
-            raise ValueError(f"weights must be positive numbers, got {self.weights}.")
+        for option in _OPTIONS:
+            if getattr(self, option) is not None and not any(map(_has(option), self.algorithms)):
+                raise ValueError(f"none of {', '.join(self.algorithms)} has a {option}.")
         # Each fits its settings, or says so before anything is trained.
         for name in self.algorithms:
-            self.single(name, self.label_counts[0])
+            self.of(name, self.label_counts[0])
+        self.of(self.algorithms[-1], self.label_counts[0]).fits_terms()
 
-    def single(self, algorithm: str, labels: int) -> Semisupervised:
+    def method(self) -> Any:
+        """Of no single algorithm."""
+        return None
+
+    def of(self, algorithm: str, labels: int) -> Semisupervised:
         """The settings of the runs of one algorithm on so many labels."""
-        fields = dataclasses.fields(Semisupervised)
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields}
-        own: dict[str, Any] = {
-            "algorithm": algorithm,
-            "labels": labels,
-            "out": self.out / f"{algorithm}-{labels}",
-            # What is there of a run that was cut off is gone on with.
-            "resume": self.resume,
-        }
-        if algorithm == "supervised":
-            own["information_on"] = ("labelled",)
         # An option of one algorithm is not refused by the others.
-        known = {field.name for field in dataclasses.fields(ALGORITHMS[algorithm])}
-        for option in ("threshold", "temperature", "fairness_weight"):
-            if option not in known:
-                own[option] = None
-        return Semisupervised(**(values | own))
+        options = {name: None for name in _OPTIONS if not _has(name)(algorithm)}
+        changes = {"algorithm": algorithm, "labels": labels, **options}
+        return self.single(f"{algorithm}-{labels}", **changes)
 
 
-def _preset(name: str, **changes: Any) -> FewLabels:
-    base = SINGLE[name]
-    values: dict[str, Any] = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}
-    return FewLabels(**(values | {"seeds": 3} | changes))
+_OPTIONS = ("threshold", "temperature", "fairness_weight")
 
 
+def _has(option: str) -> Callable[[str], bool]:
+    def has(algorithm: str) -> bool:
+        return option in {field.name for field in dataclasses.fields(ALGORITHMS[algorithm])}
+
+    return has
+
+
+_SMALL: dict[str, Any] = {"seeds": 3, "eval_train": False}
 PRESETS = {
-    "small": _preset(
-        "small", steps=1200, eval_every=1200, eval_train=False, out=Path("runs/few-labels")
+    "small": preset_of(
+        FewLabels,
+        SINGLE["small"],
+        **_SMALL,
+        steps=1200,
+        eval_every=1200,
+        out=Path("runs/few-labels"),
     ),
-    "fashion": _preset(
-        "small",
+    "fashion": preset_of(
+        FewLabels,
+        SINGLE["small"],
+        **_SMALL,
         dataset="fashion_mnist",
         steps=800,
         eval_every=800,
-        eval_train=False,
         out=Path("runs/few-labels-fashion"),
     ),
-    "smoke": _preset("smoke", label_counts=(40,), seeds=2, out=Path("runs/few-labels-smoke")),
-    "paper": FewLabels(**PAPER, eval_every=2**14, seeds=3, out=Path("runs/few-labels-paper")),
+    "smoke": preset_of(
+        FewLabels, SINGLE["smoke"], label_counts=(40,), seeds=2, out=Path("runs/few-labels-smoke")
+    ),
+    "paper": preset_of(
+        FewLabels, SINGLE["paper"], eval_every=2**14, seeds=3, out=Path("runs/few-labels-paper")
+    ),
 }
-
-
-def lanes(settings: Semisupervised, weights: Sequence[float], *, plain: bool = True) -> list[Lane]:
-    """A lane for each seed and each term and weight, and without a term if `plain`."""
-    kinds: list[tuple[str, float, dict[str, float]]] = [("", 0.0, {})] if plain else []
-    for weight in weights:
-        kinds += [("MI", weight, {"mi_weight": weight}), ("ED", weight, {"ed_weight": weight})]
-    return [
-        dataclasses.replace(
-            lane, knobs=lane.knobs._replace(**knobs), tags={"terms": name, "weight": weight}
-        )
-        for lane in lanes_of(settings)
-        for name, weight, knobs in kinds
-    ]
 
 
 def run(settings: FewLabels, *, quiet: bool = False) -> Summary:
     """Trains every algorithm on every number of labels, and compares them."""
-    pools = {count: load_pool(settings, count) for count in settings.label_counts}
-    data = pools[settings.label_counts[0]].data
-    claim_folder(settings, {"data": data.name, "source": data.source_note})
+    runs = [(c, name) for c in settings.label_counts for name in settings.algorithms]
+    first = open_pool(settings.of(settings.algorithms[-1], settings.label_counts[0]))
+    pools = {c: pool_of(settings, first.data, c) for c in settings.label_counts}
+    claim_folder(settings, {"data": first.data.name, "source": first.data.source_note})
     records, source = [], ""
-    for count, pool in pools.items():
-        for name in settings.algorithms:
-            own = settings.single(name, count)
-            weights = settings.weights if name == settings.algorithms[-1] else ()
-            result = fit(own, pool, lanes(own, weights), quiet=quiet)
-            source = result.data
-            about = {"labels": count, "algorithm": name}
-            records += [{**record, **about} for record in result.records]
-    return summarize(settings, source, data.num_classes, records).write()
+    for count, name in runs:
+        own = settings.of(name, count)
+        weights = settings.weights if name == settings.algorithms[-1] else ()
+        result = fit(own, pools[count], lanes(own, weights), quiet=quiet)
+        source = result.data
+        records += [{**r, "labels": count, "algorithm": name} for r in result.records]
+    return summarize(settings, source, first.data.num_classes, records).write()
 
 
 def groups_of(settings: FewLabels, records: Sequence[Record], labels: int) -> Runs:
@@ -164,9 +151,11 @@ def summarize(
         tables.append(
             table_of(groups, COLUMNS, title=f"{count} labels; {note}", first="trained with")
         )
-        pairs = paired(groups, base)
-        tables.append(pairs_table(pairs, settings.seeds, f"{base}, {count} labels"))
-        terms = {name: row for name, row in pairs.items() if name.startswith(f"{base} +")}
+        over = f"{base}, {count} labels"
+        tables.append(pairs_table(paired(groups, base), settings.seeds, over))
+        # A family of its own: how bad a baseline is says nothing of the terms.
+        own = {name: rows for name, rows in groups.items() if name.startswith(base)}
+        terms = paired(own, base)
         claims.append(
             Claim(
                 f"a term improves accuracy with {count} labels",
@@ -197,8 +186,7 @@ def panels(settings: FewLabels, last: Sequence[Record], forms: dict[str, float])
         lines = []
         for number, name in enumerate(names):
             own = [r for c in settings.label_counts for r in groups_of(settings, last, c)[name]]
-            known = [r for r in own if not math.isnan(r.get(metric) or math.nan)]
-            line = curves(known, metric, by="labels")
+            line = curves(own, metric, by="labels")
             if line[0]:
                 lines.append(Line(name, *line, colour=f"C{number}", marker="o"))
         if lines:

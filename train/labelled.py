@@ -102,6 +102,10 @@ class Config:
 
 def write_splits(config: Config, folder: Path = SPLITS) -> Path:
     """Draws what is not there yet, and writes the file."""
+    if ":" in config.name:
+        raise DataError(
+            f"index files are of published data sets; {config.name} is drawn by each run."
+        )
     train = load(config.name, data_dir=config.data_dir).train
     if isinstance(train, RecordSplit):
         raise DataError(f"{config.name} does not fit in memory.")

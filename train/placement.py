@@ -10,15 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from train.compared import Compared, lanes, preset_of
 from train.experiment import run_command
-from train.few_labels import lanes
 from train.folders import claim as claim_folder
 from train.paired import Pairs, paired
 from train.plots import Line, Panel, draw
-from train.pool import load_pool
 from train.records import Record, cell, curves, final_records, select
 from train.semisupervised import PRESETS as SINGLE
-from train.semisupervised import Semisupervised, fit, name_of
+from train.semisupervised import Semisupervised, fit, open_pool
+from train.semisupervised_summary import name_of
 from train.summary import Summary, Table
 
 # What differs from the settings of the run, one thing at a time.
@@ -38,56 +38,42 @@ _PLAIN = "without"
 
 
 @dataclasses.dataclass(frozen=True)
-class Placement(Semisupervised):
+class Placement(Compared):
     """The MI and the ED term on other samples, rows and sides, each with several weights."""
 
     variations: tuple[str, ...] = tuple(VARIATIONS)
     """Which of them; the first is trained without the terms too."""
-    weights: tuple[float, ...] = (0.03, 0.1, 0.3)
-    """Of the terms, one at a time."""
 
     def __post_init__(self):
         super().__post_init__()
-        self.distinct("variations")
-        self.distinct("weights")
-        unknown = [name for name in self.variations if name not in VARIATIONS]
-        if unknown:
-            raise ValueError(
-                f"variations {', '.join(unknown)} are unknown. There are: {', '.join(VARIATIONS)}."
-            )
-        if self.mi_weight or self.ed_weight:
-            raise ValueError("the weights are what is compared here: give --weights instead.")
+        self.known("variations", VARIATIONS)
+        for name in self.variations:
+            self.of(name).fits_terms()
 
-    def single(self, variation: str) -> Semisupervised:
+    def of(self, variation: str) -> Semisupervised:
         """The settings of one variation."""
-        fields = dataclasses.fields(Semisupervised)
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields}
-        folder = self.out / variation.replace(",", "").replace(" ", "-")
-        return Semisupervised(**(values | VARIATIONS[variation] | {"out": folder}))
-
-
-def _preset(name: str, **changes: Any) -> Placement:
-    base = SINGLE[name]
-    values: dict[str, Any] = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}
-    return Placement(**(values | changes))
+        folder = variation.replace(",", "").replace(" ", "-")
+        return self.single(folder, **VARIATIONS[variation])
 
 
 PRESETS = {
-    "small": _preset(
-        "smoke",
+    "small": preset_of(
+        Placement,
+        SINGLE["smoke"],
         steps=600,
         eval_every=600,
         average_momentum=0.99,
         statistics_momentum=0.99,
         eval_train=False,
         seeds=5,
+        weights=(0.03, 0.1, 0.3),
         out=Path("runs/placement"),
     ),
-    "smoke": _preset(
-        "smoke",
+    "smoke": preset_of(
+        Placement,
+        SINGLE["smoke"],
         seeds=2,
         variations=("as set", "soft rows"),
-        weights=(0.1,),
         out=Path("runs/placement-smoke"),
     ),
 }
@@ -95,11 +81,11 @@ PRESETS = {
 
 def run(settings: Placement, *, quiet: bool = False) -> Summary:
     """Trains every variation, and compares them with training without the terms."""
-    pool = load_pool(settings, settings.labels)
+    pool = open_pool(settings)
     claim_folder(settings, {"data": pool.data.name, "source": pool.data.source_note})
     records, source = [], ""
     for place, name in enumerate(settings.variations):
-        own = settings.single(name)
+        own = settings.of(name)
         result = fit(own, pool, lanes(own, settings.weights, plain=place == 0), quiet=quiet)
         source = result.data
         records += [{**record, "variation": name} for record in result.records]

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from train.data import batch_indices, load
 from train.feeds import Batches
 from train.images import DataError, ImageData, RecordSplit, Split
-from train.labelled import labelled_indices
+from train.labelled import draw_balanced, labelled_indices
 from train.lanes import Lane
 from train.parallel import replicated
 from train.settings import Settings
@@ -35,13 +35,22 @@ class Pool:
 
     def labelled_split(self, seed: int) -> Split:
         """The labelled samples of a seed."""
-        chosen = self.labelled[seed]
-        return Split(self.images[chosen], self.truth[chosen])
+        return self._split(self.labelled[seed])
 
-    def known(self) -> Split:
-        """The samples of the pool whose label is known to measurements: the training split."""
-        known = self.truth >= 0
-        return Split(self.images[known], self.truth[known])
+    def hidden(self, seed: int) -> np.ndarray:
+        """Whether training does not see a sample's label though measurements do, `[n]`."""
+        found = self.truth >= 0
+        found[self.labelled[seed]] = False
+        return found
+
+    def hidden_split(self, seed: int) -> Split:
+        """The samples of the pool whose labels a seed is not told."""
+        return self._split(np.flatnonzero(self.hidden(seed)))
+
+    def _split(self, chosen: np.ndarray) -> Split:
+        if len(chosen) == len(self.truth):
+            return Split(self.images, self.truth)
+        return Split(self.images[chosen], self.truth[chosen])
 
 
 def load_pool(settings: Settings, labels: int | None) -> Pool:
@@ -68,18 +77,20 @@ def pool_of(settings: Settings, data: ImageData, labels: int | None) -> Pool:
             f"{data.name}: semi-supervised training keeps all images in memory. Give a larger --memory-limit-mib "
             f"than {settings.memory_limit_mib}."
         )
-    seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
-    everything = np.arange(len(train))
-    labelled = {
-        seed: everything
-        if labels is None
-        else labelled_indices(data.name, train.labels, labels, seed=seed)
-        for seed in seeds
-    }
-    missing = set(range(data.num_classes)) - set(train.labels[labelled[seeds[0]]].tolist())
+    missing = set(range(data.num_classes)) - set(train.labels.tolist())
     if missing:
         names = ", ".join(data.class_names[i] for i in sorted(missing))
         raise DataError(f"{data.name}: no labelled image of the class {names}.")
+    seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
+    if labels is None:
+        labelled = dict.fromkeys(seeds, np.arange(len(train)))
+    elif ":" in settings.dataset:
+        # The user's own data; the index files are of the published ones.
+        labelled = {seed: draw_balanced(train.labels, labels, seed=seed) for seed in seeds}
+    else:
+        labelled = {
+            seed: labelled_indices(data.name, train.labels, labels, seed=seed) for seed in seeds
+        }
     images, truth = train.images, train.labels
     if more is not None:
         images = np.concatenate([images, more.images])
@@ -101,8 +112,9 @@ class PoolFeed:
         self._sources = replicated((jnp.asarray(pool.images), jnp.asarray(pool.truth)), mesh)
 
     def of(self, lanes: Sequence[Lane]) -> Batches:
-        """Indices into the pool, labelled and unlabelled."""
+        """Indices into the pool, labelled and unlabelled, and whether labels of the latter are hidden."""
         feeds: dict[tuple[int, int], Any] = {}
+        hidden = {lane.seed: self._pool.hidden(lane.seed) for lane in lanes}
 
         def draw(seed: int, purpose: int, step: int) -> np.ndarray:
             chosen = self._pool.labelled[seed]
@@ -125,6 +137,8 @@ class PoolFeed:
                     drawn = {seed: draw(seed, purpose, step + i) for seed in own}
                     rows.append(np.stack([drawn[x.seed] for x in lanes]))
                 indices[name] = np.stack(rows)
+            own = [hidden[lane.seed][indices["unlabelled"][:, i]] for i, lane in enumerate(lanes)]
+            indices["judged"] = np.stack(own, axis=1)
             return self._sources, indices
 
         return batches
@@ -132,17 +146,21 @@ class PoolFeed:
     def example(self, lanes: int) -> tuple[Any, Any]:
         """The images themselves, and zeros."""
         names = zip(("labelled", "unlabelled"), self._sizes, strict=True)
-        return self._sources, {k: np.zeros((1, lanes, size), np.int32) for k, size in names}
+        indices = {k: np.zeros((1, lanes, size), np.int32) for k, size in names}
+        judged = np.zeros(indices["unlabelled"].shape, bool)
+        return self._sources, indices | {"judged": judged}
 
     @staticmethod
     def take(sources: Any, indices: Any) -> tuple[Array, ...]:
-        """Images and labels, unlabelled images, their labels for measurements, their indices."""
+        """Images and labels; unlabelled images, their labels for measurements (-1 where training is told
+        the label, or nobody is), their indices.
+        """
         images, truth = sources
         labelled, unlabelled = indices["labelled"], indices["unlabelled"]
         return (
             images[labelled],
             truth[labelled],
             images[unlabelled],
-            truth[unlabelled],
+            jnp.where(indices["judged"], truth[unlabelled], -1),
             unlabelled,
         )

@@ -17,13 +17,10 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import Mesh
 
 from train.algorithms import Algorithm, algorithm
 from train.classifier import about, source_of
-from train.evaluate import Evaluator, closed_forms
 from train.experiment import run_command
 from train.folders import write_text
 from train.groups import Groups
@@ -31,15 +28,14 @@ from train.images import DataError
 from train.lanes import Lane, lanes_of
 from train.loop import Result, run_lanes
 from train.parallel import data_mesh
-from train.plots import Line, Panel, draw, levels
 from train.pool import Pool, PoolFeed, load_pool
 from train.presets import PAPER, SMALL
-from train.records import Record, curves, final_records
+from train.semisupervised_measure import JudgedGroups, Measure
 from train.semisupervised_step import Augmentation, Information, Part, make_step
+from train.semisupervised_summary import summarize
 from train.settings import Settings
 from train.state import Network, TrainState, initial_state
 from train.summary import Summary
-from train.tables import table_of
 
 # Mirrored, these are other signs.
 _NOT_FLIPPED = ("digits", "mnist", "svhn_cropped")
@@ -53,6 +49,8 @@ class Semisupervised(Settings):
         "supervised", "pseudo_label", "uda", "fixmatch", "flexmatch", "softmatch", "freematch"
     ] = "freematch"
     """What is learned of the unlabelled images; `supervised` does not read them."""
+    learning_rate: float = 0.03
+    """At the start; `cos(7 π k / 16 K)` of it at step k of K."""
     labels: int | None = 40
     """Samples that keep their labels, as many of each class, drawn by the seed; all, if None."""
     unlabelled_ratio: int = 7
@@ -93,8 +91,23 @@ class Semisupervised(Settings):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
         self.distinct("information_on")
+        if self.unlabelled_weight < 0:
+            raise ValueError(
+                f"unlabelled_weight must not be negative, got {self.unlabelled_weight}."
+            )
+        for name in ("train_size", "eval_layers"):
+            if getattr(self, name):
+                raise ValueError(
+                    f"{name} is for supervised training; give --labels instead of a size."
+                )
+        self.method()
+        if self.mi_weight or self.ed_weight:
+            self.fits_terms()
+
+    def fits_terms(self) -> None:
+        """Raises `ValueError` if the information terms are on samples that the algorithm does not use."""
         uses = ("labelled", *self.method().uses)
-        if (self.mi_weight or self.ed_weight) and not set(self.information_on) <= set(uses):
+        if not set(self.information_on) <= set(uses):
             raise ValueError(
                 f"information_on must be of {', '.join(uses)} with {self.algorithm}, got "
                 f"{', '.join(self.information_on)}."
@@ -149,6 +162,27 @@ def optimizer(settings: Semisupervised) -> optax.GradientTransformation:
     return optax.sgd(schedule, momentum=settings.momentum, nesterov=True)
 
 
+def unlabelled_batch(settings: Semisupervised) -> int:
+    """Unlabelled samples a step."""
+    return settings.unlabelled_ratio * settings.batch_size if settings.method().uses else 0
+
+
+def open_pool(settings: Semisupervised) -> Pool:
+    """`load_pool`, after what does not fit together is told, before a folder is claimed."""
+    pool = load_pool(settings, settings.labels)
+    unlabelled, channels = unlabelled_batch(settings), pool.data.image_shape[-1]
+    if unlabelled > len(pool.truth):
+        raise DataError(
+            f"unlabelled_ratio {settings.unlabelled_ratio} times batch_size {settings.batch_size} is more than "
+            f"the images there are, {len(pool.truth)}."
+        )
+    if unlabelled and channels not in (1, 3):
+        raise DataError(f"{pool.data.name}: images must have 1 or 3 channels, got {channels}.")
+    Network.of(settings, pool.data)
+    data_mesh(settings.batch_size, settings.devices)
+    return pool
+
+
 def fit(
     settings: Semisupervised,
     pool: Pool,
@@ -159,12 +193,7 @@ def fit(
     """Trains all lanes, one for each seed if none are given, and evaluates them on the way."""
     lanes = lanes_of(settings) if lanes is None else lanes
     method, network = settings.method(), Network.of(settings, pool.data)
-    unlabelled = settings.unlabelled_ratio * settings.batch_size if method.uses else 0
-    if unlabelled > len(pool.truth):
-        raise DataError(
-            f"unlabelled_ratio {settings.unlabelled_ratio} times batch_size {settings.batch_size} is more than "
-            f"the images there are, {len(pool.truth)}."
-        )
+    unlabelled = unlabelled_batch(settings)
     mesh, transform = data_mesh(settings.batch_size, settings.devices), optimizer(settings)
     states = initial_state(network, transform, lanes)
     extra = jax.tree.map(
@@ -193,7 +222,7 @@ def fit(
         lists = {str(seed): chosen.tolist() for seed, chosen in pool.labelled.items()}
         write_text(settings.out / "labelled.json", json.dumps(lists) + "\n")
         feed = PoolFeed(pool, settings.batch_size, unlabelled, mesh)
-        groups = _Groups(settings, lanes, states, step, feed, mesh)
+        groups = JudgedGroups(settings, lanes, states, step, feed, mesh)
         measure = Measure(network, settings, pool, method, groups, mesh)
         return groups, lambda group, states: measure(
             states, [lanes[i].seed for i in groups.rows[group]]
@@ -211,136 +240,11 @@ def augmentation(settings: Semisupervised, pool: Pool) -> Augmentation:
     return Augmentation(min(pool.data.image_shape[:2]) // 8, flip)
 
 
-class _Groups(Groups):
-    """Tells the accuracy of pseudo-labels too."""
-
-    def advance(self, to: int) -> list[dict[str, float]]:
-        """As the loop asks, with the share of right ones among those that count and are known."""
-        found = super().advance(to)
-        for values in found:
-            correct, known = values.pop("step_correct"), values.pop("step_known")
-            if known > 0:
-                values["step_pseudo_accuracy"] = correct / known
-        return found
-
-
-class Measure:
-    """Metrics of the averaged weights on the test, labelled and unlabelled sets, and the thresholds."""
-
-    def __init__(
-        self,
-        network: Network,
-        settings: Semisupervised,
-        pool: Pool,
-        method: Algorithm,
-        groups: Groups,
-        mesh: Mesh,
-    ):
-        data, lanes = pool.data, max(map(len, groups.rows))
-        self._classes, self._method = data.num_classes, method
-        self._whole = {
-            "test_": Evaluator(network, data.test, self._classes, settings, mesh, networks=lanes)
-        }
-        if settings.eval_train:
-            self._whole["unlabelled_"] = Evaluator(
-                network, pool.known(), self._classes, settings, mesh, networks=lanes
-            )
-        self._splits = {seed: pool.labelled_split(seed) for seed in pool.labelled}
-        first = next(iter(self._splits.values()))
-        self._labelled = Evaluator(network, first, self._classes, settings, mesh)
-
-    def __call__(self, states: TrainState, seeds: Sequence[int]) -> list[dict[str, float]]:
-        """The metrics of each lane of a group."""
-        averaged = states._replace(params=states.average)
-        found: list[dict[str, float]] = []
-        for i, seed in enumerate(seeds):
-            one = jax.tree.map(lambda x, i=i: x[i : i + 1], averaged)
-            (values,) = self._labelled(one, self._splits[seed])
-            extra = jax.tree.map(lambda x, i=i: x[i], states.extra)
-            limits = np.asarray(self._method.thresholds(extra, self._classes))
-            own = {f"labelled_{k}": v for k, v in values.items()}
-            if np.all(np.isfinite(limits)):
-                own["threshold_mean"], own["threshold_max"] = limits.mean(), limits.max()
-                own |= {f"threshold_class{c}": limit for c, limit in enumerate(limits)}
-            found.append({k: float(v) for k, v in own.items()})
-        for prefix, evaluator in self._whole.items():
-            for values, measured in zip(found, evaluator(averaged), strict=True):
-                values |= {f"{prefix}{k}": v for k, v in measured.items()}
-        return found
-
-
 def run(settings: Semisupervised, *, quiet: bool = False) -> Summary:
     """Trains, sums up, draws."""
-    pool = load_pool(settings, settings.labels)
+    pool = open_pool(settings)
     result = fit(settings, pool, quiet=quiet)
     return summarize(settings, result.data, pool.data.num_classes, result.records).write()
-
-
-COLUMNS = {
-    "accuracy": "test_accuracy",
-    "MIR": "test_mir",
-    "HDR": "test_hdr",
-    "NC1": "test_nc1",
-    "labelled MIR": "labelled_mir",
-    "coverage": "step_coverage",
-    "pseudo-labels right": "step_pseudo_accuracy",
-}
-
-
-def name_of(settings: Semisupervised) -> str:
-    """The algorithm and its information terms."""
-    terms = (
-        (f"{settings.mi_weight:g} MI", settings.mi_weight),
-        (
-            f"{settings.ed_weight:g} ED",
-            settings.ed_weight,
-        ),
-    )
-    return " + ".join([settings.algorithm, *(name for name, weight in terms if weight)])
-
-
-def summarize(
-    settings: Semisupervised, source: str, num_classes: int, records: Sequence[Record]
-) -> Summary:
-    """The summary of metric records, and its picture."""
-    last = final_records(records)
-    labels = int(last[0]["labelled_n"])
-    title = (
-        f"{name_of(settings)}: {source}, {settings.model}, {labels:,} labels, {settings.steps:,} steps, "
-        f"seeds: {settings.seeds}"
-    )
-    n = int(last[0]["test_n"])
-    note = f"test n = {n:,}; moving average of the weights; mean ± standard deviation over seeds"
-    table = table_of({name_of(settings): last}, COLUMNS, title=note, first="algorithm")
-    picture = settings.out / "curves.png"
-    draw(panels(records, closed_forms(num_classes)), picture, title=f"{title}\n{note}")
-    text = "accuracy, pseudo-labels, thresholds, MIR, HDR, collapse over the steps"
-    return Summary(settings.out, title, (table,), {picture.name: text}, ())
-
-
-def panels(records: Sequence[Record], forms: dict[str, float]) -> list[Panel]:
-    """Six panels over the steps."""
-    shown = {
-        "accuracy": ("test_accuracy", "unlabelled_accuracy", "labelled_accuracy"),
-        "pseudo-labels": ("step_coverage", "step_pseudo_accuracy"),
-        "threshold": ("threshold_mean", "threshold_max"),
-        "MIR": ("test_mir", "unlabelled_mir", "labelled_mir"),
-        "HDR": ("test_hdr", "unlabelled_hdr", "labelled_hdr"),
-        "NC1": ("test_nc1", "unlabelled_nc1", "labelled_nc1"),
-    }
-    found = []
-    for title, metrics in shown.items():
-        lines = [
-            Line(metric.removeprefix("step_").replace("_", " "), *line, colour=f"C{number}")
-            for number, metric in enumerate(metrics)
-            if (line := curves(records, metric))[0]
-        ]
-        if not lines:
-            continue
-        scale = "log" if title == "NC1" else "linear"
-        marks = levels(forms, list(metrics)) if title in ("MIR", "HDR") else {}
-        found.append(Panel(title, "step", lines, marks, "linear", scale))
-    return found
 
 
 if __name__ == "__main__":

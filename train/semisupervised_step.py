@@ -14,10 +14,10 @@ from mirjax.losses import Side
 from train.algorithms import Algorithm, Pseudo, Views
 from train.algorithms.base import one_hot_of, probabilities
 from train.augment import crop_and_flip
-from train.lanes import AUGMENT, Knobs, Lane, stream_key
+from train.lanes import Knobs, Lane
 from train.randaugment import strong
 from train.state import Network, TrainState
-from train.step import descend
+from train.step import augmentation_key, descend
 
 Part = Literal["labelled", "weak", "strong"]
 
@@ -83,6 +83,9 @@ def make_step(
     terms whose weight is 0 in every lane are not computed.
     """
     uses = any(x.knobs.mi_weight for x in lanes), any(x.knobs.ed_weight for x in lanes)
+    missing = set(information.parts) - {"labelled", *algorithm.uses}
+    if any(uses) and missing:
+        raise ValueError(f"there are no views {sorted(missing)} to compute information terms on.")
 
     def step(
         state: TrainState,
@@ -92,8 +95,7 @@ def make_step(
         truth: Array,
         places: Array,
     ) -> tuple[TrainState, Terms]:
-        key = jax.random.fold_in(stream_key(state.seed, state.copy, AUGMENT), state.step)
-        parts = _views(key, images, unlabelled, algorithm.uses, augmentation)
+        parts = _views(augmentation_key(state), images, unlabelled, algorithm.uses, augmentation)
 
         def objective(params: Any) -> tuple[Array, tuple[Terms, Any, Any]]:
             outputs = network.apply(
@@ -128,11 +130,12 @@ def make_step(
 def _views(
     key: Array, images: Array, unlabelled: Array, uses: tuple[str, ...], augmentation: Augmentation
 ) -> dict[str, Array]:
-    """The augmented images of each part that goes through the network."""
+    """The augmented images of each part that goes through the network, by a key an image and view."""
     keys = jax.random.split(key, 4)
 
     def weakly(images: Array, key: Array) -> Array:
-        return crop_and_flip(images, key, pad=augmentation.pad, flip=augmentation.flip)
+        own = jax.random.split(key, len(images))
+        return crop_and_flip(images, own, pad=augmentation.pad, flip=augmentation.flip)
 
     found = {"labelled": weakly(images, keys[0])}
     if "weak" in uses:
@@ -187,11 +190,9 @@ def _information(
         "weak": of_unlabelled,
         "strong": of_unlabelled,
     }
-    # An algorithm without unlabelled views leaves the labelled samples.
-    parts = [part for part in information.parts if len(features[part])]
-    chosen = jnp.concatenate([features[part] for part in parts])
-    targets = jnp.concatenate([known[part][0] for part in parts])
-    weights = jnp.concatenate([known[part][1] for part in parts])
+    chosen = jnp.concatenate([features[part] for part in information.parts])
+    targets = jnp.concatenate([known[part][0] for part in information.parts])
+    weights = jnp.concatenate([known[part][1] for part in information.parts])
     return _terms_of(chosen, head, targets, weights, information, uses)
 
 

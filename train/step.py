@@ -80,9 +80,7 @@ def make_step(
 
     def step(state: TrainState, images: Array, labels: Array) -> tuple[TrainState, Terms]:
         if augment:
-            copy = jnp.where(state.step < state.branch_step, 0, state.copy)
-            key = jax.random.fold_in(stream_key(state.seed, copy, AUGMENT), state.step)
-            images = crop_and_flip(images, key)
+            images = crop_and_flip(images, augmentation_key(state))
 
         def objective(params):
             outputs = network.apply(params, state.rest, images, train=True)
@@ -93,6 +91,12 @@ def make_step(
         return descend(state._replace(rest=rest), gradient, transform), terms
 
     return step
+
+
+def augmentation_key(state: TrainState) -> Array:
+    """Of a step's augmentation: of seed and step, and of the copy once it has branched off."""
+    copy = jnp.where(state.step < state.branch_step, 0, state.copy)
+    return jax.random.fold_in(stream_key(state.seed, copy, AUGMENT), state.step)
 
 
 def descend(

@@ -54,6 +54,19 @@ def test_the_key_decides():
     assert not jnp.array_equal(first, other)
 
 
+def test_a_key_an_image_decides_of_that_image_alone():
+    before, keys = images(), jax.random.split(jax.random.key(0), 40)
+    whole = crop_and_flip(before, keys, pad=2)
+    part = crop_and_flip(before[10:20], keys[10:20], pad=2)
+    assert jnp.array_equal(whole[10:20], part)
+    names = [
+        [name for name, window in windows(old, 2) if np.array_equal(window, new)]
+        for old, new in zip(before, np.asarray(whole), strict=True)
+    ]
+    assert all(len(found) == 1 for found in names)
+    assert len({found[0] for found in names}) > 20
+
+
 def test_padding_larger_than_the_image():
     with pytest.raises(ValueError, match=r"pad must be in \[0, 7\)"):
         crop_and_flip(images(), jax.random.key(0), pad=7)

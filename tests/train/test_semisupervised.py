@@ -9,16 +9,17 @@ import pytest
 from PIL import Image
 
 from tests.train.experiments import assert_resumes_bit_identical
-from train.checkpoint import digest
 from train.data import load
 from train.experiment import run_command
 from train.images import DataError
+from train.labelled import Config, write_splits
 from train.lanes import lanes_of
-from train.pool import load_pool, pool_of
+from train.parallel import data_mesh
+from train.pool import PoolFeed, load_pool, pool_of
 from train.records import final_records, mean_and_spread
-from train.semisupervised import PRESETS, fit, optimizer, run
+from train.semisupervised import PRESETS, fit, run
 from train.settings import from_command_line
-from train.state import Network, initial_state
+from train.state import Network
 from train.summary import read_summary
 
 
@@ -69,11 +70,31 @@ def test_a_run_end_to_end_and_resumed(smoke, monkeypatch):
     assert_resumes_bit_identical(run, settings, settings.out, monkeypatch)
 
 
-def test_networks_start_as_in_supervised_training(tiny, smoke):
-    lanes, network = lanes_of(smoke), Network.of(smoke, tiny)
-    first = initial_state(network, optimizer(smoke), lanes)
-    other = initial_state(network, optimizer(dataclasses.replace(smoke, steps=7)), lanes)
-    assert digest(first.params) == digest(other.params)
+def test_hidden_labels_are_those_that_training_is_not_told(tiny, smoke):
+    pool = pool_of(smoke, tiny, 6)
+    hidden = pool.hidden(0)
+    assert hidden.sum() == 54
+    assert not hidden[pool.labelled[0]].any()
+    split = pool.hidden_split(0)
+    assert np.array_equal(split.images, tiny.train.images[hidden])
+    assert np.array_equal(split.labels, tiny.train.labels[hidden])
+    # And of a batch only those are judged.
+    feed = PoolFeed(pool, 6, 12, data_mesh(6, None))
+    sources, found = feed.of(lanes_of(smoke))(0, 2)
+    one = jax.tree.map(lambda x: x[0], found)
+    *_, truth, places = feed.take(sources, one)
+    expected = np.where(hidden[places], tiny.train.labels[places], -1)
+    assert np.array_equal(truth, expected)
+    assert np.any(expected < 0)
+
+
+def test_index_files_are_of_published_data(tmp_path, smoke):
+    # A user's folder of that name has other images.
+    folder_of_images(tmp_path / "digits")
+    settings = dataclasses.replace(smoke, dataset=f"folder:{tmp_path / 'digits'}")
+    assert np.bincount(load_pool(settings, 4).labelled_split(0).labels).tolist() == [2, 2]
+    with pytest.raises(DataError, match="index files are of published data sets"):
+        write_splits(Config(settings.dataset))
 
 
 def folder_of_images(root, *, unlabelled=5, classes=("cat", "dog")):
@@ -106,11 +127,14 @@ def test_a_users_folder_with_unlabelled_images(tmp_path, smoke):
     pool = load_pool(settings, settings.labels)
     assert pool.truth.tolist() == [0] * 4 + [1] * 4 + [-1] * 5
     assert pool.labelled[0].tolist() == list(range(8))
-    assert len(pool.known()) == 8
     assert len(pool.labelled_split(0)) == 8
+    assert not pool.hidden(0).any()
     result = fit(settings, pool, quiet=True)
     assert result.records[-1]["labelled_n"] == 8
     assert "threshold_class1" in result.records[-1]
+    # Nobody knows the labels of the others: nothing is said of them.
+    assert not any(k.startswith("unlabelled_") for k in result.records[-1])
+    assert "step_pseudo_accuracy" not in result.records[-1]
     # What is evaluated is the average of the weights.
     one = jax.tree.map(lambda x: x[0], result.states)
     network, test = Network.of(settings, pool.data), pool.data.test
@@ -137,6 +161,11 @@ def test_a_class_without_a_label(tmp_path, smoke, tiny):
             ["--algorithm", "freematch", "--threshold", "0.9"],
             "threshold is no setting of freematch",
         ),
+        (["--algorithm", "uda", "--temperature", "0"], "temperature must be positive, got 0"),
+        (["--algorithm", "fixmatch", "--threshold", "1.5"], "threshold must be in (0, 1], got 1.5"),
+        (["--unlabelled-weight", "-1"], "unlabelled_weight must not be negative"),
+        (["--train-size", "100"], "train_size is for supervised training"),
+        (["--model", "nonsense"], "model 'nonsense' is unknown"),
         (["--labels", "45"], "labels 45 must be a multiple of the number of classes, 10"),
         (["--labels", "2000"], "class 0 has"),
         (["--average-momentum", "1"], "average_momentum must be in [0, 1), got 1"),

@@ -12,13 +12,14 @@ import pytest
 import mirjax
 from train.algorithms import Views, algorithm
 from train.augment import crop_and_flip
-from train.lanes import AUGMENT, lanes_of, stream_key
+from train.lanes import lanes_of
 from train.parallel import data_mesh
 from train.pool import PoolFeed, pool_of
 from train.randaugment import strong
 from train.semisupervised import Semisupervised, optimizer
 from train.semisupervised_step import Augmentation, Information, make_step
 from train.state import Network, initial_state
+from train.step import augmentation_key
 
 SETTINGS = Semisupervised(
     labels=6, batch_size=6, steps=8, eval_every=8, mi_weight=0.2, ed_weight=0.1, out=Path("unused")
@@ -68,7 +69,7 @@ def freematch(tiny):
 def views(tiny, state):
     """The images of a step whose weak augmentation does nothing."""
     images, labels, unlabelled, _, places = batch(tiny)
-    key = jax.random.fold_in(stream_key(state.seed, state.copy, AUGMENT), state.step)
+    key = augmentation_key(state)
     keys = jax.random.split(jax.random.split(key, 4)[2], len(unlabelled))
     return images, labels, unlabelled, strong(unlabelled, keys), places
 
@@ -130,6 +131,23 @@ def test_bfloat16_keeps_weights_and_statistics_in_float32(tiny, freematch):
     assert {x.dtype for x in floats} == {jnp.dtype("float32")}
     assert terms.loss != exact.loss
     assert terms.loss == pytest.approx(float(exact.loss), rel=0.05)
+
+
+def test_batch_statistics_are_of_all_views_together(tiny):
+    network, _, state, step = step_of(tiny, model="conv")
+    after, _ = step(state, *batch(tiny))
+    images, _, weak, strongly, _ = views(tiny, state)
+    expected = network.apply(
+        state.params, state.rest, jnp.concatenate([images, weak, strongly]), train=True
+    ).rest
+    chex.assert_trees_all_close(after.rest, expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_close(after.rest, state.rest, rtol=1e-3)
+
+
+def test_terms_on_views_that_there_are_not(tiny):
+    with pytest.raises(ValueError, match=r"no views \['strong'\]"):
+        step_of(tiny, "pseudo_label", Information(("weak", "strong")))
 
 
 def test_the_published_schedule_with_nesterov_momentum():

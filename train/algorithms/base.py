@@ -72,3 +72,10 @@ def weighted_cross_entropy(logits: Array, targets: Array, weights: Array) -> Arr
 def moving(old: Array, new: Array, momentum: float) -> Array:
     """`momentum · old + (1 - momentum) · new`."""
     return momentum * old + (1 - momentum) * new
+
+
+def in_unit_interval(settings: Any, *names: str) -> None:
+    """Raises `ValueError` for settings outside (0, 1]."""
+    for name in names:
+        if not 0 < getattr(settings, name) <= 1:
+            raise ValueError(f"{name} must be in (0, 1], got {getattr(settings, name)}.")

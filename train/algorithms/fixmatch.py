@@ -6,7 +6,14 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from train.algorithms.base import Pseudo, Views, one_hot_of, probabilities, weighted_cross_entropy
+from train.algorithms.base import (
+    Pseudo,
+    Views,
+    in_unit_interval,
+    one_hot_of,
+    probabilities,
+    weighted_cross_entropy,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +27,9 @@ class FixMatch:
     """Confidence from which on a prediction counts."""
 
     uses = ("weak", "strong")
+
+    def __post_init__(self):
+        in_unit_interval(self, "threshold")
 
     def init(self, num_classes: int, pool: int) -> Any:
         """Nothing is kept."""

@@ -6,7 +6,14 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from train.algorithms.base import Pseudo, Views, one_hot_of, probabilities, weighted_cross_entropy
+from train.algorithms.base import (
+    Pseudo,
+    Views,
+    in_unit_interval,
+    one_hot_of,
+    probabilities,
+    weighted_cross_entropy,
+)
 
 
 class State(NamedTuple):
@@ -29,6 +36,9 @@ class FlexMatch:
     """Confidence that counts as learned."""
 
     uses = ("weak", "strong")
+
+    def __post_init__(self):
+        in_unit_interval(self, "threshold")
 
     def init(self, num_classes: int, pool: int) -> State:
         """No sample was confident yet."""

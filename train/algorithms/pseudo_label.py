@@ -6,7 +6,14 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from train.algorithms.base import Pseudo, Views, one_hot_of, probabilities, weighted_cross_entropy
+from train.algorithms.base import (
+    Pseudo,
+    Views,
+    in_unit_interval,
+    one_hot_of,
+    probabilities,
+    weighted_cross_entropy,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +30,9 @@ class PseudoLabel:
     """Share of the steps over which the loss grows to its weight."""
 
     uses = ("weak",)
+
+    def __post_init__(self):
+        in_unit_interval(self, "threshold", "ramp")
 
     def init(self, num_classes: int, pool: int) -> Any:
         """Nothing is kept."""

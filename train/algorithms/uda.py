@@ -7,7 +7,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from train.algorithms.base import Pseudo, Views, probabilities, weighted_cross_entropy
+from train.algorithms.base import (
+    Pseudo,
+    Views,
+    in_unit_interval,
+    probabilities,
+    weighted_cross_entropy,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +29,11 @@ class UDA:
     """Below 1 it sharpens the targets."""
 
     uses = ("weak", "strong")
+
+    def __post_init__(self):
+        in_unit_interval(self, "threshold")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}.")
 
     def init(self, num_classes: int, pool: int) -> Any:
         """Nothing is kept."""
