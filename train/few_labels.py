@@ -19,7 +19,7 @@ from train.folders import claim as claim_folder
 from train.paired import gains, paired, pairs_table, reading
 from train.plots import Line, Panel, draw, levels
 from train.pool import pool_of
-from train.records import Record, curves, final_records, select
+from train.records import Record, final_records, mean_and_spread, select
 from train.semisupervised import PRESETS as SINGLE
 from train.semisupervised import Semisupervised, fit, open_pool
 from train.semisupervised_summary import COLUMNS
@@ -171,7 +171,7 @@ def summarize(
 
 
 def panels(settings: FewLabels, last: Sequence[Record], forms: dict[str, float]) -> list[Panel]:
-    """A panel a metric, the number of labels across, a line for what was trained."""
+    """A panel a metric, what was trained across, a line for the number of labels."""
     shown = {
         "accuracy": "test_accuracy",
         "MIR (test set)": "test_mir",
@@ -180,17 +180,23 @@ def panels(settings: FewLabels, last: Sequence[Record], forms: dict[str, float])
         "coverage of pseudo-labels": "step_coverage",
         "pseudo-labels right": "step_pseudo_accuracy",
     }
-    names = list(groups_of(settings, last, settings.label_counts[0]))
     found = []
     for title, metric in shown.items():
         lines = []
-        for number, name in enumerate(names):
-            own = [r for c in settings.label_counts for r in groups_of(settings, last, c)[name]]
-            line = curves(own, metric, by="labels")
-            if line[0]:
-                lines.append(Line(name, *line, colour=f"C{number}", marker="o"))
+        for number, count in enumerate(settings.label_counts):
+            groups = {
+                k: [r for r in rows if r.get(metric) is not None]
+                for k, rows in groups_of(settings, last, count).items()
+            }
+            pairs = {
+                k: mean_and_spread([r[metric] for r in rows]) for k, rows in groups.items() if rows
+            }
+            if pairs:
+                means, spreads = zip(*pairs.values(), strict=True)
+                look = {"colour": f"C{number}", "style": ":", "marker": "o"}
+                lines.append(Line(f"{count} labels", list(pairs), means, spreads, **look))
         if lines:
-            found.append(Panel(title, "labels", lines, levels(forms, [metric]), "log"))
+            found.append(Panel(title, "", lines, levels(forms, [metric])))
     return found
 
 

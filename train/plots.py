@@ -56,7 +56,9 @@ def draw(panels: Sequence[Panel], path: Path, *, title: str, columns: int = 3) -
         axis.set_title(panel.title)
         axis.grid(alpha=0.3)
         if panel.lines and isinstance(panel.lines[0].x[0], str):
-            axis.tick_params(axis="x", rotation=60 if len(panel.lines[0].x) > 5 else 0)
+            names = panel.lines[0].x
+            long = sum(map(len, names)) > 35
+            axis.tick_params(axis="x", rotation=60 if long else 0)
         entries = len(panel.lines) + len(panel.levels)
         axis.legend(fontsize="small" if entries < 6 else "x-small")
     for axis in axes[len(panels) :]:
