@@ -14,7 +14,7 @@ from mirjax.losses import Side
 from train.algorithms import Algorithm, Pseudo, Views
 from train.algorithms.base import one_hot_of, probabilities
 from train.augment import crop_and_flip
-from train.lanes import Knobs, Lane
+from train.lanes import Lane
 from train.randaugment import strong
 from train.state import Network, TrainState
 from train.step import augmentation_key, descend
@@ -111,7 +111,7 @@ def make_step(
                 features, outputs.head, labels, logits["weak"], pseudo, information, uses
             )
             total = ce + unlabelled_weight * pseudo.loss + pseudo.penalty
-            total += _weighted(state.knobs, mi, ed)
+            total += state.knobs.ed_weight * ed - state.knobs.mi_weight * mi
             terms = Terms(total, ce, pseudo.loss, pseudo.penalty, mi, ed, *_worth(pseudo, truth))
             return total, (terms, outputs.rest, extra)
 
@@ -162,10 +162,6 @@ def _worth(pseudo: Pseudo, truth: Array) -> tuple[Array, Array, Array]:
     known = pseudo.weights * (truth >= 0)
     right = known * (jnp.argmax(pseudo.targets, axis=-1) == truth)
     return jnp.mean(pseudo.weights), jnp.mean(right), jnp.mean(known)
-
-
-def _weighted(knobs: Knobs, mi: Array, ed: Array) -> Array:
-    return knobs.ed_weight * ed - knobs.mi_weight * mi
 
 
 def _information(
