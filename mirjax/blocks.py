@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from mirjax.decompositions import matmul
+from mirjax.precision import matmul
 
 # A row of a block costs d² operations, a block of its own the traffic of a d × d matrix: about this
 # many rows' worth.

@@ -115,6 +115,16 @@ def sample_weights(weights: ArrayLike | None, rows: Array, name: str) -> Array:
     return array.astype(rows.dtype)
 
 
+def entropy_method(method: str, order: float | int = 1) -> None:
+    """Raises unless the method is known and goes with the order."""
+    if method not in ("eigh", "products", "auto"):
+        raise ValueError(f"method must be 'eigh', 'products' or 'auto', got {method!r}.")
+    if method == "products" and order not in (1, 2):
+        raise ValueError(
+            f"method='products' is for orders 1 and 2, got order {order}. Use 'eigh' or 'auto'."
+        )
+
+
 def check(
     features: Float[ArrayLike, "*batch n d"] | None = None,
     head: Float[ArrayLike, "*batch c d"] | None = None,

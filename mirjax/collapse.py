@@ -16,9 +16,10 @@ from mirjax.checks import (
     same_size,
     sample_weights,
 )
-from mirjax.decompositions import matmul, pinv
+from mirjax.decompositions import pinv
 from mirjax.entropy import shares
 from mirjax.gram import class_means, normalize_rows, safe_sqrt
+from mirjax.precision import matmul
 
 
 class NeuralCollapse(NamedTuple):

@@ -13,12 +13,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
+from mirjax.precision import matmul
+
 Arrays = tuple[Array, ...]
-
-
-def matmul(a: Array, b: Array) -> Array:
-    """Matrix product at full precision, whatever the backend's default is."""
-    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
 
 def _looped_on_cpu(decompose: Callable[[Array], Arrays]) -> Callable[[Array], Arrays]:

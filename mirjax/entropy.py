@@ -6,13 +6,18 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
-from mirjax.checks import ArrayLike, as_float, sample_weights, square
+from mirjax.checks import ArrayLike, as_float, entropy_method, sample_weights, square
 from mirjax.gram import normalize_rows, safe_sqrt, small_side
-from mirjax.spectrum import mixedness, spectral_sum
+from mirjax.precision import mixedness
+from mirjax.spectrum import Method, spectral_sum
 
 
 def matrix_entropy(
-    kernel: Float[ArrayLike, "*batch n n"], /, *, order: float | int = 1.0
+    kernel: Float[ArrayLike, "*batch n n"],
+    /,
+    *,
+    order: float | int = 1.0,
+    method: Method = "eigh",
 ) -> Float[Array, "*batch"]:
     r"""Entropy of the spectrum of a positive semi-definite matrix, in nats.
 
@@ -26,6 +31,8 @@ def matrix_entropy(
     Args:
         kernel: symmetric, positive semi-definite `[..., n, n]`, of any scale and rank.
         order: α, a positive finite Python number. 2 needs no eigendecomposition.
+        method: of order 1. `"eigh"` decomposes; `"products"` takes 28 matrix products in float32 (113 in
+            float64) and no decomposition; `"auto"` is `"eigh"` on a CPU and `"products"` elsewhere.
 
     Returns:
         `[...]`, from 0 (rank one) to `log n`; falls with the order. 0 where the trace is 0. A kernel
@@ -33,9 +40,16 @@ def matrix_entropy(
         it), one with NaN gives NaN.
 
     Raises:
-        TypeError, ValueError: the kernel is not square, the dtype no float, the order not positive.
+        TypeError, ValueError: the kernel is not square, the dtype no float, the order not positive, the
+            method unknown or not for this order.
 
-    Cost: `O(n³)` (eigenvalues; with derivatives also eigenvectors), order 2 `O(n²)`.
+    Cost: `O(n³)` (eigenvalues; with derivatives also eigenvectors; by products the derivative is free),
+    order 2 `O(n²)`.
+
+    Error in float32, in nats: `"eigh"` 1e-5 of the entropy. `"products"` is in exact arithmetic off by at most
+    `1.1e-6 + 7e-8 n`; the second part is for spectra of which most lies in one eigenvalue and the rest is
+    spread over thousandths of thousandths of it. Measured up to n = 2048 it is within 1e-4 of the
+    decomposition of the same matrix in float64 there, and within 1e-5 otherwise.
 
     Differentiable twice, at repeated eigenvalues too. Where the kernel is singular the entropy has
     no derivative towards higher rank; what is returned is the derivative on the range of the kernel,
@@ -55,8 +69,13 @@ def matrix_entropy(
     kernel = as_float(kernel, "kernel", axes="n n")
     square(kernel, "kernel")
     _check_order(order)
+    entropy_method(method, order)
     kernel = 0.5 * (kernel + jnp.swapaxes(kernel, -1, -2))
-    return jnp.vectorize(lambda k: entropy_of(unit_trace(k), order), signature="(n,n)->()")(kernel)
+
+    def single(k: Array) -> Array:
+        return entropy_of(unit_trace(k), order, method=method)
+
+    return jnp.vectorize(single, signature="(n,n)->()")(kernel)
 
 
 def feature_entropy(
@@ -65,6 +84,7 @@ def feature_entropy(
     *,
     weights: Float[ArrayLike, "*batch n"] | None = None,
     order: float | int = 1.0,
+    method: Method = "eigh",
 ) -> Float[Array, "*batch"]:
     r"""`matrix_entropy(gram(features))`, computed on the smaller side, `min(n, d)`.
 
@@ -74,13 +94,14 @@ def feature_entropy(
             sample exactly. Constants, unless positive and asked for: the derivative at 0 is taken
             as 0.
         order: α of the Rényi entropy, a positive finite Python number.
+        method: `"eigh"`, `"products"` or `"auto"`, see `matrix_entropy`.
 
     Returns:
         `[...]` in nats, from 0 (all samples in one direction) to `log min(n, d)`. Zero rows count as
         weight 0; 0 if no weight is left; NaN for NaN rows or negative weights.
 
     Raises:
-        TypeError, ValueError: shapes or dtypes do not fit.
+        TypeError, ValueError: shapes or dtypes do not fit, or the method does not.
 
     Cost: `O(n d min(n, d))`. Differentiable twice at any rank, see `matrix_entropy`.
 
@@ -94,11 +115,12 @@ def feature_entropy(
     """
     features = as_float(features, "features", axes="n d")
     _check_order(order)
+    entropy_method(method, order)
     weights = sample_weights(weights, features, "features")
 
     def single(rows: Array, w: Array) -> Array:
         rows, share = unit_rows(rows, w)
-        return entropy_of(small_side(rows * safe_sqrt(share)[:, None]), order)
+        return entropy_of(small_side(rows * safe_sqrt(share)[:, None]), order, method=method)
 
     return jnp.vectorize(single, signature="(n,d),(n)->()")(features, weights)
 
@@ -108,12 +130,14 @@ def effective_rank(
     /,
     *,
     weights: Float[ArrayLike, "*batch n"] | None = None,
+    method: Method = "eigh",
 ) -> Float[Array, "*batch"]:
     r"""`exp(H(G(features)))`: how many directions the samples fill evenly.
 
     Args:
         features: `[..., n, d]`, one sample a row.
         weights: non-negative `[..., n]`; weight 0 drops a sample exactly.
+        method: `"eigh"`, `"products"` or `"auto"`, see `matrix_entropy`.
 
     Returns:
         `[...]`, from 1 to `min(n, d)`.
@@ -127,7 +151,7 @@ def effective_rank(
 
     Source: Roy & Vetterli 2007, on the Gram matrix of Song et al. 2024.
     """
-    return jnp.exp(feature_entropy(features, weights=weights))
+    return jnp.exp(feature_entropy(features, weights=weights, method=method))
 
 
 def _check_order(order: float | int) -> None:
@@ -149,14 +173,16 @@ def unit_trace(kernel: Float[Array, "n n"]) -> Float[Array, "n n"]:
     return kernel / jnp.where(scale == 0, 1.0, trace)
 
 
-def entropy_of(matrix: Float[Array, "k k"], order: float | int = 1.0) -> Float[Array, ""]:
+def entropy_of(
+    matrix: Float[Array, "k k"], order: float | int = 1.0, *, method: Method = "eigh"
+) -> Float[Array, ""]:
     """Entropy of one symmetric matrix of trace 1, or of trace 0 (no weight): then 0."""
     # The trace is 1 up to rounding: mending that needs no derivative.
     trace = lax.stop_gradient(jnp.trace(matrix))
     some = jnp.full_like(matrix, 1 / matrix.shape[0])
     matrix = jnp.where(trace == 0, some, matrix / jnp.where(trace == 0, 1.0, trace))
     if order == 1:
-        entropy = spectral_sum(matrix, order)
+        entropy = spectral_sum(matrix, order, method)
     elif order == 2:
         entropy = 0.0 - jnp.log1p(-mixedness(matrix))
     else:

@@ -6,7 +6,7 @@ from jax import Array, lax
 from jaxtyping import Float
 
 from mirjax.checks import ArrayLike, as_float
-from mirjax.decompositions import matmul
+from mirjax.precision import matmul
 
 
 def normalize_rows(features: Float[ArrayLike, "*batch n d"], /) -> Float[Array, "*batch n d"]:

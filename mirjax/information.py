@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from mirjax.checks import ArrayLike, as_float, common_float, same_size, square
+from mirjax.checks import ArrayLike, as_float, common_float, entropy_method, same_size, square
 from mirjax.entropy import entropy_of, unit_trace
-from mirjax.spectrum import entropy_rounding
+from mirjax.spectrum import Method, entropy_rounding
 
 
 class Interplay(NamedTuple):
@@ -35,7 +35,11 @@ class Interplay(NamedTuple):
 
 
 def mutual_information(
-    kernel1: Float[ArrayLike, "*batch n n"], kernel2: Float[ArrayLike, "*batch n n"], /
+    kernel1: Float[ArrayLike, "*batch n n"],
+    kernel2: Float[ArrayLike, "*batch n n"],
+    /,
+    *,
+    method: Method = "eigh",
 ) -> Float[Array, "*batch"]:
     r"""`MI = H(kernel1) + H(kernel2) - H(kernel1 ⊙ kernel2)`, in nats, as printed in the paper.
 
@@ -44,12 +48,14 @@ def mutual_information(
     Args:
         kernel1: positive semi-definite `[..., n, n]`, for instance `gram(features)`.
         kernel2: positive semi-definite `[..., n, n]`, for instance `gram(head[labels])`.
+        method: `"eigh"`, `"products"` or `"auto"`, see `matrix_entropy`.
 
     Returns:
         `[...]`; for Gram matrices from 0 to `min(H(kernel1), H(kernel2))`.
 
     Raises:
-        TypeError, ValueError: a kernel is not square, the two differ in n, a dtype is no float.
+        TypeError, ValueError: a kernel is not square, the two differ in n, a dtype is no float, the
+            method is unknown.
 
     Cost: three decompositions, `O(n³)`. Differentiable as `matrix_entropy`.
 
@@ -60,11 +66,15 @@ def mutual_information(
 
     Source: Song et al. 2024 (arXiv 2406.03999), definition of matrix mutual information.
     """
-    return kernel_interplay(kernel1, kernel2).mutual_information
+    return kernel_interplay(kernel1, kernel2, method=method).mutual_information
 
 
 def mir(
-    kernel1: Float[ArrayLike, "*batch n n"], kernel2: Float[ArrayLike, "*batch n n"], /
+    kernel1: Float[ArrayLike, "*batch n n"],
+    kernel2: Float[ArrayLike, "*batch n n"],
+    /,
+    *,
+    method: Method = "eigh",
 ) -> Float[Array, "*batch"]:
     r"""Matrix mutual information ratio, `MI(kernel1, kernel2) / min(H(kernel1), H(kernel2))`.
 
@@ -80,11 +90,15 @@ def mir(
 
     Source: Song et al. 2024 (arXiv 2406.03999), definition of MIR.
     """
-    return kernel_interplay(kernel1, kernel2).mir
+    return kernel_interplay(kernel1, kernel2, method=method).mir
 
 
 def hdr(
-    kernel1: Float[ArrayLike, "*batch n n"], kernel2: Float[ArrayLike, "*batch n n"], /
+    kernel1: Float[ArrayLike, "*batch n n"],
+    kernel2: Float[ArrayLike, "*batch n n"],
+    /,
+    *,
+    method: Method = "eigh",
 ) -> Float[Array, "*batch"]:
     r"""Matrix entropy difference ratio, `|H(kernel1) - H(kernel2)| / max(H(kernel1), H(kernel2))`.
 
@@ -99,11 +113,15 @@ def hdr(
 
     Source: Song et al. 2024 (arXiv 2406.03999), definition of HDR.
     """
-    return kernel_interplay(kernel1, kernel2).hdr
+    return kernel_interplay(kernel1, kernel2, method=method).hdr
 
 
 def kernel_interplay(
-    kernel1: Float[ArrayLike, "*batch n n"], kernel2: Float[ArrayLike, "*batch n n"], /
+    kernel1: Float[ArrayLike, "*batch n n"],
+    kernel2: Float[ArrayLike, "*batch n n"],
+    /,
+    *,
+    method: Method = "eigh",
 ) -> Interplay:
     """All fields of `Interplay` for two kernels: `mutual_information`, `mir` and `hdr` at once.
 
@@ -115,6 +133,7 @@ def kernel_interplay(
         >>> print(f"{result.joint_entropy:.4f}")
         1.3863
     """
+    entropy_method(method)
     kernel1 = as_float(kernel1, "kernel1", axes="n n")
     kernel2 = as_float(kernel2, "kernel2", axes="n n")
     square(kernel1, "kernel1")
@@ -124,7 +143,8 @@ def kernel_interplay(
 
     def single(k1: Array, k2: Array) -> Interplay:
         k1, k2 = unit_trace(k1), unit_trace(k2)
-        return combine(entropy_of(k1), entropy_of(k2), entropy_of(unit_trace(k1 * k2)))
+        kernels = k1, k2, unit_trace(k1 * k2)
+        return combine(*(entropy_of(k, method=method) for k in kernels))
 
     return over_batches(single, "(n,n),(n,n)")(kernel1, kernel2)
 

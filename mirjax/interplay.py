@@ -1,5 +1,7 @@
 """MIR and HDR of features and head, of two representations, of class means and head."""
 
+import functools
+
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
@@ -9,15 +11,17 @@ from mirjax.checks import (
     as_float,
     as_labels,
     common_float,
+    entropy_method,
     head_of,
     same_size,
     sample_weights,
 )
-from mirjax.decompositions import matmul
 from mirjax.entropy import entropy_of, unit_rows
 from mirjax.gram import safe_sqrt, small_side
 from mirjax.information import Interplay, combine, over_batches
 from mirjax.joint import joint_matrix, marginal_entropies, sides_of
+from mirjax.precision import matmul
+from mirjax.spectrum import Method
 
 
 def interplay(
@@ -27,6 +31,7 @@ def interplay(
     /,
     *,
     weights: Float[ArrayLike, "*batch n"] | None = None,
+    method: Method = "eigh",
 ) -> Interplay:
     r"""MI, MIR and HDR between a representation and its classification head.
 
@@ -42,6 +47,8 @@ def interplay(
             `feature_interplay(features, q @ head)`.
         weights: non-negative `[..., n]`: `K / n` becomes `√w K √w / Σw`, and weight 0 drops a sample
             exactly, whatever it holds (NaN, label -1). The derivative at weight 0 is taken as 0.
+        method: `"eigh"` (decompositions), `"products"` (matrix products alone, for accelerators) or
+            `"auto"` (products except on a CPU); for their errors see `matrix_entropy`.
 
     Returns:
         `Interplay` of `[...]` arrays; entropies in nats. A sample whose feature row or head row is
@@ -68,8 +75,10 @@ def interplay(
 
     Source: Song et al. 2024 (arXiv 2406.03999), MIR and HDR between features and head.
     """
+    entropy_method(method)
     features, head, labels, weights = checked_arguments(features, head, labels, weights)
-    return over_batches(_interplay, "(n,d),(c,d),(n),(n)")(features, head, labels, weights)
+    single = functools.partial(_interplay, method=method)
+    return over_batches(single, "(n,d),(c,d),(n),(n)")(features, head, labels, weights)
 
 
 def feature_interplay(
@@ -78,6 +87,7 @@ def feature_interplay(
     /,
     *,
     weights: Float[ArrayLike, "*batch n"] | None = None,
+    method: Method = "eigh",
 ) -> Interplay:
     r"""MI, MIR and HDR between two representations of the same samples.
 
@@ -89,6 +99,7 @@ def feature_interplay(
         features1: `[..., n, d1]`, one sample a row.
         features2: `[..., n, d2]`, the same samples in the same order.
         weights: non-negative `[..., n]`; weight 0 drops a sample exactly.
+        method: as `interplay`.
 
     Returns:
         `Interplay` of `[...]` arrays. A sample with a zero row in either counts as weight 0; NaN rows
@@ -107,6 +118,7 @@ def feature_interplay(
 
     Source: Song et al. 2024 (arXiv 2406.03999), MIR and HDR between two representations.
     """
+    entropy_method(method)
     features1 = as_float(features1, "features1", axes="n d")
     features2 = as_float(features2, "features2", axes="n d")
     same_size(
@@ -119,7 +131,8 @@ def feature_interplay(
     )
     features1, features2 = common_float(features1, features2)
     weights = sample_weights(weights, features1, "features1")
-    return over_batches(_feature_interplay, "(n,d),(n,e),(n)")(features1, features2, weights)
+    single = functools.partial(_feature_interplay, method=method)
+    return over_batches(single, "(n,d),(n,e),(n)")(features1, features2, weights)
 
 
 def class_interplay(
@@ -128,6 +141,7 @@ def class_interplay(
     /,
     *,
     global_mean: Float[ArrayLike, "*batch d"] | None = None,
+    method: Method = "eigh",
 ) -> Interplay:
     r"""MI, MIR and HDR between the centred class means and the head: the theorem's own object.
 
@@ -139,6 +153,7 @@ def class_interplay(
         head: `[..., num_classes, d]`, not centred.
         global_mean: `[..., d]`, what to centre with. The mean of the class means if not given, which
             is the mean of all samples for balanced classes.
+        method: as `interplay`.
 
     Returns:
         `Interplay` of `[...]` arrays. A class whose mean is the global mean to rounding has no
@@ -168,7 +183,7 @@ def class_interplay(
     else:
         centre = as_float(global_mean, "global_mean", axes="d").astype(head.dtype)
         same_size(class_means, "class_means", centre, "global_mean", axis=(-1, -1), what="d")
-    return feature_interplay(centred(class_means, centre), head)
+    return feature_interplay(centred(class_means, centre), head, method=method)
 
 
 def centred(class_means: Float[Array, "*batch c d"], centre: Float[Array, "*batch d"]) -> Array:
@@ -192,12 +207,15 @@ def checked_arguments(
     return features, head, labels, sample_weights(weights, features, "features")
 
 
-def _interplay(features: Array, head: Array, labels: Array, weights: Array) -> Interplay:
+def _interplay(
+    features: Array, head: Array, labels: Array, weights: Array, method: Method
+) -> Interplay:
     sides = sides_of(features, head, labels, weights)
-    return combine(*marginal_entropies(sides), entropy_of(joint_matrix(sides)))
+    marginals = marginal_entropies(sides, method)
+    return combine(*marginals, entropy_of(joint_matrix(sides), method=method))
 
 
-def _feature_interplay(rows1: Array, rows2: Array, weights: Array) -> Interplay:
+def _feature_interplay(rows1: Array, rows2: Array, weights: Array, method: Method) -> Interplay:
     rows1, rows2, root = pair_rows(rows1, rows2, weights)
     samples, width = rows1.shape[0], rows1.shape[1] * rows2.shape[1]
     if samples <= width:
@@ -205,8 +223,8 @@ def _feature_interplay(rows1: Array, rows2: Array, weights: Array) -> Interplay:
     else:
         pairs = (root * rows1)[:, :, None] * rows2[:, None, :]
         joint = small_side(pairs.reshape(samples, width))
-    entropy1, entropy2 = entropy_of(small_side(root * rows1)), entropy_of(small_side(root * rows2))
-    return combine(entropy1, entropy2, entropy_of(joint))
+    matrices = small_side(root * rows1), small_side(root * rows2), joint
+    return combine(*(entropy_of(m, method=method) for m in matrices))
 
 
 def pair_rows(features1: Array, features2: Array, weights: Array) -> tuple[Array, Array, Array]:

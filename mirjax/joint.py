@@ -7,9 +7,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
-from mirjax.decompositions import matmul, svd
+from mirjax.decompositions import svd
 from mirjax.entropy import entropy_of, unit_rows
 from mirjax.gram import normalize_rows, safe_sqrt, small_side
+from mirjax.precision import matmul
+from mirjax.spectrum import Method
 
 
 class Sides(NamedTuple):
@@ -40,19 +42,22 @@ def sides_of(features: Array, head: Array, labels: Array, weights: Array) -> Sid
     )
 
 
-def marginal_entropies(sides: Sides) -> tuple[Array, Array]:
+def marginal_entropies(sides: Sides, method: Method = "eigh") -> tuple[Array, Array]:
     """`H(K1)` and `H(K2)`."""
     samples, classes = sides.members.shape
     if samples < classes:
-        second = entropy_of(small_side(sides.root * sides.heads[sides.labels]))
+        second = entropy_of(small_side(sides.root * sides.heads[sides.labels]), method=method)
     else:
-        second = head_entropy(sides.heads, jnp.sum(sides.members * jnp.square(sides.root), axis=0))
-    return entropy_of(small_side(sides.root * sides.rows)), second
+        frequency = jnp.sum(sides.members * jnp.square(sides.root), axis=0)
+        second = head_entropy(sides.heads, frequency, method)
+    return entropy_of(small_side(sides.root * sides.rows), method=method), second
 
 
-def head_entropy(heads: Float[Array, "c d"], frequency: Float[Array, " c"]) -> Array:
+def head_entropy(
+    heads: Float[Array, "c d"], frequency: Float[Array, " c"], method: Method = "eigh"
+) -> Array:
     """`H(K2)` from normalised head rows and the share of each class."""
-    return entropy_of(small_side(safe_sqrt(frequency)[:, None] * heads))
+    return entropy_of(small_side(safe_sqrt(frequency)[:, None] * heads), method=method)
 
 
 def joint_matrix(sides: Sides) -> Array:

@@ -14,8 +14,9 @@ from jax import Array, lax
 from jaxtyping import Float
 
 from mirjax.bounds import Split, entropy_bounds, entropy_terms, split
-from mirjax.decompositions import eigh, matmul
+from mirjax.decompositions import eigh
 from mirjax.operators import Operator
+from mirjax.precision import matmul
 
 
 class Subspace(NamedTuple):

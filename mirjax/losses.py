@@ -6,9 +6,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, Int
 
-from mirjax.checks import ArrayLike
+from mirjax.checks import ArrayLike, entropy_method
 from mirjax.interplay import checked_arguments, interplay
 from mirjax.joint import marginal_entropies, sides_of
+from mirjax.spectrum import Method
 
 Side = Literal["features", "head"]
 
@@ -21,6 +22,7 @@ def mutual_information_loss(
     *,
     weights: Float[ArrayLike, "*batch n"] | None = None,
     stop_gradient: Side | None = None,
+    method: Method = "eigh",
 ) -> Float[Array, "*batch"]:
     r"""`-MI(G(features), G(head[labels]))`: minimising it raises the mutual information.
 
@@ -31,12 +33,14 @@ def mutual_information_loss(
         weights: non-negative `[..., n]`; weight 0 drops a sample exactly (a confidence mask).
         stop_gradient: the side that receives no gradient: `"features"` trains the head alone,
             `"head"` the features alone, None (default) both.
+        method: `"eigh"`, `"products"` or `"auto"`, as `interplay`. In a training step on an accelerator
+            `"auto"` keeps decompositions out of it.
 
     Returns:
         `[...]` in nats, not divided by n, from `-min(H(K1), H(K2))` to 0.
 
     Raises:
-        TypeError, ValueError: shapes or dtypes do not fit, or `stop_gradient` is unknown.
+        TypeError, ValueError: shapes or dtypes do not fit, or `stop_gradient` or `method` is unknown.
 
     Cost, degenerate input and differentiability: as `interplay`.
 
@@ -51,7 +55,7 @@ def mutual_information_loss(
     are not published.
     """
     features, head = _stopped(features, head, stop_gradient)
-    return -interplay(features, head, labels, weights=weights).mutual_information
+    return -interplay(features, head, labels, weights=weights, method=method).mutual_information
 
 
 def entropy_difference_loss(
@@ -62,6 +66,7 @@ def entropy_difference_loss(
     *,
     weights: Float[ArrayLike, "*batch n"] | None = None,
     stop_gradient: Side | None = None,
+    method: Method = "eigh",
 ) -> Float[Array, "*batch"]:
     r"""`|H(G(features)) - H(G(head[labels]))|`: minimising it brings the entropies together.
 
@@ -73,12 +78,13 @@ def entropy_difference_loss(
         labels: integers `[..., n]`, true or pseudo-labels.
         weights: non-negative `[..., n]`; weight 0 drops a sample exactly.
         stop_gradient: the side that receives no gradient: `"features"`, `"head"` or None (default).
+        method: as `mutual_information_loss`.
 
     Returns:
         `[...]` in nats, from 0 to `log min(n, d)`.
 
     Raises:
-        TypeError, ValueError: shapes or dtypes do not fit, or `stop_gradient` is unknown.
+        TypeError, ValueError: shapes or dtypes do not fit, or `stop_gradient` or `method` is unknown.
 
     Cost: `O(n d min(n, d))`. Degenerate input and differentiability as `interplay`; the derivative
     is 0 where the two entropies are equal.
@@ -92,11 +98,12 @@ def entropy_difference_loss(
 
     Source: Song et al. 2024 (arXiv 2406.03999): `L = CE + λ |H(K1) - H(K2)|`.
     """
+    entropy_method(method)
     features, head = _stopped(features, head, stop_gradient)
     features, head, labels, weights = checked_arguments(features, head, labels, weights)
 
     def single(*arguments: Array) -> Array:
-        entropy1, entropy2 = marginal_entropies(sides_of(*arguments))
+        entropy1, entropy2 = marginal_entropies(sides_of(*arguments), method)
         return jnp.abs(entropy1 - entropy2)
 
     return jnp.vectorize(single, signature="(n,d),(c,d),(n),(n)->()")(

@@ -9,13 +9,12 @@ from jax import Array, lax
 from jaxtyping import Float
 
 from mirjax.blocks import class_blocks, sum_by_class
-from mirjax.decompositions import matmul
 from mirjax.entropy import entropy_of
 from mirjax.gram import normalize_rows, small_side
 from mirjax.interplay import pair_rows
 from mirjax.joint import head_coordinates, head_entropy, joint_of_moments, sides_of
 from mirjax.operators import MomentOperator, Operator, PairOperator, RowOperator
-from mirjax.spectrum import total
+from mirjax.precision import matmul, total
 from mirjax.sums import Sums
 
 

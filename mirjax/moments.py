@@ -10,10 +10,10 @@ from jaxtyping import Float, Int
 from mirjax.checks import ArrayLike, as_float, as_labels, head_of, same_size, sample_weights
 from mirjax.collapse import NeuralCollapse, collapse_of_means
 from mirjax.dataset_result import DatasetInterplay, interplay_of_sums
-from mirjax.decompositions import matmul
 from mirjax.estimate import Method, Options, Target
 from mirjax.information import Interplay
 from mirjax.interplay import class_interplay
+from mirjax.precision import matmul
 from mirjax.sharding import automatic, row_shards
 from mirjax.sums import Sums, sums_of
 

@@ -16,8 +16,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from mirjax.blocks import place_rows
-from mirjax.decompositions import matmul
-from mirjax.spectrum import total
+from mirjax.precision import matmul, total
 
 # Temporaries of a product are kept below this many numbers, by taking fewer columns at a time.
 _WORK = 2**26

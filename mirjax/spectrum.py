@@ -6,6 +6,8 @@ of the matrix, where `log` is finite.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,29 +15,17 @@ from jax import Array, lax
 from jaxtyping import Float
 
 from mirjax.bounds import entropy_range
-from mirjax.decompositions import eigh, matmul, tridiagonal
+from mirjax.decompositions import eigh, tridiagonal
+from mirjax.precision import matmul, mixedness, total
+from mirjax.products import entropy_by_products
+
+Method = Literal["eigh", "products", "auto"]
+"""How an entropy of order 1 is computed: by decomposition, by matrix products, or by what is faster."""
 
 # Below this side, one call of the dense solver is cheaper than tridiagonalisation and bisection.
 _DENSE_SIDE = 40
 # Bisection goes on this many bits below eps * ||T||: hundreds of tiny eigenvalues are summed.
 _EXTRA_BITS = 6
-
-
-def total(x: Array) -> Array:
-    """Sum of all entries of a vector or matrix.
-
-    As products, which accumulate in several lanes: a plain float32 sum of 10⁴ entries is off by
-    1e-6, which entropies of low-rank matrices magnify.
-    """
-    while x.ndim:
-        x = matmul(x, jnp.ones(x.shape[-1:], x.dtype))
-    return x
-
-
-def mixedness(matrix: Float[Array, "k k"]) -> Float[Array, ""]:
-    """`1 - tr(A²)` of a unit-trace matrix, without cancellation: exactly 0 for equal rows."""
-    diagonal = jnp.diagonal(matrix)
-    return total(diagonal[:, None] * diagonal[None, :] - jnp.square(matrix))
 
 
 def eigenvalues(matrix: Float[Array, "k k"]) -> Float[Array, " k"]:
@@ -95,23 +85,43 @@ def _bisect(diagonal: Array, off_diagonal: Array) -> Array:
     return 0.5 * (lower + upper)
 
 
-def spectral_sum(matrix: Float[Array, "k k"], order: float | int) -> Float[Array, ""]:
+def spectral_sum(
+    matrix: Float[Array, "k k"], order: float | int, method: Method = "eigh"
+) -> Float[Array, ""]:
     r"""`-Σ λ log λ` for order 1, else `Σ (λ^order - λ)`: what entropies of order α are made of.
 
     Exact first and second derivatives on the range of `matrix` (eigenvalues above `eps · λ_max`
-    for order >= 1). `O(k³)`.
+    for order >= 1). `O(k³)`. Methods other than `"eigh"` are for order 1.
     """
-    return _spectral_sum(matrix, order)
+    return _spectral_sum(matrix, order, method if order == 1 else "eigh")
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _spectral_sum(matrix: Array, order: float) -> Array:
-    return _sum_of_terms(eigenvalues(matrix), matrix, order)
+def _by(method: Method, matrix: Array, eigh: Callable, products: Callable) -> Any:
+    if method == "auto":
+        # Measured: on a CPU products are slower from a side of 64 on, and no faster below. That they
+        # are faster elsewhere is what `benchmarks/run.py` is there to measure.
+        return lax.platform_dependent(matrix, cpu=eigh, default=products)
+    return products(matrix) if method == "products" else eigh(matrix)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _spectral_sum(matrix: Array, order: float, method: Method) -> Array:
+    return _by(
+        method,
+        matrix,
+        eigh=lambda m: _sum_of_terms(eigenvalues(m), m, order),
+        products=lambda m: entropy_by_products(m)[0],
+    )
 
 
 @_spectral_sum.defjvp
-def _spectral_sum_jvp(order: float, primals: tuple[Array], tangents: tuple[Array]):
-    value, gradient = _value_and_gradient(primals[0], order)
+def _spectral_sum_jvp(order: float, method: Method, primals: tuple[Array], tangents: tuple[Array]):
+    value, gradient = _by(
+        method,
+        primals[0],
+        eigh=lambda m: _value_and_gradient(m, order),
+        products=entropy_by_products,
+    )
     return value, total(gradient * tangents[0])
 
 

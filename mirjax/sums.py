@@ -8,8 +8,8 @@ from jax import Array, lax
 from jaxtyping import Float
 
 from mirjax.blocks import Blocks, class_blocks, place_rows, sum_by_class
-from mirjax.decompositions import matmul
 from mirjax.gram import normalize_rows
+from mirjax.precision import matmul
 
 # d × d matrices that are formed at once in an update, in numbers.
 _WORK = 2**25
