@@ -116,8 +116,8 @@ def _make_call(
         key = jax.random.fold_in(stream_key(state.seed, state.copy, PAIRS), state.step)
         drawn = jax.random.choice(key, len(batch.labels), (min(size, len(batch.labels)),), False)
         rows = features[drawn], head, batch.labels[drawn]
-        mi = -mirjax.losses.mutual_information_loss(*rows)
-        ed = mirjax.losses.entropy_difference_loss(*rows)
+        mi = -mirjax.losses.mutual_information_loss(*rows, method="auto")
+        ed = mirjax.losses.entropy_difference_loss(*rows, method="auto")
         total = ce - state.knobs.mi_weight * mi + state.knobs.ed_weight * ed
         return total, Terms(total, ce, mi, ed)
 

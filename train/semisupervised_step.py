@@ -203,12 +203,12 @@ def _terms_of(
     zero, side = jnp.zeros(()), information.stop_gradient
     if information.rows == "hard":
         arrays = features, head, jnp.argmax(targets, axis=-1)
-        options = {"weights": weights, "stop_gradient": side}
+        options: dict[str, Any] = {"weights": weights, "stop_gradient": side, "method": "auto"}
         mi = -mirjax.losses.mutual_information_loss(*arrays, **options) if uses[0] else zero
         ed = mirjax.losses.entropy_difference_loss(*arrays, **options) if uses[1] else zero
         return mi, ed
     features = jax.lax.stop_gradient(features) if side == "features" else features
     head = jax.lax.stop_gradient(head) if side == "head" else head
     rows = jnp.matmul(targets, head, precision="highest")
-    found = mirjax.feature_interplay(features, rows, weights=weights)
+    found = mirjax.feature_interplay(features, rows, weights=weights, method="auto")
     return found.mutual_information, jnp.abs(found.entropy1 - found.entropy2)

@@ -55,10 +55,11 @@ def information_loss(
         ce = (1 - knobs.smoothing) * hard + knobs.smoothing * uniform
         mi = ed = jnp.zeros_like(ce)
         arrays = features, head, labels
+        options: dict[str, Any] = {"stop_gradient": stop_gradient, "method": "auto"}
         if uses_mi:
-            mi = -mirjax.losses.mutual_information_loss(*arrays, stop_gradient=stop_gradient)
+            mi = -mirjax.losses.mutual_information_loss(*arrays, **options)
         if uses_ed:
-            ed = mirjax.losses.entropy_difference_loss(*arrays, stop_gradient=stop_gradient)
+            ed = mirjax.losses.entropy_difference_loss(*arrays, **options)
         total = ce - knobs.mi_weight * mi + knobs.ed_weight * ed
         return total, Terms(total, ce, mi, ed)
 
