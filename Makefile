@@ -38,8 +38,7 @@ format: $(READY)
 
 benchmark: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --editable ".[benchmarks]"
-	$(BIN)/python benchmarks/batch.py
-	$(BIN)/python benchmarks/dataset.py
+	$(BIN)/python -m benchmarks.run $(BENCHMARK)
 
 docs: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group docs

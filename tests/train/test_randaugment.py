@@ -2,9 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageEnhance, ImageOps
+from PIL import ImageOps
 
-from train.randaugment import CUTOUT_COLOUR, OPERATIONS, RANGES, apply, cutout, draw, strong
+from tests.reference.pillow import pillow, pillow_cutout, to_pillow
+from train.randaugment import OPERATIONS, RANGES, apply, cutout, draw, strong
 
 SHAPES = [(32, 32, 3), (28, 28, 1), (20, 12, 3)]
 SAMPLES = 72
@@ -36,44 +37,6 @@ def structured(samples, shape, seed=0):
 
 def random_images(samples=6):
     return np.random.default_rng(0).integers(0, 256, (samples, 8, 8, 3)).astype(np.uint8)
-
-
-def to_pillow(image):
-    return Image.fromarray(image if image.shape[-1] == 3 else image[..., 0])
-
-
-def pillow(image, name, v):
-    image = to_pillow(image)
-    affine = {
-        "ShearX": (1, v, 0, 0, 1, 0),
-        "ShearY": (1, 0, 0, v, 1, 0),
-        "TranslateX": (1, 0, v * image.width, 0, 1, 0),
-        "TranslateY": (1, 0, 0, 0, 1, v * image.height),
-    }
-    if name in affine:
-        return image.transform(image.size, Image.Transform.AFFINE, affine[name])
-    if name in ("Brightness", "Color", "Contrast", "Sharpness"):
-        return getattr(ImageEnhance, name)(image).enhance(v)
-    return {
-        "AutoContrast": ImageOps.autocontrast,
-        "Equalize": ImageOps.equalize,
-        "Identity": lambda image: image,
-        "Posterize": lambda image: ImageOps.posterize(image, int(v)),
-        "Rotate": lambda image: image.rotate(v),
-        "Solarize": lambda image: ImageOps.solarize(image, v),
-    }[name](image)
-
-
-def pillow_cutout(image, size, centre):
-    if size == 0:
-        return image
-    changed = to_pillow(image)
-    height, width, channels = image.shape
-    side = size * width
-    left, top = (int(max(0, x - side / 2)) for x in centre)
-    corners = (left, top, min(width, left + side), min(height, top + side))
-    ImageDraw.Draw(changed).rectangle(corners, CUTOUT_COLOUR if channels == 3 else 121)
-    return np.asarray(changed).reshape(image.shape)
 
 
 def keys(samples, seed=0):

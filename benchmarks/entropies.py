@@ -1,0 +1,185 @@
+"""Rows about one batch: value, gradient, layers, half precision; and the two methods beside each other."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import mirjax
+from benchmarks import peers
+from benchmarks.timing import OURS, Row, measure, torch_device
+from mirjax.spectrum import Method
+
+SHAPES = (
+    (64, 128, 10),
+    (256, 128, 10),
+    (512, 128, 10),
+    (512, 512, 100),
+    (1024, 512, 100),
+    (2048, 512, 100),
+    (4096, 512, 100),
+)
+SIDES = (16, 32, 64, 128, 256, 512, 1024, 2048)
+PRODUCTS = "mirjax, products"
+
+
+def drawn(n: int, d: int, classes: int, layers: int = 1) -> tuple[np.ndarray, ...]:
+    """Features `[layers, n, d]` or `[n, d]`, head and labels."""
+    rng = np.random.default_rng(0)
+    shape = (n, d) if layers == 1 else (layers, n, d)
+    features = rng.normal(size=shape).astype(np.float32)
+    head = rng.normal(size=(classes, d)).astype(np.float32)
+    return features, head, rng.integers(0, classes, n)
+
+
+def mir_plus_hdr(features, head, labels, method: Method = "eigh"):
+    """By the library."""
+    result = mirjax.interplay(features, head, labels, method=method)
+    return result.mir + result.hdr
+
+
+def in_jax(function: Callable, arrays: tuple[Any, ...], gradient: bool) -> Callable[[], float]:
+    """A compiled call that waits for its value, and gradient in features and head."""
+    if not gradient:
+        value = jax.jit(function)
+        return lambda: float(value(*arrays))
+    both = jax.jit(jax.value_and_grad(function, argnums=(0, 1)))
+    return lambda: float(jax.block_until_ready(both(*arrays))[0])
+
+
+def in_torch(function: Callable, tensors: tuple[Any, ...], gradient: bool) -> Callable[[], float]:
+    """The same in PyTorch; reading the value waits for it."""
+    import torch
+
+    def value() -> float:
+        with torch.no_grad():
+            return float(function(*tensors))
+
+    def both() -> float:
+        leaves = tuple(t.detach().clone().requires_grad_() for t in tensors[:2])
+        found = function(*leaves, *tensors[2:])
+        pulled = torch.autograd.grad(found, leaves)
+        return float(found.detach()) + 0.0 * float(pulled[0][0, 0])
+
+    return both if gradient else value
+
+
+def batch(seconds: float, shapes=SHAPES) -> Iterator[Row]:
+    """MIR + HDR of a batch, alone and with its gradient, beside every peer."""
+    import torch
+
+    for shape in shapes:
+        arrays = tuple(map(jnp.asarray, drawn(*shape)))
+        tensors = tuple(torch.tensor(a, device=torch_device()) for a in drawn(*shape))
+        for gradient in (False, True):
+            what = "value and gradient" if gradient else "value"
+            name = f"(n, d, C) = {shape}, {what}"
+            calls = {OURS: in_jax(mir_plus_hdr, arrays, gradient)}
+            # On a CPU a product costs what it costs: minutes at the largest sizes.
+            if jax.default_backend() != "cpu" or shape[0] <= 512:
+                by_products = functools.partial(mir_plus_hdr, method="products")
+                calls[PRODUCTS] = in_jax(by_products, arrays, gradient)
+            calls["plain JAX"] = in_jax(peers.plain_jax, arrays, gradient)
+            calls["plain PyTorch"] = in_torch(peers.plain_torch, tensors, gradient)
+            if shape[0] <= 512:
+                compiled = torch.compile(peers.plain_torch, dynamic=False)
+                calls["compiled PyTorch"] = in_torch(compiled, tensors, gradient)
+            yield measure("batch", name, calls, seconds=seconds, rounds=3)
+        # Another quantity (order 1.01, float64): close, not equal.
+        calls = {
+            OURS: in_jax(mir_plus_hdr, arrays, True),
+            "Renyi 1.01, PyTorch": in_torch(peers.renyi_torch, tensors, True),
+        }
+        name = f"(n, d, C) = {shape}, value and gradient, order 1.01"
+        if shape[0] <= 512:
+            yield measure("batch", name, calls, seconds=seconds, rounds=3, tolerance=0.1)
+
+
+def one_entropy(seconds: float) -> Iterator[Row]:
+    """Entropy of features by the small side."""
+    import torch
+
+    for n, d in ((512, 128), (50_000, 512)):
+        features = drawn(n, d, 10)[0]
+        array, tensor = jnp.asarray(features), torch.tensor(features, device=torch_device())
+        value = jax.jit(mirjax.feature_entropy)
+        calls = {
+            OURS: lambda v=value, a=array: float(v(a)),
+            "dual, PyTorch": lambda t=tensor: float(peers.dual_torch(t)),
+        }
+        yield measure("one", f"(n, d) = {(n, d)}, H(G(Z))", calls, seconds=seconds)
+
+
+def half(seconds: float) -> Iterator[Row]:
+    """bfloat16 features and head, cast up by all."""
+    import torch
+
+    for shape in ((512, 128, 10), (512, 512, 100)):
+        features, head, labels = drawn(*shape)
+        arrays = jnp.asarray(features, jnp.bfloat16), jnp.asarray(head, jnp.bfloat16), labels
+        device = torch_device()
+        tensors = (
+            torch.tensor(features, device=device).bfloat16(),
+            torch.tensor(head, device=device).bfloat16(),
+            torch.tensor(labels, device=device),
+        )
+        calls = {
+            OURS: in_jax(mir_plus_hdr, arrays, True),
+            "plain JAX": in_jax(peers.plain_jax, arrays, True),
+            "plain PyTorch": in_torch(peers.plain_torch, tensors, True),
+        }
+        name = f"(n, d, C) = {shape}, bfloat16, value and gradient"
+        yield measure("half", name, calls, seconds=seconds)
+
+
+def layers(seconds: float) -> Iterator[Row]:
+    """MIR + HDR of every layer against the head rows, in one call."""
+    import torch
+
+    for count in (1, 10, 50):
+        features, head, labels = drawn(256, 64, 10, layers=count)
+        features = features.reshape(count, 256, 64)
+        device = torch_device()
+        stacked = torch.tensor(features, device=device)
+        shared = torch.tensor(head, device=device), torch.tensor(labels, device=device)
+
+        @jax.jit
+        def ours(stacked, head, labels, count=count):
+            found = mirjax.layerwise(mir_plus_hdr)([stacked[i] for i in range(count)], head, labels)
+            return sum(found)
+
+        @jax.jit
+        def plain(stacked, head, labels):
+            return jnp.sum(jax.vmap(peers.plain_jax, (0, None, None))(stacked, head, labels))
+
+        def torch_loop(stacked=stacked, shared=shared):
+            with torch.no_grad():
+                return float(sum(peers.plain_torch(each, *shared) for each in stacked))
+
+        arrays = tuple(map(jnp.asarray, (features, head, labels)))
+        calls = {
+            OURS: lambda f=ours, a=arrays: float(f(*a)),
+            "plain JAX, vmapped": lambda f=plain, a=arrays: float(f(*a)),
+            "plain PyTorch, loop": torch_loop,
+        }
+        name = f"{count} layers of (n, d, C) = (256, 64, 10), value"
+        yield measure("layers", name, calls, seconds=seconds, tolerance=1e-3 * count)
+
+
+def methods(seconds: float, sides=SIDES) -> Iterator[Row]:
+    """One entropy and its gradient by decomposition and by products, over the side of the matrix."""
+    largest = 1024 if jax.default_backend() == "cpu" else max(sides)
+    for side in (s for s in sides if s <= largest):
+        rows = np.random.default_rng(0).normal(size=(side, 2 * side)).astype(np.float32)
+        kernel = mirjax.gram(jnp.asarray(rows))
+
+        def call(method, kernel=kernel):
+            entropy = functools.partial(mirjax.matrix_entropy, method=method)
+            both = jax.jit(jax.value_and_grad(entropy))
+            return lambda: float(jax.block_until_ready(both(kernel))[0])
+
+        calls = {OURS: call("eigh"), PRODUCTS: call("products")}
+        yield measure("methods", f"side {side}, value and gradient", calls, seconds=seconds)

@@ -1,0 +1,112 @@
+"""All comparisons in one command: JSON and a Markdown table.
+
+    python -m benchmarks.run [GROUP ...] [--seconds S] [--json FILE]
+
+Groups, all of them if none is named:
+
+    errors          of the two methods for an entropy, against float64, from initialisation to collapse
+    methods         decomposition and products over the side of the matrix: where one overtakes the other
+    batch           MIR + HDR of a batch, value and gradient, n = 64 to 4096, beside every peer
+    one             one entropy by the small side
+    half            bfloat16 input
+    layers          1, 10 and 50 layers at once
+    supervised      a training step without and with the MI and ED terms
+    input           images held on the device and streamed from disk: whether the input keeps up
+    semisupervised  the same of FreeMatch; and beside a PyTorch FreeMatch whose images come from Pillow
+    dataset         whole data sets (benchmarks/dataset.py)
+
+Every row times ours and its peers in turn in one process, after a first call that compiles and is told
+apart. On the machine of others only the ratios within a round mean something. On an accelerator the steps
+are those of WideResNet-28-2 with 64 and 64 + 448 images; on a CPU they are smaller, if not asked for.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks import entropies, errors, training
+from benchmarks.timing import HEADER, Row, machine, save
+from train.compilation import enable_cache
+
+TIMED = ("methods", "batch", "one", "half", "layers", "supervised", "input", "semisupervised")
+GROUPS = ("errors", *TIMED, "dataset")
+
+
+def rows_of(group: str, options: argparse.Namespace) -> Iterator[Row]:
+    """The rows of a timed group."""
+    simple: dict[str, Callable[[float], Iterator[Row]]] = {
+        "methods": entropies.methods,
+        "batch": entropies.batch,
+        "one": entropies.one_entropy,
+        "half": entropies.half,
+        "layers": entropies.layers,
+    }
+    if group in simple:
+        return simple[group](options.seconds)
+    if group == "supervised":
+        return training.of_supervised(options.seconds, options.model, 64)
+    if group == "input":
+        return training.of_input(options.seconds, options.model, 64)
+    return training.of_semisupervised(
+        options.seconds, options.model, options.labelled, options.ratio, options.workers
+    )
+
+
+def whole_sets() -> list[dict[str, Any]]:
+    """The rows of `benchmarks/dataset.py`, each in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "rows.json"
+        script = Path(__file__).with_name("dataset.py")
+        subprocess.run([sys.executable, str(script), "--json", str(found)], check=True)
+        return json.loads(found.read_text())
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=", ".join(GROUPS))
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="for each row, at least 3 rounds"
+    )
+    parser.add_argument("--json", type=Path, help="also write everything to this file")
+    parser.add_argument("--model", default="wrn-28-2", help="of the training steps")
+    small = jax.default_backend() == "cpu"
+    parser.add_argument("--labelled", type=int, default=8 if small else 64, help="images a step")
+    parser.add_argument("--ratio", type=int, default=7, help="unlabelled images for each of them")
+    parser.add_argument("--workers", type=int, help="of PyTorch's loader; one a core, if not given")
+    options = parser.parse_args()
+    unknown = set(options.groups) - set(GROUPS)
+    if unknown:
+        parser.error(
+            f"there is no group {', '.join(sorted(unknown))}; choose from {', '.join(GROUPS)}"
+        )
+    enable_cache()
+    about, rows, tables = machine(), [], {}
+    print(", ".join(f"{key} {value}" for key, value in about.items()))
+    for group in options.groups or GROUPS:
+        print(f"\n## {group}\n", flush=True)
+        if group == "errors":
+            tables["errors"] = errors.table()
+            errors.show(tables["errors"])
+        elif group == "dataset":
+            tables["dataset"] = whole_sets()
+        else:
+            print(HEADER, flush=True)
+            for row in rows_of(group, options):
+                rows.append(row)
+                print("\n".join(row.lines()), flush=True)
+        if options.json:
+            save(options.json, about, rows, tables)
+
+
+if __name__ == "__main__":
+    main()

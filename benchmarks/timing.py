@@ -1,0 +1,140 @@
+"""Interleaved timing of calls that do the same, and what is printed and kept of it."""
+
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+OURS = "mirjax"
+
+Calls = Mapping[str, Callable[[], float | None]]
+"""By name, `OURS` first: each returns when the work is done, with a number that all must agree on."""
+
+
+@dataclasses.dataclass
+class Row:
+    """One comparison.
+
+    Attributes:
+        group: of rows, as on the command line.
+        name: what is computed, and its sizes.
+        first: seconds of the first call of each, which compiles.
+        milliseconds: of the later calls, one a round.
+        per: what one call works on, for "a second" (images), or 0.
+    """
+
+    group: str
+    name: str
+    first: dict[str, float]
+    milliseconds: dict[str, list[float]]
+    per: int = 0
+
+    def ratios(self, name: str) -> list[float]:
+        """Time of `name` over ours, in each round."""
+        own = self.milliseconds[OURS]
+        return [a / b for a, b in zip(self.milliseconds[name], own, strict=True)]
+
+    def lines(self) -> list[str]:
+        """Rows of a Markdown table, see `HEADER`."""
+        made = []
+        for name, times in self.milliseconds.items():
+            ratios = self.ratios(name)
+            ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+            rate = (
+                f", {1e3 * self.per / statistics.median(times):,.0f} a second" if self.per else ""
+            )
+            made.append(
+                f"| {self.name} | {name} | {_ms(statistics.median(times))} ({_ms(min(times))} to "
+                f"{_ms(max(times))}){rate} | {'1' if name == OURS else ratio} | {self.first[name]:.1f} |"
+            )
+        return made
+
+
+HEADER = (
+    "| | | milliseconds: median (min to max) | its time / ours: median (min to max) | first call, s |\n"
+    "|---|---|---|---|---|"
+)
+
+
+def measure(
+    group: str,
+    name: str,
+    calls: Calls,
+    *,
+    seconds: float,
+    rounds: int = 5,
+    per: int = 0,
+    tolerance: float | None = 1e-3,
+    before: Mapping[str, Callable[[], Any]] | None = None,
+) -> Row:
+    """Times the calls in turn for `seconds`, and at least so many rounds.
+
+    A busy machine slows all of a round alike, so that ratios within a round say most. What is in
+    `before` is called before each call of that name, and is not timed.
+
+    Raises:
+        SystemExit: two calls differ by more than `tolerance`.
+    """
+    first, values = {}, {}
+    for key, call in calls.items():
+        started = time.perf_counter()
+        values[key] = call()
+        first[key] = time.perf_counter() - started
+        call()
+    for key, value in values.items():
+        if tolerance is not None and not abs(value - values[OURS]) <= tolerance:
+            raise SystemExit(f"{name}: {key} computes {value}, {OURS} {values[OURS]}")
+    times: dict[str, list[float]] = {key: [] for key in calls}
+    started = time.perf_counter()
+    while len(times[OURS]) < rounds or time.perf_counter() - started < seconds:
+        for key, call in calls.items():
+            if before and key in before:
+                before[key]()
+            began = time.perf_counter()
+            call()
+            times[key].append(1e3 * (time.perf_counter() - began))
+    return Row(group, name, first, times, per)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    import torch
+
+    return {
+        "device": jax.devices()[0].device_kind,
+        "backend": jax.default_backend(),
+        "processor": platform.machine(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "torch": torch.__version__,
+        "torch_threads": torch.get_num_threads(),
+        "torch_device": torch_device(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def torch_device() -> str:
+    """Where PyTorch computes."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def save(path: Path, about: Mapping[str, Any], rows: list[Row], tables: Mapping[str, Any]) -> None:
+    """Everything as JSON: machine, rows, tables of errors."""
+    found = {"machine": about, "rows": [dataclasses.asdict(row) for row in rows], **tables}
+    path.write_text(json.dumps(found) + "\n")
+
+
+def _ms(value: float) -> str:
+    return f"{value:.2f}" if value < 100 else f"{value:,.0f}"
