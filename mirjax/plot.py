@@ -151,6 +151,8 @@ def path(
     *,
     label: str | None = None,
     colour: str | None = None,
+    style: str = "-",
+    marker: str = "",
     ax: Axes = None,
 ) -> Axes:
     """A metric along the line between two networks, with the chord between its ends.
@@ -163,6 +165,8 @@ def path(
         spread: `[k]`, as in `curve`.
         label: in the legend.
         colour: of Matplotlib.
+        style: of the line, of Matplotlib; the chord is dotted.
+        marker: of Matplotlib.
         ax: to draw on.
 
     Returns:
@@ -177,7 +181,8 @@ def path(
         >>> ax.lines[1].get_ydata().tolist()
         [0.4, 0.6]
     """
-    ax = curve(fractions, mean, spread, label=label, colour=colour, ax=ax)
+    look = {"colour": colour, "style": style, "marker": marker}
+    ax = curve(fractions, mean, spread, label=label, **look, ax=ax)
     ends = [fractions[0], fractions[-1]], [mean[0], mean[-1]]
     ax.plot(*ends, color=ax.lines[-1].get_color(), linestyle=":", linewidth=1)
     return ax

@@ -1,16 +1,18 @@
 """How MIR and HDR of a run depend on the batch size: `python -m train.bias --run FOLDER`.
 
 Features of the trained and of the untrained network are measured in batches of 16 to 2,048 beside
-the whole split; a table, a picture and the numbers (JSON) are written into the run's folder.
+the whole split; a table, pictures (also of the spectra of the features) and the numbers (JSON) are
+written into the run's folder.
 """
 
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import tyro
+from jax import Array
 
 import mirjax
 from mirjax import plot
@@ -42,22 +44,31 @@ class Bias:
     """Where to write; `bias-SPLIT` in the run's folder if not given. It must not exist."""
 
 
-def measure(bias: Bias) -> tuple[dict[str, Any], dict[str, mirjax.BatchBias]]:
-    """What was measured, in words, and the curves of the trained and the untrained network."""
+class Measured(NamedTuple):
+    """What was measured, in words; and of each network the curves and the features."""
+
+    about: dict[str, Any]
+    curves: dict[str, mirjax.BatchBias]
+    features: dict[str, Array]
+
+
+def measure(bias: Bias) -> Measured:
+    """The trained and the untrained network."""
     run = open_run(bias.run, Supervised, load_data)
     if not 0 <= bias.seed < run.settings.seeds:
         raise RunError(f"seed must be below {run.settings.seeds}, the seeds of {bias.run}.")
     split = getattr(run.data, bias.split)
     extract = Extractor(run.network, split, batch_size=run.settings.eval_batch)
-    curves = {}
+    curves, found = {}, {}
     for name, states in (("trained", run.states), ("untrained", run.untrained)):
         state = jax.tree.map(lambda x: x[bias.seed], states)
         features, labels = extract(state)
         head, _ = run.network.head(state.params, state.rest)
         curves[name] = mirjax.batch_bias(features, head, labels, max_batches=bias.max_batches)
+        found[name] = features
     about = {"data": source_of(run.data), "model": run.settings.model, "step": run.step}
     about |= {"n": len(split), "split": bias.split, "classes": run.data.num_classes}
-    return about, curves
+    return Measured(about, curves, found)
 
 
 def as_json(curve: mirjax.BatchBias) -> dict[str, Any]:
@@ -85,11 +96,26 @@ def draw(about: dict[str, Any], curves: dict[str, mirjax.BatchBias], path: Path)
         axis.set_title(metric.upper())
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small")
-    figure.suptitle(
-        f"{about['data']}, {about['model']}, step {about['step']}, {about['split']} set: n = {about['n']}",
-        fontsize="medium",
-    )
+    figure.suptitle(_title(about), fontsize="medium")
     figure.savefig(path, dpi=100)
+
+
+def draw_spectra(about: dict[str, Any], features: dict[str, Array], path: Path) -> None:
+    """The spectra whose entropies are H(K1)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    for colour, (name, rows) in zip(("C0", "C1"), features.items(), strict=True):
+        plot.spectrum(rows, label=name, colour=colour, ax=axis)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize="small")
+    figure.suptitle(_title(about), fontsize="small")
+    figure.savefig(path, dpi=100)
+
+
+def _title(about: dict[str, Any]) -> str:
+    return f"{about['data']}, {about['model']}, step {about['step']}, {about['split']} set: n = {about['n']}"
 
 
 def main() -> None:
@@ -100,11 +126,12 @@ def main() -> None:
         if out.exists():
             raise RunError(f"{out} exists; name another folder with --out.")
         enable_cache()
-        about, curves = measure(bias)
+        about, curves, features = measure(bias)
     out.mkdir(parents=True)
     values = {name: as_json(curve) for name, curve in curves.items()}
     (out / "bias.json").write_text(json.dumps(about | {"curves": values}, indent=1) + "\n")
     draw(about, curves, out / "bias.png")
+    draw_spectra(about, features, out / "spectra.png")
     for name, curve in values.items():
         print(f"{name}: MIR (HDR) by batch size, of all {about['n']} samples at the end")
         for size, mir, hdr in zip(
@@ -112,7 +139,7 @@ def main() -> None:
         ):
             print(f"  {size:6d}  {mir:.3f} ({hdr:.3f})")
         print(f"  {about['n']:6d}  {curve['mir_whole']:.3f} ({curve['hdr_whole']:.3f})")
-    print(f"Numbers and picture are in {out}/")
+    print(f"Numbers and pictures are in {out}/")
 
 
 if __name__ == "__main__":

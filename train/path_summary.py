@@ -65,8 +65,10 @@ def panels(settings: Any, records: Sequence[Record]) -> list[Panel]:
                 for number, step in enumerate(settings.branch_steps)
                 for kind in _statistics(records)
             ]
-            # No line for collapse: it would squeeze a path that is far from it.
-            found.append(Panel(f"{title}, learning rate {rate:g}", "ω", lines))
+            # No line for collapse: it would squeeze a path that is far from it. Barriers are of accuracy
+            # and loss: there the chords show them.
+            chords = metric in ("accuracy", "loss")
+            found.append(Panel(f"{title}, learning rate {rate:g}", "ω", lines, chords=chords))
     return found
 
 

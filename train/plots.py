@@ -33,6 +33,8 @@ class Panel:
     levels: Mapping[str, float] = dataclasses.field(default_factory=dict)
     xscale: str = "linear"
     yscale: str = "linear"
+    chords: bool = False
+    """Whether the lines are paths between two networks, drawn with the chords between their ends."""
 
 
 def draw(panels: Sequence[Panel], path: Path, *, title: str, columns: int = 3) -> None:
@@ -46,7 +48,8 @@ def draw(panels: Sequence[Panel], path: Path, *, title: str, columns: int = 3) -
     for axis, panel in zip(axes, panels, strict=False):
         for label, x, mean, spread, colour, style, marker in panel.lines:
             look = {"colour": colour, "style": style, "marker": marker}
-            plot.curve(x, mean, spread, label=label, ax=axis, **look)
+            draw_line = plot.path if panel.chords else plot.curve
+            draw_line(x, mean, spread, label=label, ax=axis, **look)
         plot.levels(panel.levels, ax=axis)
         # Setting a linear scale would take the names off an axis of names.
         if panel.xscale != "linear":

@@ -55,6 +55,8 @@ def test_the_command_writes_numbers_and_a_picture(finished, monkeypatch, capsys)
     assert untrained["mir_whole"] == pytest.approx(first["test_mir"], abs=1e-4)
     with Image.open(folder / "bias-test" / "bias.png") as picture:
         assert picture.width == 1000
+    with Image.open(folder / "bias-test" / "spectra.png") as picture:
+        assert picture.width == 600
     with pytest.raises(SystemExit):
         bias.main()
     assert "bias-test exists; name another folder" in capsys.readouterr().err
