@@ -7,6 +7,7 @@ written into the run's folder.
 
 import dataclasses
 import json
+import textwrap
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -110,7 +111,7 @@ def draw_spectra(about: dict[str, Any], features: dict[str, Array], path: Path) 
         plot.spectrum(rows, label=name, colour=colour, ax=axis)
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")
-    figure.suptitle(_title(about), fontsize="small")
+    figure.suptitle(textwrap.fill(_title(about), 80), fontsize="small")
     figure.savefig(path, dpi=100)
 
 
