@@ -81,8 +81,7 @@ def entropy_by_products(
     scale = lax.stop_gradient(jnp.sqrt(jnp.sqrt(total(jnp.square(squared)))))
     identity = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
     scaled, second = matrix / scale, squared / jnp.square(scale)
-    powers = jnp.stack([identity, scaled, second, matmul(scaled, second)])
-    series = _polynomials(np.concatenate([rule.starts, rule.below[None]]), powers)
+    powers = identity, scaled, second, matmul(scaled, second), matmul(second, second)
     step = jnp.asarray(math.log(2) / rule.ladders, matrix.dtype)
 
     def remaining(gone: Array) -> Array:
@@ -93,8 +92,8 @@ def entropy_by_products(
         gone = 2 * gone - matmul(gone, gone)
         return gone, logs + step * remaining(gone)
 
-    gone = series[:-1]
-    logs = series[-1] - jnp.log(scale) * identity + step * remaining(gone)
+    gone = jnp.stack([_polynomial(start, powers) for start in rule.starts])
+    logs = _polynomial(rule.below, powers) - jnp.log(scale) * identity + step * remaining(gone)
     gone, logs = lax.fori_loop(0, rule.squarings, double, (gone, logs))
     value = total(matrix * logs)
     # What has gone to 1 is the projector on the range.
@@ -103,16 +102,15 @@ def entropy_by_products(
     return jnp.clip(value, *entropy_range(mixedness(matrix), matrix.shape[0])), gradient
 
 
-def _polynomials(coefficients: np.ndarray, powers: Array) -> Array:
-    """`[p, k, k]`: of coefficients `[p, degree + 1]`, lowest first, by the powers 0 to 3 `[4, k, k]`."""
-    padded = np.pad(coefficients, ((0, 0), (0, -coefficients.shape[1] % _BLOCK)))
-    blocks = jnp.asarray(padded.reshape(len(padded), -1, _BLOCK), powers.dtype)
-    fourth = matmul(powers[2], powers[2])[None]
+def _polynomial(coefficients: np.ndarray, powers: tuple[Array, ...]) -> Array:
+    """Of coefficients `[degree + 1]`, lowest first, by the powers 0 to 4 of a matrix."""
+    blocks = np.pad(coefficients, (0, -len(coefficients) % _BLOCK)).reshape(-1, _BLOCK)
 
-    def block(i: int) -> Array:
-        return jnp.tensordot(blocks[:, i], powers, 1, precision=lax.Precision.HIGHEST)
+    def block(row: np.ndarray) -> Array:
+        terms = zip(row, powers, strict=False)
+        return functools.reduce(jnp.add, (float(c) * power for c, power in terms))
 
-    result = block(blocks.shape[1] - 1)
-    for i in range(blocks.shape[1] - 2, -1, -1):
-        result = matmul(result, fourth) + block(i)
+    result = block(blocks[-1])
+    for row in blocks[-2::-1]:
+        result = matmul(result, powers[-1]) + block(row)
     return result
