@@ -65,6 +65,7 @@ def execute(notebook: nbformat.NotebookNode) -> str:
             timeout=LIMIT,
             kernel_name="python3",
             record_timing=False,
+            coalesce_streams=True,
             resources={"metadata": {"path": str(empty)}},
             # Sockets in files: what runs in a kernel is seen by its user alone.
             config=Config(KernelManager={"transport": "ipc", "ip": f"{place}/kernel"}),
