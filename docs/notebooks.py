@@ -50,6 +50,7 @@ def read(path: Path) -> nbformat.NotebookNode:
     notebook = jupytext.read(path, fmt="py:percent")
     for i, cell in enumerate(notebook.cells):
         cell.id = f"cell-{i}"  # random otherwise
+        cell.metadata = nbformat.from_dict({})  # how many empty lines follow, for jupytext
     notebook.metadata = metadata()
     return notebook
 

@@ -121,7 +121,7 @@ print(f"MIR {result.mir:.3f}, HDR {result.hdr:.3f}, n = {len(features)} test ima
 # %% [markdown]
 # ## What the numbers mean
 #
-# From the rows of length one $\hat z_i$ comes the Gram matrix $G(Z) = \hat Z \hat Z^\top$, $n \times n$, of cosines between samples.
+# From the rows of length one $\hat z_i$ comes the Gram matrix $G(Z)$, $n \times n$, of the cosines $\hat z_i \cdot \hat z_j$ between samples.
 # The spectrum of $G(Z) / n$ sums to one, so it has an entropy like a distribution has, in nats:
 #
 # $$H(Z) = -\sum_i \lambda_i \log \lambda_i$$
