@@ -14,7 +14,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 from traitlets.config import Config
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
@@ -57,6 +57,7 @@ def read(path: Path) -> nbformat.NotebookNode:
 
 def execute(notebook: nbformat.NotebookNode) -> str:
     """Runs all cells in place; what went wrong, or nothing."""
+    start = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
         empty = Path(place, "empty")
         empty.mkdir()
@@ -76,8 +77,12 @@ def execute(notebook: nbformat.NotebookNode) -> str:
             asyncio.run(asyncio.wait_for(client.async_execute(), LIMIT))
         except CellExecutionError as error:
             return str(error)
-        except TimeoutError:
-            return f"not done after {LIMIT} s"
+        except (
+            TimeoutError,
+            DeadKernelError,
+        ) as error:  # a kernel that is stopped for time is dead
+            taken = time.monotonic() - start
+            return f"stopped after {taken:.0f} s of {LIMIT} s. {error}"
     notebook.metadata = metadata()  # without the version of Python that the client adds
     return ""
 

@@ -149,15 +149,17 @@ print(f"\neffective rank of the features: {mirjax.effective_rank(features):.1f} 
 print(f"exp(entropy1):                  {jnp.exp(result.entropy1):.1f}")
 
 # %% [markdown]
-# The Gram matrix itself, of 200 test images sorted by class, and the spectrum behind its entropy. Untrained, all rows point nearly the same way, and one eigenvalue
+# The Gram matrix itself, of 100 test images sorted by class, and the spectrum behind its entropy. Untrained, all rows point nearly the same way, and one eigenvalue
 # holds most of the sum. Training makes blocks: samples of one class get the same direction. Then $C - 1 = 9$ directions share most of the sum, and what follows is small.
 
 # %%
-sorted_by_class = jnp.argsort(test_y[:200])
+sorted_by_class = jnp.argsort(test_y[:100])
 fig, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
 for ax, weights, name in zip(axes, (untrained, trained), ("untrained", "trained"), strict=False):
-    rows = features_of(weights, test_x[:200])
-    picture = ax.imshow(mirjax.gram(rows[sorted_by_class]), vmin=-1, vmax=1, cmap="RdBu_r")
+    rows = features_of(weights, test_x[:100])
+    picture = ax.imshow(
+        mirjax.gram(rows[sorted_by_class]), vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest"
+    )
     ax.set_title(f"cosines, {name}")
     plot.spectrum(features_of(weights, test_x), label=name, ax=axes[2])
 fig.colorbar(picture, ax=axes[:2])
@@ -222,7 +224,7 @@ def with_less_spread(t):
     return mirjax.interplay(means[y] + t * (features - means[y]), trained[-1], y)
 
 
-remaining = jnp.linspace(1.0, 0.0, 21)
+remaining = jnp.linspace(1.0, 0.0, 11)
 approach = with_less_spread(remaining)
 ax = plt.figure(figsize=(6, 3.4), layout="constrained").subplots()
 plot.curve(remaining, approach.mir, label="MIR", marker="o", ax=ax)
@@ -318,7 +320,7 @@ fig, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
 biases = {}
 for name, weights in (("untrained", untrained), ("trained", trained)):
     arrays = features_of(weights, images), weights[-1], targets
-    biases[name] = mirjax.batch_bias(*arrays, batch_sizes=(16, 64, 256, 1024))
+    biases[name] = mirjax.batch_bias(*arrays, batch_sizes=(16, 64, 256, 1024), max_batches=16)
     for ax, metric in zip(axes, ("mir", "hdr"), strict=True):
         plot.batch_bias(biases[name], metric=metric, label=name, ax=ax)
 for ax, name in zip(axes, ("MIR", "HDR"), strict=True):
