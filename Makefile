@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint types format benchmark docs clean
+.PHONY: demo test test-slow lint types format benchmark docs notebooks test-notebooks clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -43,6 +43,15 @@ benchmark: $(READY)
 docs: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# All notebooks, or those named: make notebooks ONLY="quickstart".
+notebooks: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group notebooks
+	$(BIN)/python docs/notebooks.py $(ONLY)
+
+test-notebooks: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group notebooks
+	$(BIN)/python docs/notebooks.py --check $(ONLY)
 
 clean:
 	rm -rf $(VENV) .cache .pytest_cache .ruff_cache site

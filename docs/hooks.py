@@ -1,11 +1,13 @@
-"""What `mkdocs build` does beside rendering pages: pages from elsewhere, their links, formulas.
+"""What `mkdocs build` does beside rendering pages: pages from elsewhere, notebooks, links, formulas.
 
 Pages that have their home elsewhere in the repository are rendered from there, so that there is no
 second copy. A relative link means the same file as in the repository: if that file is part of the site
 the link leads there, and if not, only its text is left, since the repository has no public address.
 """
 
+import base64
 import html
+import json
 import os
 import re
 from pathlib import Path
@@ -22,6 +24,7 @@ ELSEWHERE = {
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
     "experiments/index.md": "results/README.md",
+    "notebooks/index.md": "notebooks/README.md",
 }
 # A link to the README means the first page.
 ALIASES = {"README.md": "index.md"}
@@ -50,9 +53,23 @@ _TIDY = (
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">(.*?)</\1>([.,;:)]*)', re.DOTALL)
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Puts the notebooks into the navigation, below the page that lists them."""
+    section = next(entry["Notebooks"] for entry in config.nav if "Notebooks" in entry)
+    section.extend(page for page, source in elsewhere().items() if source.endswith(".ipynb"))
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages and pictures that lie outside the folder of the documentation."""
     for page, source in elsewhere().items():
+        if source.endswith(".ipynb"):
+            text, pictures = notebook_page(ROOT / source)
+            files.append(File.generated(config, page, content=text))
+            files.append(File.generated(config, source, abs_src_path=str(ROOT / source)))
+            for place, content in pictures.items():
+                files.append(File.generated(config, place, content=content))
+            continue
         named = page in ELSEWHERE
         kept = InclusionLevel.INCLUDED if named else InclusionLevel.NOT_IN_NAV
         path = str(ROOT / source)
@@ -68,7 +85,12 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
         markdown = under_one_title(with_pictures(markdown))
     if page.file.src_uri.startswith("experiments/"):
         markdown = markdown.replace(" ± ", "\u00a0±\u00a0")
-    return linked(markdown, source, page.file.src_uri)
+    markdown = linked(markdown, source, page.file.src_uri)
+    if source.endswith(".ipynb"):
+        title, _, rest = markdown.partition("\n")
+        file = os.path.basename(source)
+        markdown = f"{title}\n\n[Download this notebook]({file}){{ .notebook }}\n{rest}"
+    return markdown
 
 
 def on_page_content(page_html: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -85,6 +107,11 @@ def elsewhere() -> dict[str, str]:
             source = path.relative_to(ROOT).as_posix()
             if path.suffix in (".md", ".png") and source not in ELSEWHERE.values():
                 found[f"{place}/{path.relative_to(ROOT / folder).as_posix()}"] = source
+    # In the order in which their list names them.
+    notebooks = ROOT / "notebooks"
+    listed = (notebooks / "README.md").read_text()
+    for path in sorted(notebooks.glob("*.ipynb"), key=lambda path: listed.find(path.stem)):
+        found[f"notebooks/{path.stem}.md"] = f"notebooks/{path.name}"
     return found
 
 
@@ -119,6 +146,32 @@ def linked(markdown: str, source: str, page: str) -> str:
     parts = re.split(r"(^```.*?^```$)", markdown, flags=re.DOTALL | re.MULTILINE)
     parts[::2] = [_LINK.sub(replaced, part) for part in parts[::2]]
     return "".join(parts)
+
+
+def notebook_page(path: Path) -> tuple[str, dict[str, bytes]]:
+    """A stored notebook as the text of a page, and its pictures by their place in the site.
+
+    Text and PNG are what the notebooks print (`tests/test_notebooks.py`), and what is shown.
+    """
+    parts, pictures, heading = [], {}, ""
+    for cell in json.loads(path.read_text())["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(source)
+            heading = (re.findall(r"^#+ (.*)$", source, re.MULTILINE) or [heading])[-1]
+            continue
+        parts.append(f"```python\n{source}\n```")
+        for output in cell["outputs"]:
+            data = output.get("data", {"text/plain": output.get("text", "")})
+            if "image/png" in data:
+                name = f"{path.stem}/{len(pictures)}.png"
+                pictures[f"notebooks/{name}"] = base64.b64decode("".join(data["image/png"]))
+                what = html.escape(re.sub(r"[`$*]", "", heading), quote=True)
+                parts.append(f'<img src="{name}" alt="Picture of the section: {what}">')
+            else:
+                text = "".join(data["text/plain"]).rstrip()
+                parts.append(f"``` {{ .text .output }}\n{text}\n```")
+    return "\n\n".join(parts) + "\n", pictures
 
 
 def with_pictures(markdown: str) -> str:
