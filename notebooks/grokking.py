@@ -232,13 +232,13 @@ for lane in range(SEEDS * len(KINDS)):
 # ## Before the test pairs are right
 #
 # Does anything tell in advance which network will generalise? Here are the last measured step at which test accuracy is
-# below 0.1 in all seeds with decay, and the first at which it is above 0.9 in all: the mean ± standard deviation over seeds,
+# below 0.1 in all seeds with decay, the first at which it is above 0.9 in all, and the last of all: the mean ± standard deviation over seeds,
 # of the training pairs and of the test pairs.
 
 # %%
 main = course["test"]["accuracy"][:, :SEEDS]
 before = int(np.argmax((main >= 0.1).any(axis=1) & (np.array(steps) > 100))) - 1
-for at in (before, int(np.argmax((main >= 0.9).all(axis=1)))):
+for at in (before, int(np.argmax((main >= 0.9).all(axis=1))), len(steps) - 1):
     print(f"step {steps[at]}, mean test accuracy with decay {main[at].mean():.3f}")
     for part in ("train", "test"):
         for i, kind in enumerate(KINDS):
@@ -268,7 +268,8 @@ for at in (before, int(np.argmax((main >= 0.9).all(axis=1)))):
 # - HDR has its peak near step 20, before memorisation, in all three kinds. There is no spike at the transition, as
 #   published, and its values after memorisation do not tell the kinds apart.
 # - Weight norm does not fall before the transition; it falls after it, and with random labels too, where nothing generalises.
-#   The effective rank of the features falls only where the network generalises.
+#   The effective rank of the training features falls from 17.0 (step 421) to 9.6 where the network generalises, and
+#   changes by less than 1 in the controls.
 # - Generalising is not collapse: NC1 of the training pairs *rises* with it (8.9 at step 421, 25.5 at step 1,297),
 #   while it stays near 6 in the controls.
 #
