@@ -316,7 +316,7 @@ for moment, stage in enumerate(("pruned", "fine-tuned")):
 # - The random masks are the control. At 0.8, fine-tuned, they lose 9 points of accuracy and MIR falls to 0.63, far below 0.85 by magnitude.
 #   So here MIR tells what was kept, more than it does in the run of `results/`. It is blunt: with random masks at 0.9 accuracy is 0.34,
 #   and MIR still 0.61.
-# - In batches of 64 all values are higher, and their order is the same up to 0.95.
+# - In batches of 64 the values up to a sparsity of 0.95 are all higher, and in the same order.
 # - Without fine-tuning, MIR can mislead. At 0.98, random, it is 0.31 ± 0.53 over three seeds at chance accuracy: the
 #   features are all but constant, and MIR is the ratio of two numbers near 0. HDR is 1.000 there, and tells.
 #
