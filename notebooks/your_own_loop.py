@@ -311,7 +311,7 @@ for (name, kind), run in runs.items():
 print(f"{'at neural collapse':<26}{'':9}{theory.collapsed_mir(CLASSES):7.3f}{0:7.3f}")
 
 # %% [markdown]
-# With the losses MIR of the test set is higher in all three libraries, and HDR is small from the first epochs on; at the end it is small without them too. Whether that is good for accuracy is
+# With the losses MIR of the test set is higher in all three libraries, and HDR is small from the first epochs on; at the end it is small without them too, if larger (0.02 to 0.04 against 0.01). Whether that is good for accuracy is
 # another question, which one run cannot answer; see [the results](../results/README.md) over several seeds. MIR of a batch is above that of the set, in every row.
 #
 # To use it in a loop of your own, copy the marked lines. [In a training loop](../docs/howto/training.md) has masks, pseudo-labels, precision and several seeds.
