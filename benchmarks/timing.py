@@ -87,7 +87,8 @@ def measure(
         started = time.perf_counter()
         values[key] = call()
         first[key] = time.perf_counter() - started
-        call()
+        if first[key] < 5:
+            call()
     for key, value in values.items():
         if tolerance is not None and not abs(value - values[OURS]) <= tolerance:
             raise SystemExit(f"{name}: {key} computes {value}, {OURS} {values[OURS]}")
