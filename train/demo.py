@@ -35,6 +35,8 @@ class Demo:
     """Weight of the entropy difference where it is on."""
     out: Path | None = None
     """Folder for the runs; a new one under runs/ if not given."""
+    wandb: str | None = None
+    """Project of Weights & Biases to log to as well; needs `pip install wandb`."""
 
 
 def main() -> None:
@@ -60,6 +62,7 @@ def main() -> None:
                 mi_weight=mi,
                 ed_weight=ed,
                 out=out / f"{number}-{name.replace('+', '').replace(' ', '') or 'ce'}",
+                wandb=demo.wandb,
             )
             runs[name] = run(settings).records
     n = int(next(iter(runs.values()))[-1]["test_n"])

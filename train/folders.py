@@ -10,7 +10,7 @@ import jax
 from train.settings import RunSettings
 
 # What may differ between a run and its resumption.
-_FREE = {"resume", "out", "data_dir", "checkpoint_every", "devices"}
+_FREE = {"resume", "out", "data_dir", "checkpoint_every", "devices", "wandb"}
 
 
 class RunError(Exception):

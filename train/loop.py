@@ -10,7 +10,7 @@ from train.checkpoint import CheckpointError, Checkpoints
 from train.folders import RunError, claim, same_settings
 from train.lanes import Lane
 from train.settings import RunSettings
-from train.trackers import JsonLines, TensorBoard, Tracker, read_jsonl
+from train.trackers import JsonLines, TensorBoard, Tracker, WandB, check_wandb, read_jsonl
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,9 @@ def run_lanes(
         RunError: the folder holds something else, settings changed since the start, or the loss
             became non-finite.
         CheckpointError: the checkpoint to resume from is unusable.
+        TrackerError: Weights & Biases is asked for and cannot be used.
     """
+    check_wandb(settings.wandb)
     folder = claim(settings, about | {"lanes": [lane.as_json() for lane in lanes]})
     checkpoints = Checkpoints(folder / "checkpoints")
     start = 0
@@ -81,6 +83,9 @@ def run_lanes(
         JsonLines(folder / "metrics.jsonl", keep_to=start if start else -1),
         TensorBoard(folder / "events", keep_to=start if start else -1),
     ]
+    if settings.wandb is not None:
+        trackers.append(WandB(settings.wandb, folder, about | settings.as_json()))
+    finished = False
 
     def record(step: int, terms: list[dict[str, float]]) -> None:
         for group, rows in enumerate(trainer.rows):
@@ -97,9 +102,10 @@ def run_lanes(
             record(event, trainer.advance(event))
             if settings.is_saved(event):
                 checkpoints.save(event, trainer.all_states(), settings.as_json())
+        finished = True
     finally:
         for tracker in trackers:
-            tracker.close()
+            tracker.close(failed=not finished)
         checkpoints.close()
     return read_jsonl(folder / "metrics.jsonl"), trainer.all_states()
 

@@ -35,6 +35,8 @@ class RunSettings:
     checkpoint_every: int | None = None
     """Steps between checkpoints, a multiple of `eval_every` (which it is, if not given); 0 for one at
     the end only. The last one is kept."""
+    wandb: str | None = None
+    """Project of Weights & Biases to log to as well; needs `pip install wandb`."""
 
     def __post_init__(self):
         self.at_least_one("steps", "seeds", "eval_every", "steps_per_call", "lanes_per_call")

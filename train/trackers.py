@@ -1,8 +1,10 @@
-"""Where a run writes its metrics: one JSON object a line, and TensorBoard events."""
+"""Where a run writes its metrics: JSON lines, TensorBoard events, and Weights & Biases if asked for."""
 
+import importlib
 import json
 import math
 import os
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,8 +18,8 @@ class Tracker(Protocol):
     def write(self, step: int, lane: Lane, values: Mapping[str, float]) -> None:
         """Records the values of one lane at one step."""
 
-    def close(self) -> None:
-        """Flushes."""
+    def close(self, *, failed: bool = False) -> None:
+        """Flushes; the run ended, or `failed`."""
 
 
 class JsonLines:
@@ -37,8 +39,9 @@ class JsonLines:
         self._file.write(_line({"step": step, "seed": lane.seed, **lane.tags, **values}))
         self._file.flush()
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
         """Closes the file."""
+        del failed
         self._file.close()
 
 
@@ -60,10 +63,87 @@ class TensorBoard:
             if math.isfinite(value):
                 self._writers[lane.name].add_scalar(name, value, step)
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
         """Closes all event files."""
+        del failed
         for writer in self._writers.values():
             writer.close()
+
+
+class WandB:
+    """Weights & Biases: a run for each lane, in a group for the run folder.
+
+    The ids are in `wandb.json` in that folder, so that a resumed run goes on in the same runs. Steps that a
+    killed run had logged after its last checkpoint are sent again; the service keeps the first, which are equal.
+    """
+
+    def __init__(self, project: str, folder: Path, config: Mapping[str, Any]):
+        self._wandb, self._project, self._folder = _wandb(), project, folder
+        self._config, self._runs, self._id = config, {}, _saved_id(folder / "wandb.json")
+
+    def write(self, step: int, lane: Lane, values: Mapping[str, float]) -> None:
+        """Logs the finite values of one lane at one step.
+
+        Raises:
+            TrackerError: the service refuses the run, for want of a login for example.
+        """
+        if lane.name not in self._runs:
+            self._runs[lane.name] = self._start(lane)
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        self._runs[lane.name].log(finite, step=step)
+
+    def close(self, *, failed: bool = False) -> None:
+        """Ends the runs, as finished or as failed."""
+        for run in self._runs.values():
+            run.finish(exit_code=int(failed))
+
+    def _start(self, lane: Lane) -> Any:
+        try:
+            return self._wandb.init(
+                project=self._project,
+                id=f"{self._id}-{lane.name}",
+                name=f"{self._folder.name} {lane.name}",
+                group=f"{self._folder.name}-{self._id}",
+                dir=str(self._folder),
+                config={**self._config, "seed": lane.seed, **lane.tags},
+                resume="allow",
+                reinit="create_new",
+                settings={"console": "off"},
+            )
+        except (self._wandb.Error, OSError) as error:
+            raise TrackerError(
+                f"Weights & Biases cannot start a run ({error}). Log in by `wandb login`, or set "
+                f"WANDB_MODE=offline, then go on with --resume."
+            ) from None
+
+
+class TrackerError(Exception):
+    """A tracker cannot be used; the message says what to do."""
+
+
+def check_wandb(project: str | None) -> None:
+    """Raises `TrackerError` if a project is named and the package `wandb` is missing."""
+    if project is not None:
+        _wandb()
+
+
+def _wandb() -> Any:
+    try:
+        found = importlib.import_module("wandb")
+    except ModuleNotFoundError:
+        found = None
+    # A folder `wandb` in the working directory, which offline runs leave, is importable too, and empty.
+    if not hasattr(found, "init"):
+        raise TrackerError(
+            "--wandb needs the package wandb, which is not installed: pip install wandb."
+        )
+    return found
+
+
+def _saved_id(place: Path) -> str:
+    if not place.exists():
+        place.write_text(json.dumps({"id": uuid.uuid4().hex[:8]}) + "\n")
+    return json.loads(place.read_text())["id"]
 
 
 def _line(record: Mapping[str, Any]) -> str:
