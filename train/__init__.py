@@ -1,1 +1,9 @@
 """Training scripts, run as `python -m train.NAME` from the repository root."""
+
+import sys
+
+# `python -m train.NAME`: NAME is not imported yet, and a traceback of its imports would help nobody.
+if sys.argv[:1] == ["-m"]:
+    from train.extra import require_all
+
+    require_all()

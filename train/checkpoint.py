@@ -43,7 +43,13 @@ class Checkpoints:
         args = self._ocp.args.Composite(
             state=self._ocp.args.StandardSave(leaves), about=self._ocp.args.JsonSave(about)
         )
-        self._manager.save(step, args=args)
+        try:
+            self._manager.save(step, args=args)
+        except Exception as error:
+            raise CheckpointError(
+                f"The checkpoint of step {step} cannot be written to {self.folder} ({_first_line(error)}). Look for room "
+                "on the disk and for permission; then --resume goes on from the checkpoint before."
+            ) from None
         known = self._known_files()
         kept = {str(s): known[str(s)] for s in self._manager.all_steps() if str(s) in known}
         kept[str(step)] = _digests(self.folder / str(step))
@@ -88,9 +94,10 @@ class Checkpoints:
     def _known_files(self) -> dict[str, dict[str, str]]:
         """SHA-256 of the files of each step; none for a step that was killed before they were noted."""
         try:
-            return dict(json.loads(self._files.read_text()))
+            found = dict(json.loads(self._files.read_text()))
         except (OSError, ValueError, TypeError):
             return {}
+        return {step: files for step, files in found.items() if isinstance(files, dict)}
 
     def close(self) -> None:
         """Releases the manager."""
@@ -140,9 +147,13 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
+def _first_line(error: Any) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
 def _unreadable(place: Path, error: Any) -> str:
-    first = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
     return (
-        f"The checkpoint {place} cannot be read ({first}). It was left as it is. "
+        f"The checkpoint {place} cannot be read ({_first_line(error)}). It was left as it is. "
         "Remove that folder to go on from an earlier one or from the start, or name another --out."
     )

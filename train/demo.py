@@ -41,7 +41,7 @@ class Demo:
 
 def main() -> None:
     """Command line."""
-    demo = tyro.cli(Demo, description=__doc__)
+    demo = tyro.cli(Demo, description=__doc__, prog="python -m train.demo")
     enable_cache()
     started = time.time()
     out = demo.out or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
@@ -65,14 +65,14 @@ def main() -> None:
                 wandb=demo.wandb,
             )
             runs[name] = run(settings).records
-    n = int(next(iter(runs.values()))[-1]["test_n"])
-    title = f"digits, {demo.seeds} seeds, {demo.steps} steps, metrics on the {n} test samples"
-    plot_runs(runs, closed_forms(10), out / "curves.png", title=title)
-    (out / "table.md").write_text(f"{title}\n\n{markdown(runs, COLUMNS)}\n")
-    (out / "demo.json").write_text(json.dumps(dataclasses.asdict(demo), default=str) + "\n")
-    show(runs, title=title)
-    print(f"MIR at neural collapse, 10 classes: {closed_forms(10)['mir']:.4f}")
-    print(f"Pictures: {out}/curves.png and {out}/*/curves.png; {time.time() - started:.0f} s")
+        n = int(next(iter(runs.values()))[-1]["test_n"])
+        title = f"digits, {demo.seeds} seeds, {demo.steps} steps, metrics on the {n} test samples"
+        plot_runs(runs, closed_forms(10), out / "curves.png", title=title)
+        (out / "table.md").write_text(f"{title}\n\n{markdown(runs, COLUMNS)}\n")
+        (out / "demo.json").write_text(json.dumps(dataclasses.asdict(demo), default=str) + "\n")
+        show(runs, title=title)
+        print(f"MIR at neural collapse, 10 classes: {closed_forms(10)['mir']:.4f}")
+        print(f"Pictures: {out}/curves.png and {out}/*/curves.png; {time.time() - started:.0f} s")
 
 
 if __name__ == "__main__":

@@ -78,6 +78,7 @@ def run_lanes(
         states, saved = checkpoints.restore(latest, states)
         same_settings(settings, saved)
         start = latest
+        _has_metrics(folder, start)
     trainer, evaluate = trainer_of(states)
     trackers: list[Tracker] = [
         JsonLines(folder / "metrics.jsonl", keep_to=start if start else -1),
@@ -108,6 +109,15 @@ def run_lanes(
             tracker.close(failed=not finished)
         checkpoints.close()
     return read_jsonl(folder / "metrics.jsonl"), trainer.all_states()
+
+
+def _has_metrics(folder: Path, step: int) -> None:
+    place = folder / "metrics.jsonl"
+    if not place.exists() or not read_jsonl(place, needs="step"):
+        raise RunError(
+            f"{place} is missing or empty, but there is a checkpoint of step {step:,}. Put the file back, or "
+            "start again in another folder (--out)."
+        )
 
 
 def _progress(events: list[int], steps: int, start: int, quiet: bool) -> Iterator[int]:

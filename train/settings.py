@@ -140,7 +140,11 @@ def from_command_line(presets: Mapping[str, S], arguments: Sequence[str] | None 
     if arguments and not arguments[0].startswith("-"):
         name = arguments.pop(0)
         if name not in presets:
-            raise SystemExit(f"Preset {name!r} is unknown. There are: {', '.join(presets)}.")
+            print(
+                f"error: Preset {name!r} is unknown. There are: {', '.join(presets)}.",
+                file=sys.stderr,
+            )
+            raise SystemExit(2)
     default = presets[name]
     description = (
         f"{type(default).__doc__}\n\nPresets (first argument): {', '.join(presets)}. "

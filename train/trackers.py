@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from train.folders import RunError
 from train.lanes import Lane
 
 
@@ -28,7 +29,11 @@ class JsonLines:
     def __init__(self, path: Path, *, keep_to: int):
         """Opens the file; lines of steps after `keep_to` (of a run that was killed) are dropped."""
         self.path = path
-        kept = [r for r in read_jsonl(path) if r["step"] <= keep_to] if path.exists() else []
+        kept = (
+            [r for r in read_jsonl(path, needs="step") if r["step"] <= keep_to]
+            if path.exists()
+            else []
+        )
         temporary = path.with_suffix(".part")
         temporary.write_text("".join(_line(record) for record in kept))
         os.replace(temporary, path)
@@ -143,7 +148,12 @@ def _wandb() -> Any:
 def _saved_id(place: Path) -> str:
     if not place.exists():
         place.write_text(json.dumps({"id": uuid.uuid4().hex[:8]}) + "\n")
-    return json.loads(place.read_text())["id"]
+    try:
+        return json.loads(place.read_text())["id"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrackerError(
+            f"{place} cannot be read ({error}). Remove it to go on in new runs of Weights & Biases."
+        ) from None
 
 
 def _line(record: Mapping[str, Any]) -> str:
@@ -153,10 +163,32 @@ def _line(record: Mapping[str, Any]) -> str:
     return json.dumps(plain) + "\n"
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics file; a last line that was cut off is ignored."""
-    records = []
-    for line in path.read_text().splitlines(keepends=True):
-        if line.endswith("\n"):
-            records.append(json.loads(line))
-    return records
+def read_jsonl(path: Path, *, needs: str | None = None) -> list[dict[str, Any]]:
+    """The records of a file; a last line that was cut off is ignored.
+
+    Args:
+        path: of the file.
+        needs: a number that every record has.
+
+    Raises:
+        RunError: it cannot be read, or a line is no record.
+    """
+    try:
+        lines = path.read_text().splitlines(keepends=True)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({error}). Name the --out of a run.") from None
+    return [_record(path, n, line, needs) for n, line in enumerate(lines, 1) if line.endswith("\n")]
+
+
+def _record(path: Path, number: int, line: str, needs: str | None) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+        numbers = [] if needs is None else [record[needs]]
+        if not isinstance(record, dict) or not all(isinstance(n, int) for n in numbers):
+            raise TypeError
+    except (ValueError, KeyError, TypeError):
+        raise RunError(
+            f"{path}, line {number}: this is no record of a run, the file was changed. Remove the line to do without "
+            "it, or start again in another folder (--out)."
+        ) from None
+    return record

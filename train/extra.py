@@ -1,0 +1,47 @@
+"""Whether the packages that `train` needs are there; asked before any of them is imported."""
+
+import importlib.util
+import sys
+
+INSTALL = """Run `make`, or `pip install -e ".[train]"`, in the folder of the clone."""
+
+# What the commands import at their beginning. What only some data need (TFDS, grain, array_record) is asked
+# for when they are read.
+_NEEDED = (
+    "jax",
+    "jaxtyping",
+    "numpy",
+    "flax",
+    "jinja2",
+    "matplotlib",
+    "optax",
+    "orbax.checkpoint",
+    "PIL",
+    "rich",
+    "scipy",
+    "sklearn",
+    "tensorboardX",
+    "tyro",
+)
+
+
+def missing() -> list[str]:
+    """The modules that cannot be found."""
+    return [name for name in _NEEDED if not _is_there(name)]
+
+
+def require_all() -> None:
+    """Ends the program with one line and status 2 if a module is missing."""
+    if names := missing():
+        print(
+            f"error: {', '.join(names)} is not installed for {sys.executable}. {INSTALL}",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
