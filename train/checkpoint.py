@@ -1,10 +1,12 @@
 """Saving and restoring the state of a run (Orbax), with errors that say what to do."""
 
+import errno
 import gc
 import hashlib
 import json
 import logging
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,9 @@ import numpy as np
 
 # Raised whenever what a state holds changes.
 FORMAT = "mirjax-train 2"
+
+_OVERHEAD = 2**17
+"""Bytes of a checkpoint beside its arrays: 100 KiB of a small network's, in blocks of 4 KiB."""
 
 
 class CheckpointError(Exception):
@@ -26,7 +31,8 @@ class Checkpoints:
     def __init__(self, folder: Path, *, keep: int | None = 1):
         import orbax.checkpoint as ocp
 
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        # Orbax logs tracebacks of errors that it also raises, which are told once, below.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._ocp, self.folder = ocp, folder.resolve()
         self._files = self.folder.with_name(f"{self.folder.name}.sha256.json")
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
@@ -43,13 +49,12 @@ class Checkpoints:
         args = self._ocp.args.Composite(
             state=self._ocp.args.StandardSave(leaves), about=self._ocp.args.JsonSave(about)
         )
-        try:
-            self._manager.save(step, args=args)
-        except Exception as error:
+        if (reason := self._write(step, args, leaves)) is not None:
+            _collect_unfinished()
             raise CheckpointError(
-                f"The checkpoint of step {step} cannot be written to {self.folder} ({_first_line(error)}). Look for room "
-                "on the disk and for permission; then --resume goes on from the checkpoint before."
-            ) from None
+                f"The checkpoint of step {step} cannot be written to {self.folder} ({reason}). Look for room on "
+                "the disk and for permission; then --resume goes on from the checkpoint before."
+            )
         known = self._known_files()
         kept = {str(s): known[str(s)] for s in self._manager.all_steps() if str(s) in known}
         kept[str(step)] = _digests(self.folder / str(step))
@@ -83,12 +88,24 @@ class Checkpoints:
             raise CheckpointError(_unreadable(place, "its content does not match its digest"))
         return state, about["settings"]
 
+    def _write(self, step: int, args: Any, leaves: dict[str, Any]) -> str | None:
+        """Saves; why that failed, if it did."""
+        # Asked before: Orbax writes in parallel, and its other writes go on when one has failed.
+        needed = sum(np.asarray(leaf).nbytes for leaf in leaves.values()) + _OVERHEAD
+        if (free := shutil.disk_usage(self.folder).free) < needed:
+            return f"{os.strerror(errno.ENOSPC)}: {free:,} bytes are free, it needs {needed:,}"
+        try:
+            self._manager.save(step, args=args)
+        except Exception as error:
+            return _first_line(error)
+        return None
+
     def _read(self, step: int, **items: Any) -> Any:
         try:
             return self._manager.restore(step, args=self._ocp.args.Composite(**items))
         except Exception as error:
             message = _unreadable(self.folder / str(step), error)
-        _collect_unfinished_reads()
+        _collect_unfinished()
         raise CheckpointError(message)
 
     def _known_files(self) -> dict[str, dict[str, str]]:
@@ -114,8 +131,8 @@ def digest(state: Any) -> str:
     return sha.hexdigest()
 
 
-def _collect_unfinished_reads() -> None:
-    # A failed restore leaves coroutines behind, and Python would print a traceback for each of them
+def _collect_unfinished() -> None:
+    # What failed leaves coroutines behind, and Python would print a traceback for each of them
     # at whatever moment it collects them.
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
@@ -148,7 +165,8 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def _first_line(error: Any) -> str:
-    lines = str(error).strip().splitlines()
+    full = os.strerror(errno.ENOSPC)
+    lines = [full] if full in str(error) else str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__
 
 

@@ -1,5 +1,6 @@
 """The training loop that all experiments share."""
 
+import contextlib
 import dataclasses
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -105,9 +106,11 @@ def run_lanes(
                 checkpoints.save(event, trainer.all_states(), settings.as_json())
         finished = True
     finally:
-        for tracker in trackers:
-            tracker.close(failed=not finished)
-        checkpoints.close()
+        # All are closed, even if one of them raises, on a full disk for example.
+        with contextlib.ExitStack() as stack:
+            stack.callback(checkpoints.close)
+            for tracker in trackers:
+                stack.callback(tracker.close, failed=not finished)
     return read_jsonl(folder / "metrics.jsonl"), trainer.all_states()
 
 

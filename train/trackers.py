@@ -1,11 +1,13 @@
 """Where a run writes its metrics: JSON lines, TensorBoard events, and Weights & Biases if asked for."""
 
+import contextlib
 import importlib
 import json
 import math
 import os
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,38 +43,74 @@ class JsonLines:
 
     def write(self, step: int, lane: Lane, values: Mapping[str, float]) -> None:
         """Appends one line and flushes it."""
-        self._file.write(_line({"step": step, "seed": lane.seed, **lane.tags, **values}))
-        self._file.flush()
+        with _named(self.path):
+            self._file.write(_line({"step": step, "seed": lane.seed, **lane.tags, **values}))
+            self._file.flush()
 
     def close(self, *, failed: bool = False) -> None:
         """Closes the file."""
         del failed
-        self._file.close()
+        with _named(self.path):
+            self._file.close()
 
 
 class TensorBoard:
-    """TensorBoard events of each lane in a folder of its own."""
+    """TensorBoard events of each lane in a folder of its own.
+
+    Without tensorboardX's `SummaryWriter`: it writes in a thread, where a full disk would be a traceback, and
+    what waits for that thread would wait for ever.
+    """
 
     def __init__(self, folder: Path, *, keep_to: int):
         self._folder, self._purge, self._writers = folder, keep_to + 1, {}
 
     def write(self, step: int, lane: Lane, values: Mapping[str, float]) -> None:
-        """Adds one scalar for each value."""
-        from tensorboardX import SummaryWriter
+        """Adds one event with a scalar for each finite value."""
+        from tensorboardX.proto.summary_pb2 import Summary
 
-        if lane.name not in self._writers:
-            purge = self._purge if self._purge > 0 else None
-            folder = str(self._folder / lane.name)
-            self._writers[lane.name] = SummaryWriter(folder, purge_step=purge)
-        for name, value in values.items():
-            if math.isfinite(value):
-                self._writers[lane.name].add_scalar(name, value, step)
+        finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
+        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in finite.items()]
+        with _named(self._folder):
+            if lane.name not in self._writers:
+                self._writers[lane.name] = self._open(self._folder / lane.name)
+            writer = self._writers[lane.name]
+            writer.write_event(_event(step, summary=Summary(value=scalars)))
+            writer.flush()
 
     def close(self, *, failed: bool = False) -> None:
         """Closes all event files."""
         del failed
-        for writer in self._writers.values():
-            writer.close()
+        with _named(self._folder):
+            for writer in self._writers.values():
+                writer.close()
+
+    def _open(self, folder: Path) -> Any:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
+
+        folder.mkdir(parents=True, exist_ok=True)
+        writer = EventsWriter(str(folder / "events"))
+        if self._purge > 0:
+            # Readers drop what a killed run had written from this step on.
+            start = SessionLog(status=SessionLog.START)
+            writer.write_event(_event(self._purge, session_log=start))
+        return writer
+
+
+@contextlib.contextmanager
+def _named(place: Path) -> Iterator[None]:
+    """Adds to an error of a write where it was, which only an error of opening says by itself."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(place)
+        raise
+
+
+def _event(step: int, **what: Any) -> Any:
+    from tensorboardX.proto.event_pb2 import Event
+
+    return Event(wall_time=time.time(), step=step, **what)
 
 
 class WandB:
