@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from typing import Any
 
 INSTALL = """Run `make`, or `pip install -e ".[train]"`, in the folder of the clone."""
 
@@ -34,10 +35,18 @@ def require_all() -> None:
     """Ends the program with one line and status 2 if a module is missing."""
     if names := missing():
         print(
-            f"error: {', '.join(names)} is not installed for {sys.executable}. {INSTALL}",
+            f"error: {', '.join(names)} {'is' if len(names) == 1 else 'are'} not installed for {sys.executable}. {INSTALL}",
             file=sys.stderr,
         )
         raise SystemExit(2)
+
+
+def one_line(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """For `sys.excepthook`: an interruption while modules are imported is told without a traceback."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted.", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def _is_there(name: str) -> bool:

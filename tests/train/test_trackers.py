@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import math
+import struct
 import sys
 import types
 
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 from train.checkpoint import Checkpoints
 from train.folders import RunError
@@ -14,7 +16,7 @@ from train.lanes import Knobs, Lane
 from train.runs import read_settings
 from train.settings import RunSettings
 from train.supervised import Supervised, fit
-from train.trackers import TrackerError, WandB, read_jsonl
+from train.trackers import TensorBoard, TrackerError, WandB, read_jsonl
 
 
 class Run:
@@ -134,6 +136,33 @@ def test_a_run_may_be_logged_later_and_read_without_the_package(tiny, settings, 
     fit(dataclasses.replace(settings, resume=True, wandb="project"), tiny, quiet=True)
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert read_settings(settings.out, Supervised).steps == settings.steps
+
+
+def events(folder):
+    """The events of a lane: records of length, checksum, bytes, checksum."""
+    found = []
+    for file in sorted(folder.iterdir()):
+        content, place = file.read_bytes(), 0
+        while place < len(content):
+            (length,) = struct.unpack_from("<Q", content, place)
+            found.append(Event.FromString(content[place + 12 : place + 12 + length]))
+            place += length + 16
+    return found
+
+
+def test_tensorboard_has_the_finite_values_and_drops_what_a_killed_run_left(tmp_path):
+    lane = Lane(3, Knobs(0.1, 0.0), {"epsilon": 0.5})
+    for keep_to in (-1, 4):
+        folder = tmp_path / str(keep_to)
+        tracker = TensorBoard(folder, keep_to=keep_to)
+        tracker.write(7, lane, {"loss": math.nan, "mir": 0.25})
+        # Before it is closed: a killed run keeps what it wrote.
+        version, *starts, last = events(folder / lane.name)
+        tracker.close()
+        assert version.file_version == "brain.Event:2"
+        assert [(e.step, e.session_log.status) for e in starts] == [(5, 1)][: int(keep_to > 0)]
+        assert last.step == 7
+        assert [(v.tag, v.simple_value) for v in last.summary.value] == [("mir", 0.25)]
 
 
 def test_every_training_command_has_the_setting():
