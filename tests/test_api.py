@@ -81,16 +81,6 @@ def run(code):
     )
 
 
-def test_import_is_light():
-    code = """
-import sys, mirjax
-heavy = {"flax", "optax", "tensorflow", "torch", "grain", "matplotlib", "train", "chex"}
-print(sorted(heavy & set(sys.modules)))
-"""
-    outcome = run(code)
-    assert outcome.stdout.strip() == "[]", outcome.stderr
-
-
 def test_annotations_hold_at_run_time():
     code = """
 import tests.typecheck

@@ -22,7 +22,7 @@ from train.compilation import enable_cache
 from train.errors import told
 from train.evaluate import closed_forms
 from train.experiment import load_data
-from train.folders import RunError
+from train.folders import RunError, new_place
 from train.runs import Extractor, open_run
 from train.supervised import Supervised
 
@@ -124,10 +124,14 @@ def main() -> None:
     bias = tyro.cli(Bias, description=__doc__, prog="python -m train.bias")
     out = bias.out or bias.run / f"bias-{bias.split}"
     with told():
-        if out.exists():
-            raise RunError(f"{out} exists; name another folder with --out.")
+        new_place(out)
         enable_cache()
-        about, curves, features = measure(bias)
+        write(measure(bias), out)
+
+
+def write(measured: Measured, out: Path) -> None:
+    """Writes numbers and pictures to a new folder, and prints the numbers."""
+    about, curves, features = measured
     out.mkdir(parents=True)
     values = {name: as_json(curve) for name, curve in curves.items()}
     (out / "bias.json").write_text(json.dumps(about | {"curves": values}, indent=1) + "\n")

@@ -1,10 +1,12 @@
 """Saving and restoring the state of a run (Orbax), with errors that say what to do."""
 
+import errno
 import gc
 import hashlib
 import json
 import logging
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,9 @@ import numpy as np
 
 # Raised whenever what a state holds changes.
 FORMAT = "mirjax-train 2"
+
+_OVERHEAD = 2**17
+"""Bytes of a checkpoint beside its arrays: 100 KiB of a small network's, in blocks of 4 KiB."""
 
 
 class CheckpointError(Exception):
@@ -26,7 +31,8 @@ class Checkpoints:
     def __init__(self, folder: Path, *, keep: int | None = 1):
         import orbax.checkpoint as ocp
 
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        # Orbax logs tracebacks of errors that it also raises, which are told once, below.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._ocp, self.folder = ocp, folder.resolve()
         self._files = self.folder.with_name(f"{self.folder.name}.sha256.json")
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
@@ -43,7 +49,12 @@ class Checkpoints:
         args = self._ocp.args.Composite(
             state=self._ocp.args.StandardSave(leaves), about=self._ocp.args.JsonSave(about)
         )
-        self._manager.save(step, args=args)
+        if (reason := self._write(step, args, leaves)) is not None:
+            _collect_unfinished()
+            raise CheckpointError(
+                f"The checkpoint of step {step} cannot be written to {self.folder} ({reason}). Look for room on "
+                "the disk and for permission; then --resume goes on from the checkpoint before."
+            )
         known = self._known_files()
         kept = {str(s): known[str(s)] for s in self._manager.all_steps() if str(s) in known}
         kept[str(step)] = _digests(self.folder / str(step))
@@ -77,20 +88,33 @@ class Checkpoints:
             raise CheckpointError(_unreadable(place, "its content does not match its digest"))
         return state, about["settings"]
 
+    def _write(self, step: int, args: Any, leaves: dict[str, Any]) -> str | None:
+        """Saves; why that failed, if it did."""
+        # Asked before: Orbax writes in parallel, and its other writes go on when one has failed.
+        needed = sum(np.asarray(leaf).nbytes for leaf in leaves.values()) + _OVERHEAD
+        if (free := shutil.disk_usage(self.folder).free) < needed:
+            return f"{os.strerror(errno.ENOSPC)}: {free:,} bytes are free, it needs {needed:,}"
+        try:
+            self._manager.save(step, args=args)
+        except Exception as error:
+            return _first_line(error)
+        return None
+
     def _read(self, step: int, **items: Any) -> Any:
         try:
             return self._manager.restore(step, args=self._ocp.args.Composite(**items))
         except Exception as error:
             message = _unreadable(self.folder / str(step), error)
-        _collect_unfinished_reads()
+        _collect_unfinished()
         raise CheckpointError(message)
 
     def _known_files(self) -> dict[str, dict[str, str]]:
         """SHA-256 of the files of each step; none for a step that was killed before they were noted."""
         try:
-            return dict(json.loads(self._files.read_text()))
+            found = dict(json.loads(self._files.read_text()))
         except (OSError, ValueError, TypeError):
             return {}
+        return {step: files for step, files in found.items() if isinstance(files, dict)}
 
     def close(self) -> None:
         """Releases the manager."""
@@ -107,8 +131,8 @@ def digest(state: Any) -> str:
     return sha.hexdigest()
 
 
-def _collect_unfinished_reads() -> None:
-    # A failed restore leaves coroutines behind, and Python would print a traceback for each of them
+def _collect_unfinished() -> None:
+    # What failed leaves coroutines behind, and Python would print a traceback for each of them
     # at whatever moment it collects them.
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
@@ -140,9 +164,14 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
+def _first_line(error: Any) -> str:
+    full = os.strerror(errno.ENOSPC)
+    lines = [full] if full in str(error) else str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
 def _unreadable(place: Path, error: Any) -> str:
-    first = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
     return (
-        f"The checkpoint {place} cannot be read ({first}). It was left as it is. "
+        f"The checkpoint {place} cannot be read ({_first_line(error)}). It was left as it is. "
         "Remove that folder to go on from an earlier one or from the start, or name another --out."
     )

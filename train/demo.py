@@ -35,11 +35,13 @@ class Demo:
     """Weight of the entropy difference where it is on."""
     out: Path | None = None
     """Folder for the runs; a new one under runs/ if not given."""
+    wandb: str | None = None
+    """Project of Weights & Biases to log to as well; needs `pip install wandb`."""
 
 
 def main() -> None:
     """Command line."""
-    demo = tyro.cli(Demo, description=__doc__)
+    demo = tyro.cli(Demo, description=__doc__, prog="python -m train.demo")
     enable_cache()
     started = time.time()
     out = demo.out or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
@@ -60,16 +62,17 @@ def main() -> None:
                 mi_weight=mi,
                 ed_weight=ed,
                 out=out / f"{number}-{name.replace('+', '').replace(' ', '') or 'ce'}",
+                wandb=demo.wandb,
             )
             runs[name] = run(settings).records
-    n = int(next(iter(runs.values()))[-1]["test_n"])
-    title = f"digits, {demo.seeds} seeds, {demo.steps} steps, metrics on the {n} test samples"
-    plot_runs(runs, closed_forms(10), out / "curves.png", title=title)
-    (out / "table.md").write_text(f"{title}\n\n{markdown(runs, COLUMNS)}\n")
-    (out / "demo.json").write_text(json.dumps(dataclasses.asdict(demo), default=str) + "\n")
-    show(runs, title=title)
-    print(f"MIR at neural collapse, 10 classes: {closed_forms(10)['mir']:.4f}")
-    print(f"Pictures: {out}/curves.png and {out}/*/curves.png; {time.time() - started:.0f} s")
+        n = int(next(iter(runs.values()))[-1]["test_n"])
+        title = f"digits, {demo.seeds} seeds, {demo.steps} steps, metrics on the {n} test samples"
+        plot_runs(runs, closed_forms(10), out / "curves.png", title=title)
+        (out / "table.md").write_text(f"{title}\n\n{markdown(runs, COLUMNS)}\n")
+        (out / "demo.json").write_text(json.dumps(dataclasses.asdict(demo), default=str) + "\n")
+        show(runs, title=title)
+        print(f"MIR at neural collapse, 10 classes: {closed_forms(10)['mir']:.4f}")
+        print(f"Pictures: {out}/curves.png and {out}/*/curves.png; {time.time() - started:.0f} s")
 
 
 if __name__ == "__main__":

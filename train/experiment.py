@@ -73,8 +73,7 @@ def with_random_labels(data: ImageData, *, seed: int = 0) -> ImageData:
 
 def run_command(presets: Mapping[str, S], run: Callable[[S], Summary]) -> None:
     """Reads the settings, runs the experiment, prints what it found; errors end with status 2."""
-    with told():
+    with told(resumable=True):
         settings = from_command_line(presets)
         enable_cache()
-        summary = run(settings)
-    summary.show()
+        run(settings).show()

@@ -10,7 +10,7 @@ import jax
 from train.settings import RunSettings
 
 # What may differ between a run and its resumption.
-_FREE = {"resume", "out", "data_dir", "checkpoint_every", "devices"}
+_FREE = {"resume", "out", "data_dir", "checkpoint_every", "devices", "wandb"}
 
 
 class RunError(Exception):
@@ -29,6 +29,7 @@ def claim(settings: RunSettings, about: dict[str, Any]) -> Path:
     folder = Path(settings.out)
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file, not a folder. Name a folder with --out.")
+    _can_write(folder)
     if folder.exists() and any(folder.iterdir()):
         if not (folder / "settings.json").exists():
             raise RunError(
@@ -40,6 +41,7 @@ def claim(settings: RunSettings, about: dict[str, Any]) -> Path:
                 f"{folder} holds a run already. Go on with it by --resume, or name another folder "
                 "with --out."
             )
+        same_kind(settings, folder)
         same_settings(settings, saved_settings(folder))
         return folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,6 +73,33 @@ def saved_settings(folder: Path) -> dict[str, Any]:
     return saved_run(folder)["settings"]
 
 
+def same_kind(settings: RunSettings, folder: Path) -> None:
+    """Raises `RunError` where a run would be resumed by another command than it was made by."""
+    made, own = saved_run(folder).get("kind"), type(settings).__name__
+    if made is not None and made != own:
+        raise RunError(
+            f"{folder} holds a run of another command (its settings are {made}, these are {own}). Resume it by "
+            "the command that made it, or name another folder with --out."
+        )
+
+
+def new_place(path: Path) -> None:
+    """Raises `RunError` if something is there already, or if nothing can be written there."""
+    if path.exists():
+        raise RunError(f"{path} exists; name another place with --out.")
+    _can_write(path)
+
+
+def _can_write(path: Path) -> None:
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise RunError(f"{path} cannot be made: {there} is a file. Name another place with --out.")
+    if not os.access(there, os.W_OK):
+        raise RunError(
+            f"{path} cannot be written: there is no permission to write in {there}. Name another place with --out."
+        )
+
+
 def same_settings(settings: RunSettings, saved: dict[str, Any]) -> None:
     """Raises `RunError` where a run would be resumed with other settings than it was made with."""
     now = json.loads(json.dumps(settings.as_json()))
@@ -88,5 +117,10 @@ def same_settings(settings: RunSettings, saved: dict[str, Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes a file in one piece: a crash leaves the old one or the new one."""
     temporary = path.with_name(f"{path.name}.part")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    except OSError:
+        # A full disk: nothing is left that would look like something of the user's.
+        temporary.unlink(missing_ok=True)
+        raise

@@ -102,6 +102,8 @@ class Config:
 
 def write_splits(config: Config, folder: Path = SPLITS) -> Path:
     """Draws what is not there yet, and writes the file."""
+    if config.seeds < 1:
+        raise ValueError(f"seeds must be at least 1, got {config.seeds}.")
     if ":" in config.name:
         raise DataError(
             f"index files are of published data sets; {config.name} is drawn by each run."

@@ -1,5 +1,6 @@
 """The training loop that all experiments share."""
 
+import contextlib
 import dataclasses
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +11,7 @@ from train.checkpoint import CheckpointError, Checkpoints
 from train.folders import RunError, claim, same_settings
 from train.lanes import Lane
 from train.settings import RunSettings
-from train.trackers import JsonLines, TensorBoard, Tracker, read_jsonl
+from train.trackers import JsonLines, TensorBoard, Tracker, WandB, check_wandb, read_jsonl
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,9 @@ def run_lanes(
         RunError: the folder holds something else, settings changed since the start, or the loss
             became non-finite.
         CheckpointError: the checkpoint to resume from is unusable.
+        TrackerError: Weights & Biases is asked for and cannot be used.
     """
+    check_wandb(settings.wandb)
     folder = claim(settings, about | {"lanes": [lane.as_json() for lane in lanes]})
     checkpoints = Checkpoints(folder / "checkpoints")
     start = 0
@@ -76,11 +79,15 @@ def run_lanes(
         states, saved = checkpoints.restore(latest, states)
         same_settings(settings, saved)
         start = latest
+        _has_metrics(folder, start)
     trainer, evaluate = trainer_of(states)
     trackers: list[Tracker] = [
         JsonLines(folder / "metrics.jsonl", keep_to=start if start else -1),
         TensorBoard(folder / "events", keep_to=start if start else -1),
     ]
+    if settings.wandb is not None:
+        trackers.append(WandB(settings.wandb, folder, about | settings.as_json()))
+    finished = False
 
     def record(step: int, terms: list[dict[str, float]]) -> None:
         for group, rows in enumerate(trainer.rows):
@@ -97,11 +104,23 @@ def run_lanes(
             record(event, trainer.advance(event))
             if settings.is_saved(event):
                 checkpoints.save(event, trainer.all_states(), settings.as_json())
+        finished = True
     finally:
-        for tracker in trackers:
-            tracker.close()
-        checkpoints.close()
+        # All are closed, even if one of them raises, on a full disk for example.
+        with contextlib.ExitStack() as stack:
+            stack.callback(checkpoints.close)
+            for tracker in trackers:
+                stack.callback(tracker.close, failed=not finished)
     return read_jsonl(folder / "metrics.jsonl"), trainer.all_states()
+
+
+def _has_metrics(folder: Path, step: int) -> None:
+    place = folder / "metrics.jsonl"
+    if not place.exists() or not read_jsonl(place, needs="step"):
+        raise RunError(
+            f"{place} is missing or empty, but there is a checkpoint of step {step:,}. Put the file back, or "
+            "start again in another folder (--out)."
+        )
 
 
 def _progress(events: list[int], steps: int, start: int, quiet: bool) -> Iterator[int]:

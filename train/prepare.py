@@ -29,6 +29,7 @@ import tyro
 
 from train import archives, prepared
 from train.archives import Archive, Table
+from train.errors import explained
 from train.images import DataError
 from train.imagetree import holds_images, imagetree
 from train.sources import require
@@ -231,7 +232,7 @@ def main(args: Sequence[str] | None = None) -> int:
             overwrite=config.overwrite,
         )
     except (DataError, OSError) as error:
-        print("error:", *str(error).split(), file=sys.stderr)
+        print("error:", explained(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nerror: interrupted; nothing was written", file=sys.stderr)

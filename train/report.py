@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import jinja2
 import tyro
 
 from train.errors import told
 from train.evaluate import closed_forms
-from train.folders import RunError, saved_run, write_text
+from train.folders import RunError, new_place, saved_run, write_text
 from train.records import final_records
 from train.summary import FILE, Summary, read_summary
 from train.tables import COLUMNS, table_of
@@ -58,10 +57,7 @@ def summary_of(folder: Path) -> Summary:
     missing = {"dataset", "model", "steps"} - saved["settings"].keys()
     if missing:
         raise RunError(f"{folder}/settings.json is of no training run: it lacks {sorted(missing)}.")
-    try:
-        records = read_jsonl(folder / "metrics.jsonl")
-    except (OSError, ValueError) as error:
-        raise RunError(f"{folder}/metrics.jsonl cannot be read ({error}).") from None
+    records = read_jsonl(folder / "metrics.jsonl", needs="step")
     if not records:
         raise RunError(f"{folder} has no metrics yet. Let the run finish first (--resume).")
     last, settings = final_records(records), saved["settings"]
@@ -81,7 +77,21 @@ def summary_of(folder: Path) -> Summary:
 
 
 def section(folder: Path) -> dict[str, Any]:
-    """What the template needs of one folder."""
+    """What the template needs of one folder.
+
+    Raises:
+        RunError: the folder holds no finished run, or one that cannot be read.
+    """
+    try:
+        return _section(folder)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{folder} cannot be read ({type(error).__name__}: {error}): its files are of another version, or "
+            "were changed. Leave it out, or use the version that made it."
+        ) from None
+
+
+def _section(folder: Path) -> dict[str, Any]:
     summary, saved = summary_of(folder), saved_run(folder)
     classes = saved.get("classes")
     forms = closed_forms(classes) if classes else {}
@@ -103,6 +113,8 @@ def section(folder: Path) -> dict[str, Any]:
 
 def page(folders: Sequence[Path], *, title: str) -> str:
     """The page as text."""
+    import jinja2
+
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -120,12 +132,11 @@ def main() -> None:
     with told():
         if not report.runs:
             raise RunError("Name at least one run folder.")
-        if report.out.exists():
-            raise RunError(f"{report.out} exists; name another file with --out.")
+        new_place(report.out)
         text = page(report.runs, title=report.title)
-    report.out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(report.out, text)
-    print(f"{report.out}: {len(report.runs)} runs, {len(text) / 2**20:.1f} MiB")
+        report.out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(report.out, text)
+        print(f"{report.out}: {len(report.runs)} runs, {len(text) / 2**20:.1f} MiB")
 
 
 if __name__ == "__main__":

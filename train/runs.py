@@ -41,10 +41,34 @@ def read_settings(folder: Path, kind: type[S]) -> S:
     fields = {field.name for field in dataclasses.fields(kind)}
     if saved.keys() - fields:
         raise RunError(
-            f"{folder} is a run of another command or version: {sorted(saved.keys() - fields)}."
+            f"{folder} is a run of another command or version: {kind.__name__} does not have the settings "
+            f"{', '.join(sorted(saved.keys() - fields))}. Name the --out of another run."
         )
     values: dict[str, Any] = {**saved, "out": folder}
-    return kind(**values)
+    try:
+        return kind(**values)
+    except (TypeError, ValueError) as error:
+        raise RunError(_foreign(folder, error)) from None
+
+
+def read_lanes(folder: Path, settings: Settings) -> list[Lane]:
+    """The lanes that a run trained.
+
+    Raises:
+        RunError: what the folder says of them is of another version.
+    """
+    try:
+        lanes = [Lane.from_json(lane) for lane in saved_run(folder).get("lanes", [])]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise RunError(_foreign(folder, error)) from None
+    return lanes or lanes_of(settings)
+
+
+def _foreign(folder: Path, error: Exception) -> str:
+    return (
+        f"{folder}/settings.json holds what this version does not know ({error}). Use the version that made "
+        "the run, or make it again."
+    )
 
 
 def open_run(folder: Path, kind: type[S], load: Callable[[S], Any]) -> Run:
@@ -57,8 +81,7 @@ def open_run(folder: Path, kind: type[S], load: Callable[[S], Any]) -> Run:
     settings = read_settings(folder, kind)
     data = load(settings)
     network, transform = Network.of(settings, data), optimizer(settings)
-    lanes = [Lane.from_json(lane) for lane in saved_run(folder).get("lanes", [])]
-    lanes = lanes or lanes_of(settings)
+    lanes = read_lanes(folder, settings)
     untrained = initial_state(network, transform, lanes)
     checkpoints = Checkpoints(folder / "checkpoints")
     try:

@@ -35,6 +35,8 @@ class RunSettings:
     checkpoint_every: int | None = None
     """Steps between checkpoints, a multiple of `eval_every` (which it is, if not given); 0 for one at
     the end only. The last one is kept."""
+    wandb: str | None = None
+    """Project of Weights & Biases to log to as well; needs `pip install wandb`."""
 
     def __post_init__(self):
         self.at_least_one("steps", "seeds", "eval_every", "steps_per_call", "lanes_per_call")
@@ -138,7 +140,11 @@ def from_command_line(presets: Mapping[str, S], arguments: Sequence[str] | None 
     if arguments and not arguments[0].startswith("-"):
         name = arguments.pop(0)
         if name not in presets:
-            raise SystemExit(f"Preset {name!r} is unknown. There are: {', '.join(presets)}.")
+            print(
+                f"error: Preset {name!r} is unknown. There are: {', '.join(presets)}.",
+                file=sys.stderr,
+            )
+            raise SystemExit(2)
     default = presets[name]
     description = (
         f"{type(default).__doc__}\n\nPresets (first argument): {', '.join(presets)}. "

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from train.extra import INSTALL
 from train.images import (
     DataError,
     DataNotFound,
@@ -39,7 +40,7 @@ def require(module: str, what: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise DataError(
-            f"{what} needs the module {error.name}: pip install 'mirjax[train]'"
+            f"{what} needs the module {error.name}, which is not installed. {INSTALL}"
         ) from None
 
 

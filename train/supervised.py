@@ -96,13 +96,13 @@ def describe(settings: Supervised) -> str:
 
 def main() -> None:
     """Command line."""
-    with told():
+    with told(resumable=True):
         settings = from_command_line(PRESETS)
         enable_cache()
         result = run(settings)
-    n = int(result.records[-1]["test_n"])
-    show({describe(settings): result.records}, title=f"{result.data}, n = {n}")
-    print(f"Metrics, events, checkpoints and pictures are in {result.folder}/")
+        n = int(result.records[-1]["test_n"])
+        show({describe(settings): result.records}, title=f"{result.data}, n = {n}")
+        print(f"Metrics, events, checkpoints and pictures are in {result.folder}/")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,246 @@
+"""Errors as the users of the commands meet them: one line, status 2, nothing left behind."""
+
+import dataclasses
+import errno
+import importlib
+import json
+import shutil
+import sys
+
+import jax
+import pytest
+
+from train import checkpoint, errors
+from train.checkpoint import CheckpointError
+from train.experiment import run_command
+from train.supervised import PRESETS, run
+
+RUNS = (
+    "supervised",
+    "dynamics",
+    "smoothing",
+    "connectivity",
+    "pruning",
+    "losses",
+    "grokking",
+    "semisupervised",
+    "few_labels",
+    "placement",
+)
+ON_IMAGES = tuple(name for name in RUNS if name != "grokking")
+every_run = pytest.mark.parametrize("name", RUNS)
+
+
+@pytest.fixture
+def stop(monkeypatch, capsys):
+    """Runs a command that must end with status 2; what it printed, and that is one line if `line`."""
+
+    def stopped(name, *arguments, line=True, status=2):
+        module = importlib.import_module(f"train.{name}")
+        monkeypatch.setattr(sys, "argv", [f"train/{name}.py", *map(str, arguments)])
+        main = getattr(module, "main", None) or (lambda: run_command(module.PRESETS, module.run))
+        with pytest.raises(SystemExit) as found:
+            raise SystemExit(main())
+        assert found.value.code == status
+        told = capsys.readouterr().err
+        assert "Traceback" not in told
+        if line:
+            assert told.startswith("error: ")
+            assert len(told.strip().splitlines()) == 1
+        return " ".join(told.split())
+
+    return stopped
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a run of two steps; to be copied."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    run(dataclasses.replace(PRESETS["smoke"], steps=2, eval_every=2, out=folder), quiet=True)
+    return folder
+
+
+@pytest.fixture
+def made(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "made")
+
+
+@every_run
+def test_what_a_command_does_not_know(name, stop, tmp_path):
+    out = tmp_path / "run"
+    assert "Preset 'huge' is unknown. There are: small" in stop(name, "huge")
+    assert "--stepz" in stop(name, "smoke", "--stepz", 3, line=False)
+    assert "--steps" in stop(name, "smoke", "--steps", "many", line=False)
+    refused = stop(name, "smoke", "--steps", 0, "--out", out, line=False)
+    assert "steps must be at least 1, got 0" in refused
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ON_IMAGES)
+def test_data_and_networks_that_are_not_there(name, stop, tmp_path):
+    out = "--out", tmp_path / "run"
+    assert "no data set 'svhn'; choose from digits" in stop(
+        name, "smoke", "--dataset", "svhn", *out
+    )
+    nowhere = "--data-dir", tmp_path / "nowhere"
+    told = stop(name, "smoke", "--dataset", "cifar10", *nowhere, *out)
+    assert "python -m train.prepare cifar10 --from" in told
+    assert "'vit' is unknown. There are: mlp" in stop(name, "smoke", "--model", "vit", *out)
+    assert not (tmp_path / "run").exists()
+
+
+@every_run
+def test_places_that_cannot_be(name, stop, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    told = stop(name, "smoke", "--out", tmp_path / "file" / "below")
+    assert f"{tmp_path}/file is a file. Name another place with --out" in told
+    monkeypatch.setattr("train.folders.os.access", lambda *_: False)
+    told = stop(name, "smoke", "--out", tmp_path / "a" / "b")
+    assert f"no permission to write in {tmp_path}. Name another place" in told
+    assert [place.name for place in tmp_path.iterdir()] == ["file"]
+
+
+@every_run
+def test_a_run_of_another_command_is_named(name, stop, made):
+    settings = json.loads((made / "settings.json").read_text())
+    settings["kind"] = "Another"
+    (made / "settings.json").write_text(json.dumps(settings))
+    told = stop(name, "smoke", "--resume", "--out", made)
+    assert "holds a run of another command (its settings are Another" in told
+
+
+def test_commands_that_take_runs(stop, made, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for wrong in (tmp_path / "none", tmp_path / "empty"):
+        assert "holds no run" in stop("bias", "--run", wrong)
+        assert "holds no run" in stop("report", wrong, "--out", tmp_path / "page.html")
+    assert "Name at least one run" in stop("report", "--out", tmp_path / "page.html")
+    below = made / "settings.json" / "below"
+    assert "settings.json is a file" in stop("bias", "--run", made, "--out", below)
+    assert "settings.json is a file" in stop("report", made, "--out", below)
+    assert "exists; name another place" in stop("report", made, "--out", made)
+    assert "seed must be below 1" in stop("bias", "--run", made, "--seed", 5)
+    assert "--runz" in stop("bias", "--runz", 1, line=False)
+    assert "--runz" in stop("report", "--runz", line=False)
+
+
+def test_commands_on_data(stop, tmp_path):
+    assert "no data set 'svhn'" in stop("labelled", "svhn")
+    assert "seeds must be at least 1, got 0" in stop("labelled", "digits", "--seeds", 0)
+    assert "labels 7 must be a multiple" in stop("labelled", "digits", "--labels", 7)
+    told = stop("labelled", "cifar10", "--data-dir", tmp_path)
+    assert "python -m train.prepare cifar10 --from" in told
+    assert "'svhn'" in stop("prepare", "svhn", "--from", tmp_path, line=False)
+    assert "cifar-10-binary.tar.gz" in stop("prepare", "cifar10", "--from", tmp_path / "none")
+    assert "steps must be at least 1" in stop("demo", "--steps", 0, "--out", tmp_path / "run")
+    assert "--stepz" in stop("demo", "--stepz", 1, line=False)
+
+
+def edit(change):
+    def apply(folder):
+        content = json.loads((folder / "settings.json").read_text())
+        change(content)
+        (folder / "settings.json").write_text(json.dumps(content))
+
+    return apply
+
+
+def write(name, text):
+    return lambda folder: (folder / name).write_text(text)
+
+
+RESUME = ("supervised", "smoke", "--steps", "2", "--eval-every", "2", "--resume", "--out")
+
+
+@pytest.mark.parametrize(
+    ("change", "command", "message"),
+    [
+        (write("settings.json", '{"settings": {"st'), RESUME, "holds no run"),
+        (write("settings.json", "[1]"), ("report",), "holds no run"),
+        (edit(lambda s: s["settings"].update(colour=1)), RESUME, "colour was 1, is None"),
+        (edit(lambda s: s["settings"].update(colour=1)), ("bias", "--run"), "the settings colour"),
+        (
+            edit(lambda s: s["settings"].update(steps="x")),
+            ("bias", "--run"),
+            "Use the version that",
+        ),
+        (edit(lambda s: s["settings"].update(steps=0)), ("bias", "--run"), "Use the version that"),
+        (edit(lambda s: s["settings"].pop("model")), ("report",), "it lacks ['model']"),
+        (edit(lambda s: s["lanes"][0].update(colour=1)), ("bias", "--run"), "'colour'"),
+        (edit(lambda s: s["lanes"][0]["knobs"].update(a=1)), ("bias", "--run"), "does not know"),
+        (edit(lambda s: s.update(lanes="x")), ("report",), "Leave it out"),
+        (edit(lambda s: s.update(classes="x")), ("report",), "Leave it out"),
+        (write("metrics.jsonl", ""), RESUME, "metrics.jsonl is missing or empty"),
+        (write("metrics.jsonl", ""), ("report",), "has no metrics yet"),
+        (write("metrics.jsonl", '{"step": 0}\n{broken\n'), RESUME, "metrics.jsonl, line 2"),
+        (write("metrics.jsonl", '{"seed": 0}\n'), RESUME, "line 1: this is no record"),
+        (write("metrics.jsonl", "[1]\n"), ("report",), "line 1: this is no record"),
+        (lambda folder: (folder / "metrics.jsonl").unlink(), ("report",), "cannot be read"),
+        (write("checkpoints/2/about/metadata", "{"), RESUME, "checkpoints/2 cannot be read"),
+        (write("checkpoints/2/about/metadata", "{"), ("bias", "--run"), "2 cannot be read"),
+        (
+            lambda folder: shutil.rmtree(folder / "checkpoints"),
+            ("bias", "--run"),
+            "has no checkpoint",
+        ),
+        (write("summary.json", "{}"), ("report",), "summary.json cannot be read"),
+    ],
+)
+def test_what_was_changed_or_cut(change, command, message, made, stop, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    change(made)
+    assert message in stop(*command, made)
+
+
+def test_an_odd_list_of_digests_does_no_harm(made):
+    (made / "checkpoints.sha256.json").write_text('{"2": 3}')
+    checkpoints = checkpoint.Checkpoints(made / "checkpoints")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        checkpoints.restore(2, {"other": jax.numpy.zeros(3)})
+    checkpoints.close()
+
+
+def told_of(error, **options):
+    with pytest.raises(SystemExit) as found, errors.told(**options):
+        raise error
+    return found.value.code
+
+
+def test_each_kind_of_error(capsys):
+    cases = [
+        (KeyboardInterrupt(), {"resumable": True}, 130, "interrupted. --resume goes on from"),
+        (KeyboardInterrupt(), {}, 130, "interrupted."),
+        (ModuleNotFoundError(name="optax"), {}, 2, "optax is not installed. Run `make`"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "x"),
+            {},
+            2,
+            "x cannot be opened: Perm",
+        ),
+        (
+            OSError(errno.EROFS, "Read-only file system", "x"),
+            {},
+            2,
+            "x cannot be opened: Read-only",
+        ),
+        (
+            NotADirectoryError(errno.ENOTDIR, "Not a directory", "x"),
+            {},
+            2,
+            "x cannot be made: Not a",
+        ),
+        (ValueError("two\nlines"), {}, 2, "error: two lines"),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: of memory"), {}, 2, "--lanes-per-call"),
+    ]
+    for error, options, status, message in cases:
+        assert told_of(error, **options) == status
+        told = capsys.readouterr().err.strip()
+        assert message in told
+        assert len(told.splitlines()) == 1
+
+
+def test_what_no_user_can_mend_keeps_its_traceback():
+    with pytest.raises(AssertionError, match="bug"), errors.told():
+        raise AssertionError("bug")
+    with pytest.raises(jax.errors.JaxRuntimeError), errors.told():
+        raise jax.errors.JaxRuntimeError("INTERNAL: bug")

@@ -1,0 +1,92 @@
+"""What a command does before its modules are imported, and when it is interrupted."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from train import data
+from train.images import DataError, RecordSplit
+from train.prepare import prepare
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = sorted(
+    path.stem for path in (ROOT / "train").glob("*.py") if "__main__" in path.read_text()
+)
+
+
+def start(name, *arguments, without=None, folder):
+    """A command in a process in which a module cannot be imported."""
+    if without:
+        (folder / "sitecustomize.py").write_text(f"import sys; sys.modules[{without!r}] = None")
+    return subprocess.Popen(
+        [sys.executable, "-m", f"train.{name}", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_the_commands_are_found():
+    assert len(COMMANDS) == 15
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_missing_package_is_named(name, tmp_path):
+    # Each command meets another one of them first; all are asked for before any is imported.
+    process = start(name, without="optax" if name < "l" else "tyro", folder=tmp_path)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert told.startswith("error: optax" if name < "l" else "error: tyro")
+    assert "is not installed for" in told
+    assert "make" in told
+    assert len(told.splitlines()) == 1
+
+
+def test_a_package_that_only_some_data_need(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "grain", None)
+    with pytest.raises(
+        DataError, match="a data set that does not fit in memory needs the module grain"
+    ):
+        data.stream(RecordSplit([0], (2, 2, 1)), batch_size=1, seed=0)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(DataError, match=r"needs the module tensorflow_datasets.*Run `make`"):
+        prepare("cifar10", tmp_path, data_dir=tmp_path)
+
+
+def test_an_interruption_of_the_imports_has_no_traceback(tmp_path):
+    code = """
+import sys
+class Interrupted:
+    def find_spec(self, name, path=None, target=None):
+        if name == "optax":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+"""
+    (tmp_path / "sitecustomize.py").write_text(code)
+    process = start("supervised", folder=tmp_path)
+    _, told = process.communicate(timeout=60)
+    # What a shell calls 130.
+    assert process.returncode == -signal.SIGINT
+    assert told == "interrupted.\n"
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_says_how_to_go_on(tmp_path):
+    out = tmp_path / "run"
+    process = start("supervised", "smoke", "--steps", "100000", "--out", str(out), folder=tmp_path)
+    deadline = time.monotonic() + 240
+    while not (out / "checkpoints" / "10").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert told.strip() == "interrupted. --resume goes on from the last checkpoint."
