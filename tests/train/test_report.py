@@ -65,7 +65,7 @@ def test_an_existing_file_is_kept(folders, tmp_path, monkeypatch, capsys):
     out.write_text("mine")
     with pytest.raises(SystemExit):
         command(monkeypatch, folders[0], "--out", out)
-    assert "exists; name another file" in capsys.readouterr().err
+    assert "exists; name another place" in capsys.readouterr().err
     assert out.read_text() == "mine"
 
 
