@@ -14,6 +14,11 @@ import jax
 
 OURS = "mirjax"
 
+# Thread pools spin for a while after a call, in the hope of the next: long enough to slow down whatever
+# another library does meanwhile. So each has its turn after a pause, and begins with a call that is not timed.
+_PAUSE = 0.25
+_BLOCK = 0.03
+
 Calls = Mapping[str, Callable[[], float | None]]
 """By name, `OURS` first: each returns when the work is done, with a number that all must agree on."""
 
@@ -26,7 +31,7 @@ class Row:
         group: of rows, as on the command line.
         name: what is computed, and its sizes.
         first: seconds of the first call of each, which compiles.
-        milliseconds: of the later calls, one a round.
+        milliseconds: of the later calls, one mean a round.
         per: what one call works on, for "a second" (images), or 0.
     """
 
@@ -74,7 +79,7 @@ def measure(
     tolerance: float | None = 1e-3,
     before: Mapping[str, Callable[[], Any]] | None = None,
 ) -> Row:
-    """Times the calls in turn for `seconds`, and at least so many rounds.
+    """Times the calls in turn for `seconds`, and at least so many rounds: each the mean of a short block.
 
     A busy machine slows all of a round alike, so that ratios within a round say most. What is in
     `before` is called before each call of that name, and is not timed.
@@ -98,10 +103,22 @@ def measure(
         for key, call in calls.items():
             if before and key in before:
                 before[key]()
-            began = time.perf_counter()
-            call()
-            times[key].append(1e3 * (time.perf_counter() - began))
+            time.sleep(_PAUSE)
+            times[key].append(1e3 * _block(call))
     return Row(group, name, first, times, per)
+
+
+def _block(call: Callable[[], Any]) -> float:
+    """Seconds a call, after one that is not timed if calls are short."""
+    began, count = time.perf_counter(), 0
+    call()
+    if time.perf_counter() - began > 1:
+        return time.perf_counter() - began
+    began = time.perf_counter()
+    while count == 0 or time.perf_counter() - began < _BLOCK:
+        call()
+        count += 1
+    return (time.perf_counter() - began) / count
 
 
 def machine() -> dict[str, Any]:
