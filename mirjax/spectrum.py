@@ -98,8 +98,8 @@ def spectral_sum(
 
 def _by(method: Method, matrix: Array, eigh: Callable, products: Callable) -> Any:
     if method == "auto":
-        # Measured: on a CPU products are slower from a side of 64 on, and no faster below. That they
-        # are faster elsewhere is what `benchmarks/run.py` is there to measure.
+        # Measured on a CPU: level up to a side of 64, and slower beyond. That products are faster
+        # elsewhere is what `benchmarks/run.py` is there to measure.
         return lax.platform_dependent(matrix, cpu=eigh, default=products)
     return products(matrix) if method == "products" else eigh(matrix)
 
