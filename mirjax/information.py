@@ -8,7 +8,7 @@ from jax import Array
 from jaxtyping import Float
 
 from mirjax.checks import ArrayLike, as_float, common_float, entropy_method, same_size, square
-from mirjax.entropy import entropy_of, unit_trace
+from mirjax.entropy import entropy_of, for_kernels, unit_trace
 from mirjax.spectrum import Method, entropy_rounding
 
 
@@ -134,6 +134,7 @@ def kernel_interplay(
         1.3863
     """
     entropy_method(method)
+    method = for_kernels(method)
     kernel1 = as_float(kernel1, "kernel1", axes="n n")
     kernel2 = as_float(kernel2, "kernel2", axes="n n")
     square(kernel1, "kernel1")

@@ -74,7 +74,9 @@ def main():
         call(builder, "-m", "hatchling", "build", "-t", "sdist", "-d", folder, cwd=ROOT)
         (sdist,) = folder.glob("mirjax-*.tar.gz")
         with tarfile.open(sdist) as archive:
-            archive.extractall(folder / "source", filter="data")
+            # Python 3.11.4 and newer.
+            safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+            archive.extractall(folder / "source", **safely)
         (source,) = (folder / "source").iterdir()
         _, again = wheel_of(source, builder, folder / "again")
         assert again == files, "the wheel of the source distribution differs"

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 import mirjax
 from mirjax.products import entropy_by_products, rule_of
@@ -126,6 +127,68 @@ def test_gradient_at_collapse_is_finite_in_float32():
         return sum(loss(features, *case[1:], method="products") for loss in losses)
 
     assert np.all(np.isfinite(gradient(case[0])))
+
+
+@pytest.mark.parametrize("rank", [4, 24])
+def test_gradients_in_float32_are_those_of_float64(rank):
+    rng = np.random.default_rng(0)
+    features = (rng.normal(size=(40, rank)) @ rng.normal(size=(rank, 24))).astype(np.float32)
+    rows = features.astype(np.float64)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit = rows / norms
+    values, vectors = np.linalg.eigh(unit.T @ unit / 40)
+    kept = values > 1e-12
+    logs = (vectors[:, kept] * np.log(values[kept])) @ vectors[:, kept].T
+    pull = -2 * unit @ logs / 40  # the rest of the derivative is along the rows
+    expected = (pull - unit * np.sum(pull * unit, axis=1, keepdims=True)) / norms
+    entropy = functools.partial(mirjax.feature_entropy, method="products")
+    actual = jax.jit(jax.grad(entropy))(features)
+    assert_near(actual, expected, 5e-5 * np.max(np.abs(expected)))
+
+
+@pytest.mark.parametrize("rows", [np.eye(3, 5), np.ones((3, 5)), cases.simplex(4, 5)])
+def test_value_and_gradient_can_be_differentiated_together_at_flat_spectra(rows, x64):
+    tangent = np.random.default_rng(0).normal(size=rows.shape) * (rows != 0)
+
+    @functools.partial(jax.jit, static_argnames="method")
+    def both(rows, method):
+        entropy = functools.partial(mirjax.feature_entropy, method=method)
+        return jax.jvp(jax.value_and_grad(entropy), (rows,), (tangent,))[1]
+
+    for ours, theirs in zip(both(rows, "products"), both(rows, "eigh"), strict=True):
+        assert np.all(np.isfinite(ours))
+        if np.linalg.matrix_rank(rows) > 1:  # ones: the tangent leaves the rank
+            assert_near(ours, theirs, 1e-8)
+
+
+def test_products_are_counted():
+    # What the docstring of `matrix_entropy` says: of k x k matrices, loops counted as often as they run.
+    def products(jaxpr):
+        found = 0
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "dot_general":
+                shape = equation.outvars[0].aval.shape
+                found += int(np.prod(shape[:-2])) if shape[-2:] == (8, 8) else 0
+            for inner in jaxprs_in_params(equation.params):
+                found += equation.params.get("length", 1) * products(inner)
+        return found
+
+    matrix = jnp.eye(8) / 8
+    assert products(jax.make_jaxpr(entropy_by_products)(matrix).jaxpr) == 29
+
+
+def test_kernels_that_are_rounded_are_decomposed_by_auto():
+    rows = jax.random.normal(jax.random.key(0), (64, 16))
+    kernel = mirjax.gram(rows).astype(jnp.bfloat16)
+    auto, decomposed = (
+        jax.jit(functools.partial(mirjax.matrix_entropy, method=m)) for m in ("auto", "eigh")
+    )
+    text = auto.trace(kernel).lower(lowering_platforms=("cuda",)).as_text().lower()
+    assert "syevd" in text or "eigh" in text
+    assert auto(kernel) == decomposed(kernel)
+    of_two = jax.jit(functools.partial(mirjax.kernel_interplay, method="auto"))
+    text = of_two.trace(kernel, kernel).lower(lowering_platforms=("cuda",)).as_text().lower()
+    assert "syevd" in text or "eigh" in text
 
 
 def test_second_derivative_is_that_of_the_decomposition(x64):

@@ -77,16 +77,27 @@ sys.meta_path.insert(0, Interrupted())
     assert told == "interrupted.\n"
 
 
+@pytest.fixture
+def heeds_interruptions():
+    # What a shell runs in the background ignores SIGINT, and so would all that it starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.slow
-def test_an_interrupted_run_says_how_to_go_on(tmp_path):
+def test_an_interrupted_run_says_how_to_go_on(tmp_path, heeds_interruptions):
     out = tmp_path / "run"
     process = start("supervised", "smoke", "--steps", "100000", "--out", str(out), folder=tmp_path)
-    deadline = time.monotonic() + 240
-    while not (out / "checkpoints" / "10").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
+    try:
+        deadline = time.monotonic() + 240
+        while not (out / "checkpoints" / "10").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert told.strip() == "interrupted. --resume goes on from the last checkpoint."
