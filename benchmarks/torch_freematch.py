@@ -1,8 +1,8 @@
 """A FreeMatch step in PyTorch with its images augmented by Pillow in worker processes.
 
 Written from the papers (FreeMatch, arXiv 2205.07246; WideResNet, arXiv 1605.07146; RandAugment), as such
-trainers are usually built: a data set returns a weak and a strong view of one image. JAX is not imported:
-the workers are spawned from this module.
+trainers are usually built: a data set returns a weak and a strong view of one image. Workers are spawned, since
+JAX's threads do not survive a fork; they import the main module again, which takes them a while at the start.
 """
 
 from collections.abc import Iterator
@@ -120,11 +120,14 @@ class FreeMatch:
         device: str,
     ):
         self.device, self.classes = device, int(labels.max()) + 1
-        self.network = WideResNet(self.classes, depth, width).to(device)
+        # As one would on a GPU: convolutions are tuned, with the channels last.
+        torch.backends.cudnn.benchmark = True
+        network: Any = WideResNet(self.classes, depth, width)
+        self.network = network.to(device, memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(
             self.network.parameters(), lr=0.03, momentum=0.9, weight_decay=5e-4, nesterov=True
         )
-        self.average = {k: v.clone() for k, v in self.network.named_parameters()}
+        self.average = [value.detach().clone() for value in self.network.parameters()]
         share = torch.full((self.classes,), 1 / self.classes, device=device)
         self.confidence, self.mean, self.histogram = share[0].clone(), share.clone(), share.clone()
         chosen = np.arange(40)
@@ -148,15 +151,15 @@ class FreeMatch:
         (images, labels), (weak, strong, _) = (
             [x.to(self.device, non_blocking=True) for x in part] for part in next(self.batches)
         )
-        logits = self.network(torch.cat([images, weak, strong]))
+        together = torch.cat([images, weak, strong])
+        logits = self.network(together.contiguous(memory_format=torch.channels_last))
         known, of_weak, of_strong = logits.split([len(images), len(weak), len(strong)])
         loss = functional.cross_entropy(known, labels) + self._unlabelled(of_weak, of_strong)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         with torch.no_grad():
-            for name, value in self.network.named_parameters():
-                self.average[name].lerp_(value, 0.001)
+            torch._foreach_lerp_(self.average, list(self.network.parameters()), 0.001)
         return float(loss.detach())
 
     def _unlabelled(self, of_weak: torch.Tensor, of_strong: torch.Tensor) -> torch.Tensor:
