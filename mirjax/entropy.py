@@ -31,7 +31,7 @@ def matrix_entropy(
     Args:
         kernel: symmetric, positive semi-definite `[..., n, n]`, of any scale and rank.
         order: α, a positive finite Python number. 2 needs no eigendecomposition.
-        method: of order 1. `"eigh"` decomposes; `"products"` takes 28 matrix products in float32 (104 in
+        method: of order 1. `"eigh"` decomposes; `"products"` takes 28 matrix products in float32 (84 in
             float64), one more with the derivative, and no decomposition. `"auto"` decomposes a kernel; from features
             it is `"eigh"` on a CPU and `"products"` elsewhere.
 
@@ -56,7 +56,7 @@ def matrix_entropy(
     Differentiable twice, at repeated eigenvalues too. Where the kernel is singular the entropy has
     no derivative towards higher rank; what is returned is the derivative on the range of the kernel,
     which is exact for anything that comes from features; second derivatives hold for changes that keep the
-    rank. Orders below 1 count only eigenvalues
+    rank, and by products for full rank only. Orders below 1 count only eigenvalues
     above `n · eps · λ_max` as rank.
 
     Example:

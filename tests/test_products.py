@@ -157,8 +157,11 @@ def test_value_and_gradient_can_be_differentiated_together_at_flat_spectra(rows,
 
     for ours, theirs in zip(both(rows, "products"), both(rows, "eigh"), strict=True):
         assert np.all(np.isfinite(ours))
-        if np.linalg.matrix_rank(rows) > 1:  # ones: the tangent leaves the rank
-            assert_near(ours, theirs, 1e-8)
+        # Of low rank, rounding off the range counts in second derivatives: of the order eps · last node.
+        # Of rank one the tangent leaves the rank.
+        rank = np.linalg.matrix_rank(rows)
+        if rank > 1:
+            assert_near(ours, theirs, 1e-8 if rank == len(rows) else 1e-3)
 
 
 def test_products_are_counted():
