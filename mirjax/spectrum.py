@@ -145,17 +145,21 @@ def _value_and_gradient_jvp(order: float, primals: tuple[Array], tangents: tuple
     # with divided differences, which have a limit where eigenvalues coincide.
     (matrix,), (tangent,) = primals, tangents
     vectors, values = eigh(matrix)
-    value, gradient = _value_and_gradient_of(vectors, values, matrix, order)
+    # Here a null eigenvalue that passes does harm: the factor that vanishes there has a derivative.
+    kept = _in_range(values, order, margin=values.shape[0])
+    gradient = matmul(vectors * _slope(values, kept, order)[None, :], vectors.T)
+    value = _sum_of_terms(_polish(values, matrix), matrix, order)
     rotated = matmul(vectors.T, matmul(tangent, vectors))
-    differences = _divided_differences(values, _in_range(values, order), order)
+    differences = _divided_differences(values, kept, order)
     d_gradient = matmul(vectors, matmul(differences * rotated, vectors.T))
     return (value, gradient), (total(gradient * tangent), d_gradient)
 
 
-def _in_range(values: Array, order: float) -> Array:
+def _in_range(values: Array, order: float, margin: float | None = None) -> Array:
     # For order >= 1 what passes by mistake does no harm: a factor F of the matrix vanishes there,
     # and so does F times a logarithm. Below 1 the terms are steep at 0, so rank is decided safely.
-    margin = 1.0 if order >= 1 else values.shape[0]
+    if margin is None:
+        margin = 1.0 if order >= 1 else values.shape[0]
     return values > margin * jnp.finfo(values.dtype).eps * values[-1]
 
 
