@@ -7,8 +7,6 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.timing import OURS, Row, measure, torch_device
@@ -18,10 +16,7 @@ from train.lanes import lanes_of
 from train.parallel import data_mesh, replicated
 from train.pool import PoolFeed, pool_of
 from train.randaugment import RANGES
-from train.semisupervised import Semisupervised, augmentation
-from train.semisupervised import optimizer as cosine
-from train.semisupervised_step import Information
-from train.semisupervised_step import make_step as make_semisupervised_step
+from train.semisupervised import Semisupervised, start, unlabelled_batch
 from train.state import Network, initial_state, optimizer
 from train.step import information_loss, make_call, make_step
 from train.supervised import Supervised
@@ -55,22 +50,9 @@ def semisupervised(settings: Semisupervised) -> Callable[[], float]:
     images, labels = noise()
     data = from_arrays("noise", images, labels, images[:100], labels[:100])
     pool, lanes = pool_of(settings, data, settings.labels), lanes_of(settings)
-    network, transform, method = Network.of(settings, data), cosine(settings), settings.method()
-    states = initial_state(network, transform, lanes)
-    extra = jax.tree.map(lambda x: x[None], method.init(CLASSES, len(pool.truth)))
-    states = states._replace(average=jax.tree.map(jnp.copy, states.params), extra=extra)
-    step = make_semisupervised_step(
-        network,
-        transform,
-        method,
-        lanes,
-        steps=settings.steps,
-        augmentation=augmentation(settings, pool),
-        information=Information(),
-    )
+    _, step, states = start(settings, pool, lanes)
     mesh = data_mesh(settings.batch_size, 1)
-    unlabelled = settings.batch_size * settings.unlabelled_ratio
-    feed = PoolFeed(pool, settings.batch_size, unlabelled, mesh)
+    feed = PoolFeed(pool, settings.batch_size, unlabelled_batch(settings), mesh)
     return _caller(step, feed, lanes, states, mesh)
 
 

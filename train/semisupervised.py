@@ -11,7 +11,7 @@ those in `PATH/unlabelled/` have none, and `PATH/test/CLASS/` is for the measure
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -183,18 +183,12 @@ def open_pool(settings: Semisupervised) -> Pool:
     return pool
 
 
-def fit(
-    settings: Semisupervised,
-    pool: Pool,
-    lanes: Sequence[Lane] | None = None,
-    *,
-    quiet: bool = False,
-) -> Result:
-    """Trains all lanes, one for each seed if none are given, and evaluates them on the way."""
-    lanes = lanes_of(settings) if lanes is None else lanes
-    method, network = settings.method(), Network.of(settings, pool.data)
-    unlabelled = unlabelled_batch(settings)
-    mesh, transform = data_mesh(settings.batch_size, settings.devices), optimizer(settings)
+def start(
+    settings: Semisupervised, pool: Pool, lanes: Sequence[Lane]
+) -> tuple[Network, Callable[..., tuple[TrainState, Any]], TrainState]:
+    """The network, the step that the settings describe, and the initial states of the lanes."""
+    network, transform = Network.of(settings, pool.data), optimizer(settings)
+    method = settings.method()
     states = initial_state(network, transform, lanes)
     extra = jax.tree.map(
         lambda x: jnp.broadcast_to(x, (len(lanes), *x.shape)),
@@ -217,13 +211,27 @@ def fit(
             settings.stop_gradient,
         ),
     )
+    return network, step, states
+
+
+def fit(
+    settings: Semisupervised,
+    pool: Pool,
+    lanes: Sequence[Lane] | None = None,
+    *,
+    quiet: bool = False,
+) -> Result:
+    """Trains all lanes, one for each seed if none are given, and evaluates them on the way."""
+    lanes = lanes_of(settings) if lanes is None else lanes
+    network, step, states = start(settings, pool, lanes)
+    unlabelled, mesh = unlabelled_batch(settings), data_mesh(settings.batch_size, settings.devices)
 
     def trainer_of(states: TrainState) -> tuple[Groups, Any]:
         lists = {str(seed): chosen.tolist() for seed, chosen in pool.labelled.items()}
         write_text(settings.out / "labelled.json", json.dumps(lists) + "\n")
         feed = PoolFeed(pool, settings.batch_size, unlabelled, mesh)
         groups = JudgedGroups(settings, lanes, states, step, feed, mesh)
-        measure = Measure(network, settings, pool, method, groups, mesh)
+        measure = Measure(network, settings, pool, settings.method(), groups, mesh)
         return groups, lambda group, states: measure(
             states, [lanes[i].seed for i in groups.rows[group]]
         )
