@@ -1,6 +1,7 @@
 """Lanes in groups that go through one compiled call together."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -55,6 +56,20 @@ class Groups:
         """Trains every lane up to step `to`; the mean terms of the steps taken, for each lane."""
         taken, totals = to - self._step, [np.zeros(1)] * len(self.states)
         names: tuple[str, ...] = ()
+        # What a call tells is waited for once the next has started, so that the device goes on meanwhile. Calls of
+        # several groups would run side by side, and need the memory of both.
+        begun: deque[tuple[int, Any]] = deque()
+        most = 1 if len(self.states) == 1 else 0
+
+        def wait(most: int) -> None:
+            nonlocal names
+            while len(begun) > most:
+                group, progress = begun.popleft()
+                progress = jax.device_get(progress)
+                self._stop_if_not_finite(group, progress)
+                names = progress.total._fields
+                totals[group] = totals[group] + np.stack(progress.total, axis=1)
+
         while self._step < to:
             count = min(self._chunk, to - self._step)
             for group in range(len(self.states)):
@@ -62,11 +77,10 @@ class Groups:
                 self.states[group], progress = self._call(
                     self.states[group], sources, self._filled(indices), count
                 )
-                progress = jax.device_get(progress)
-                self._stop_if_not_finite(group, progress)
-                names = progress.total._fields
-                totals[group] = totals[group] + np.stack(progress.total, axis=1)
+                begun.append((group, progress))
+                wait(most)
             self._step += count
+        wait(0)
         means = np.concatenate(totals) / taken
         return [
             {f"step_{name}": float(v) for name, v in zip(names, row, strict=True)} for row in means
@@ -125,5 +139,6 @@ def largest_that_fits(
         if "bytes_limit" not in stats:
             return lanes
         available = int(stats["bytes_limit"])
-    sizes = [lanes // k for k in range(1, lanes + 1) if lanes % k == 0]
+    # A single lane has to fit: nothing is asked, which would be a compilation.
+    sizes = [lanes // k for k in range(1, lanes) if lanes % k == 0]
     return next((size for size in sizes if needs(size) <= math.floor(0.9 * available)), 1)

@@ -76,6 +76,24 @@ def test_as_many_lanes_as_fit():
     assert asked == [12, 6, 4]
     assert largest_that_fits(12, needs, available=10) == 1
     assert largest_that_fits(12, needs) == 12  # a CPU does not say what it has
+    asked.clear()
+    assert largest_that_fits(1, needs, available=10) == 1
+    assert not asked
+
+
+def test_the_next_call_begins_before_the_last_is_waited_for(tiny, settings, monkeypatch):
+    one = dataclasses.replace(settings, seeds=1, steps_per_call=1)
+    lanes = lanes_of(one)
+    network, transform = Network.of(one, tiny), optimizer(one)
+    step = make_step(network, transform, information_loss(lanes))
+    mesh = data_mesh(one.batch_size, None)
+    feed = feed_of(tiny.train, one.batch_size, mesh)
+    groups = Groups(one, lanes, initial_state(network, transform, lanes), step, feed, mesh)
+    order, call, get = [], groups._call, jax.device_get
+    monkeypatch.setattr(groups, "_call", lambda *args: order.append("call") or call(*args))
+    monkeypatch.setattr(jax, "device_get", lambda x: order.append("get") or get(x))
+    groups.advance(3)
+    assert order == ["call", "call", "get", "call", "get", "get"]
 
 
 def test_what_a_call_needs_grows_with_its_lanes(tiny, settings):
