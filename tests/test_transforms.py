@@ -58,6 +58,22 @@ def test_two_batch_axes_of_every_function():
         assert shapes == {(1, 2)}, name
 
 
+def test_rematerialised_nothing_of_the_side_of_the_batch_is_kept():
+    features, head, labels = jnp.ones((48, 7)), jnp.ones((10, 7)), jnp.zeros(48, int)
+
+    def kept(loss):
+        pulled = jax.eval_shape(lambda f, h: jax.vjp(loss, f, h)[1], features, head)
+        return max(leaf.size for leaf in jax.tree.leaves(pulled))
+
+    for method in ("eigh", "products"):
+
+        def loss(f, h, method=method):
+            return mirjax.losses.mutual_information_loss(f, h, labels, method=method)
+
+        assert kept(loss) == 48 * 48
+        assert kept(jax.checkpoint(loss)) <= 48 * 10
+
+
 def test_scan_and_remat():
     features, head, labels = batch((12, 8, 3))
 
