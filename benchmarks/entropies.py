@@ -10,7 +10,7 @@ import numpy as np
 
 import mirjax
 from benchmarks import peers
-from benchmarks.timing import OURS, Row, measure, torch_device
+from benchmarks.timing import OURS, Row, measure, on_cpu, torch_device
 from mirjax.spectrum import Method
 
 SHAPES = (
@@ -23,7 +23,7 @@ SHAPES = (
     (4096, 512, 100),
 )
 SIDES = (16, 32, 64, 128, 256, 512, 1024, 2048)
-PRODUCTS = "mirjax, products"
+PRODUCTS, EIGH = "mirjax, products", "mirjax, eigh"
 
 
 def drawn(n: int, d: int, classes: int, layers: int = 1) -> tuple[np.ndarray, ...]:
@@ -35,7 +35,7 @@ def drawn(n: int, d: int, classes: int, layers: int = 1) -> tuple[np.ndarray, ..
     return features, head, rng.integers(0, classes, n)
 
 
-def mir_plus_hdr(features, head, labels, method: Method = "eigh"):
+def mir_plus_hdr(features, head, labels, method: Method = "auto"):
     """By the library."""
     result = mirjax.interplay(features, head, labels, method=method)
     return result.mir + result.hdr
@@ -73,7 +73,7 @@ def batch(seconds: float, shapes=SHAPES) -> Iterator[Row]:
 
     for shape in shapes:
         # Minutes a call, for the peers, on a CPU.
-        if jax.default_backend() == "cpu" and shape[0] > 2048:
+        if on_cpu() and shape[0] > 2048:
             print(f"left out on a CPU: (n, d, C) = {shape}")
             continue
         rounds = 7 if shape[0] <= 512 else 3
@@ -83,10 +83,10 @@ def batch(seconds: float, shapes=SHAPES) -> Iterator[Row]:
             what = "value and gradient" if gradient else "value"
             name = f"(n, d, C) = {shape}, {what}"
             calls = {OURS: in_jax(mir_plus_hdr, arrays, gradient)}
-            # On a CPU they are slower at larger sides, see the group `methods`.
-            if jax.default_backend() != "cpu" or shape[0] <= 512:
-                by_products = functools.partial(mir_plus_hdr, method="products")
-                calls[PRODUCTS] = in_jax(by_products, arrays, gradient)
+            # The other method, where it is not hopeless: see the group `methods`.
+            if shape[0] <= (512 if on_cpu() else 1024):
+                other = functools.partial(mir_plus_hdr, method="products" if on_cpu() else "eigh")
+                calls[PRODUCTS if on_cpu() else EIGH] = in_jax(other, arrays, gradient)
             calls["plain JAX"] = in_jax(peers.plain_jax, arrays, gradient)
             calls["plain PyTorch"] = in_torch(peers.plain_torch, tensors, gradient)
             if shape[0] <= 512:
@@ -110,7 +110,7 @@ def one_entropy(seconds: float) -> Iterator[Row]:
     for n, d in ((512, 128), (50_000, 512)):
         features = drawn(n, d, 10)[0]
         array, tensor = jnp.asarray(features), torch.tensor(features, device=torch_device())
-        value = jax.jit(mirjax.feature_entropy)
+        value = jax.jit(functools.partial(mirjax.feature_entropy, method="auto"))
         calls = {
             OURS: lambda v=value, a=array: float(v(a)),
             "dual, PyTorch": lambda t=tensor: float(peers.dual_torch(t)),
@@ -176,7 +176,7 @@ def layers(seconds: float) -> Iterator[Row]:
 
 def methods(seconds: float, sides=SIDES) -> Iterator[Row]:
     """One entropy and its gradient by decomposition and by products, over the side of the matrix."""
-    largest = 1024 if jax.default_backend() == "cpu" else max(sides)
+    largest = 1024 if on_cpu() else max(sides)
     for side in (s for s in sides if s <= largest):
         rows = np.random.default_rng(0).normal(size=(side, 2 * side)).astype(np.float32)
         kernel = mirjax.gram(jnp.asarray(rows))

@@ -1,5 +1,6 @@
 """Errors of entropies by decomposition and by products, in float32, against float64."""
 
+import functools
 from typing import Any
 
 import jax
@@ -7,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import mirjax
+from mirjax.spectrum import Method
 
-SIDES = (64, 512, 2048)
+SIDES = (64, 256, 512, 2048)
+METHODS: tuple[Method, ...] = ("eigh", "products")
 
 
 def spectra(side: int) -> dict[str, np.ndarray]:
@@ -33,40 +36,56 @@ def spectra(side: int) -> dict[str, np.ndarray]:
 
 
 def table(sides=SIDES) -> list[dict[str, Any]]:
-    """Error in nats of each method, for every spectrum and side.
+    """Error of each method's value in nats and of its gradient, for every spectrum and side.
 
-    The matrices are made in float64 and rounded; the reference is the float64 decomposition of the
-    rounded matrix, so that the error is that of the method alone.
+    The matrices are made in float64 and rounded; the reference is the float64 decomposition of the rounded
+    matrix, so that the error is that of the method alone. Both come of one compiled call, as in a training step.
+    A gradient counts as a factor `F` of the matrix sees it, `gradient F`, in units of the largest entry of `F`.
     """
-    compiled = jax.jit(mirjax.matrix_entropy, static_argnames="method")
+    compiled = {
+        method: jax.jit(jax.value_and_grad(functools.partial(mirjax.matrix_entropy, method=method)))
+        for method in METHODS
+    }
     found = []
     for side in sides:
         rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(side, side)))[0]
         for name, spectrum in spectra(side).items():
             matrix = ((rotation * spectrum) @ rotation.T).astype(np.float32)
             matrix = np.tril(matrix) + np.tril(matrix, -1).T
-            values = np.linalg.eigvalsh(matrix.astype(np.float64))
+            values, vectors = np.linalg.eigh(matrix.astype(np.float64))
             values /= values.sum()
             # Null eigenvalues of the rounded matrix lie on both sides of 0: their terms cancel.
             exact = -np.sum(values * np.log(np.abs(values)))
-            errors = {
-                m: float(compiled(jnp.asarray(matrix), method=m)) - exact
-                for m in ("eigh", "products")
-            }
-            found.append({"side": side, "spectrum": name, "entropy": exact, **errors})
+            # What rounding has made of null eigenvalues has no logarithm to compare with.
+            kept = values > side * np.finfo(np.float32).eps * values[-1]
+            factor = vectors * np.sqrt(np.where(kept, values, 0.0))
+            # What moves no trace: `-log A` less its mean.
+            slope = factor * (-np.log(np.where(kept, values, 1.0)) - exact)
+            row: dict[str, Any] = {"side": side, "spectrum": name, "entropy": exact}
+            for method, call in compiled.items():
+                value, gradient = jax.device_get(call(jnp.asarray(matrix)))
+                off = np.abs(gradient.astype(np.float64) @ factor - slope)
+                row[method] = float(value) - exact
+                row[f"{method} gradient"] = float(np.max(off) / np.max(np.abs(factor)))
+            found.append(row)
     return found
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """As a Markdown table, one line a spectrum."""
+    """As Markdown tables, one line a spectrum: of values and of gradients."""
+    for of in ("", " gradient"):
+        _show(rows, [method + of for method in METHODS])
+
+
+def _show(rows: list[dict[str, Any]], columns: list[str]) -> None:
     sides = sorted({row["side"] for row in rows})
-    titles = [f"{m}, {side}" for side in sides for m in ("eigh", "products")]
-    print("| spectrum | " + " | ".join(titles) + " |")
+    titles = [f"{column}, {side}" for side in sides for column in columns]
+    print("\n| spectrum | " + " | ".join(titles) + " |")
     print("|---" * (len(titles) + 1) + "|")
     for name in dict.fromkeys(row["spectrum"] for row in rows):
         own = {row["side"]: row for row in rows if row["spectrum"] == name}
-        cells = [f"{own[side][m]:+.0e}" for side in sides for m in ("eigh", "products")]
+        cells = [f"{own[side][column]:+.0e}" for side in sides for column in columns]
         print(f"| {name} | " + " | ".join(cells) + " |")
-    for m in ("eigh", "products"):
-        worst = max(rows, key=lambda row: abs(row[m]))
-        print(f"\nlargest of {m}: {worst[m]:+.1e} ({worst['spectrum']}, side {worst['side']})")
+    for column in columns:
+        worst = max(rows, key=lambda row: abs(row[column]))
+        print(f"\nlargest of {column}: {worst[column]:+.1e} ({worst['spectrum']}, {worst['side']})")

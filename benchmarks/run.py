@@ -12,7 +12,9 @@ Groups, all of them if none is named:
     layers          1, 10 and 50 layers at once
     supervised      a training step without and with the MI and ED terms
     input           images held on the device and streamed from disk: whether the input keeps up
-    semisupervised  the same of FreeMatch; and beside a PyTorch FreeMatch whose images come from Pillow
+    semisupervised  a FreeMatch step without and with the terms
+    loader          FreeMatch steps beside those of PyTorch, whose images come from Pillow in workers
+    profile         how busy these steps keep the device, and with what
     dataset         whole data sets (benchmarks/dataset.py)
 
 Every row times ours and its peers in turn in one process, after a first call that compiles and is told
@@ -31,12 +33,22 @@ from typing import Any
 
 import jax
 
-from benchmarks import entropies, errors, training
+from benchmarks import entropies, errors, profile, training
 from benchmarks.timing import HEADER, Row, machine, save
 from train.compilation import enable_cache
 
-TIMED = ("methods", "batch", "one", "half", "layers", "supervised", "input", "semisupervised")
-GROUPS = ("errors", *TIMED, "dataset")
+TIMED = (
+    "methods",
+    "batch",
+    "one",
+    "half",
+    "layers",
+    "supervised",
+    "input",
+    "semisupervised",
+    "loader",
+)
+GROUPS = ("errors", *TIMED, "profile", "dataset")
 
 
 def rows_of(group: str, options: argparse.Namespace) -> Iterator[Row]:
@@ -50,13 +62,13 @@ def rows_of(group: str, options: argparse.Namespace) -> Iterator[Row]:
     }
     if group in simple:
         return simple[group](options.seconds)
-    if group == "supervised":
-        return training.of_supervised(options.seconds, options.model, 64)
-    if group == "input":
-        return training.of_input(options.seconds, options.model, 64)
-    return training.of_semisupervised(
-        options.seconds, options.model, options.labelled, options.ratio, options.workers
-    )
+    of_steps = {
+        "supervised": training.of_supervised,
+        "input": training.of_input,
+        "semisupervised": training.of_semisupervised,
+        "loader": training.of_loader,
+    }
+    return of_steps[group](options)
 
 
 def whole_sets() -> list[dict[str, Any]]:
@@ -82,7 +94,11 @@ def main() -> None:
     small = jax.default_backend() == "cpu"
     parser.add_argument("--labelled", type=int, default=8 if small else 64, help="images a step")
     parser.add_argument("--ratio", type=int, default=7, help="unlabelled images for each of them")
-    parser.add_argument("--workers", type=int, help="of PyTorch's loader; one a core, if not given")
+    parser.add_argument(
+        "--workers", type=int, nargs="+", help="of PyTorch's loader; one a core, if not given"
+    )
+    parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--images", default="cifar10", help="data set of `input`, or folder:PATH")
     options = parser.parse_args()
     unknown = set(options.groups) - set(GROUPS)
     if unknown:
@@ -97,6 +113,10 @@ def main() -> None:
         if group == "errors":
             tables["errors"] = errors.table()
             errors.show(tables["errors"])
+        elif group == "profile":
+            found = training.profiles(options)
+            tables["profile"] = {name: one._asdict() for name, one in found.items()}
+            profile.show(found)
         elif group == "dataset":
             tables["dataset"] = whole_sets()
         else:

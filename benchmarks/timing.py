@@ -1,6 +1,7 @@
 """Interleaved timing of calls that do the same, and what is printed and kept of it."""
 
 import dataclasses
+import functools
 import json
 import os
 import platform
@@ -144,6 +145,12 @@ def machine() -> dict[str, Any]:
         "torch_device": torch_device(),
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+@functools.cache
+def on_cpu() -> bool:
+    """Whether JAX computes on a CPU. Not asked while modules load: workers would take the accelerator too."""
+    return jax.default_backend() == "cpu"
 
 
 def torch_device() -> str:

@@ -118,7 +118,9 @@ class FreeMatch:
         width: int,
         workers: int,
         device: str,
+        half: bool = False,
     ):
+        self.half = half
         self.device, self.classes = device, int(labels.max()) + 1
         # As one would on a GPU: convolutions are tuned, with the channels last.
         torch.backends.cudnn.benchmark = True
@@ -140,19 +142,26 @@ class FreeMatch:
             return DataLoader(data, size, sampler=sampler, **options)
 
         few = Views(images[chosen], labels[chosen])
-        self.batches: Iterator = zip(
+        self.batches: Iterator | None = zip(
             loader(few, labelled, min(workers, 1)),
             loader(Views(images, labels, ranges), unlabelled, workers),
             strict=False,
         )
 
+    def close(self) -> None:
+        """Ends the workers."""
+        self.batches = None
+
     def step(self) -> float:
         """The loss of one step, images included."""
         (images, labels), (weak, strong, _) = (
-            [x.to(self.device, non_blocking=True) for x in part] for part in next(self.batches)
+            [x.to(self.device, non_blocking=True) for x in part]
+            for part in next(self.batches or iter(()))
         )
         together = torch.cat([images, weak, strong])
-        logits = self.network(together.contiguous(memory_format=torch.channels_last))
+        together = together.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.half):
+            logits = self.network(together).float()
         known, of_weak, of_strong = logits.split([len(images), len(weak), len(strong)])
         loss = functional.cross_entropy(known, labels) + self._unlabelled(of_weak, of_strong)
         self.optimizer.zero_grad(set_to_none=True)

@@ -3,27 +3,35 @@
 The images are noise of CIFAR's size: what a step costs does not depend on what they show.
 """
 
+import argparse
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from benchmarks.timing import OURS, Row, measure, torch_device
+from benchmarks.profile import Profile, profiled
+from benchmarks.timing import OURS, Calls, Row, measure, on_cpu, torch_device
 from train.data import DataNotFound, from_arrays, load
 from train.feeds import feed_of
+from train.groups import Groups
 from train.lanes import lanes_of
-from train.parallel import data_mesh, replicated
+from train.parallel import data_mesh
 from train.pool import PoolFeed, pool_of
 from train.randaugment import RANGES
 from train.semisupervised import Semisupervised, start, unlabelled_batch
 from train.state import Network, initial_state, optimizer
-from train.step import information_loss, make_call, make_step
+from train.step import information_loss, make_step
 from train.supervised import Supervised
 
-IMAGES, CLASSES = 10_000, 10
+IMAGES, CLASSES, SUPERVISED = 10_000, 10, 64
 WITH = "mirjax, + MI + ED"
 TERMS: dict[str, Any] = {"mi_weight": 0.1, "ed_weight": 0.1}
+
+
+def steps_a_call() -> int:
+    """As training does: single steps on a CPU, several in one call elsewhere."""
+    return 1 if on_cpu() else 10
 
 
 def noise() -> tuple[np.ndarray, np.ndarray]:
@@ -34,7 +42,7 @@ def noise() -> tuple[np.ndarray, np.ndarray]:
 
 
 def supervised(settings: Supervised, data: Any = None) -> Callable[[], float]:
-    """A call that takes one step, on noise if no data are given, and waits for its loss."""
+    """A call that takes `steps_a_call()` steps, on noise if no data are given, and waits for their loss."""
     if data is None:
         images, labels = noise()
         data = from_arrays("noise", images, labels, images[:100], labels[:100])
@@ -42,119 +50,147 @@ def supervised(settings: Supervised, data: Any = None) -> Callable[[], float]:
     mesh = data_mesh(settings.batch_size, 1)
     step = make_step(network, transform, information_loss(lanes), augment=True)
     feed = feed_of(data.train, settings.batch_size, mesh)
-    return _caller(step, feed, lanes, initial_state(network, transform, lanes), mesh)
+    states = initial_state(network, transform, lanes)
+    return _caller(Groups(settings, lanes, states, step, feed, mesh))
 
 
 def semisupervised(settings: Semisupervised) -> Callable[[], float]:
-    """The same of a semi-supervised step."""
+    """The same of semi-supervised steps."""
     images, labels = noise()
     data = from_arrays("noise", images, labels, images[:100], labels[:100])
     pool, lanes = pool_of(settings, data, settings.labels), lanes_of(settings)
     _, step, states = start(settings, pool, lanes)
     mesh = data_mesh(settings.batch_size, 1)
     feed = PoolFeed(pool, settings.batch_size, unlabelled_batch(settings), mesh)
-    return _caller(step, feed, lanes, states, mesh)
+    return _caller(Groups(settings, lanes, states, step, feed, mesh))
 
 
-def _caller(step, feed, lanes, states, mesh) -> Callable[[], float]:
-    call = make_call(step, feed.take, looped=False)
-    batches = feed.of(lanes)
-    held = [
-        replicated(states, mesh),
-        0,
-    ]  # as they come back, so that the second call compiles nothing
+def _caller(trainer: Groups) -> Callable[[], float]:
+    done, count = 0, steps_a_call()
 
     def take() -> float:
-        sources, indices = batches(held[1], 1)
-        held[0], progress = call(held[0], sources, indices, 1)
-        held[1] += 1
-        return float(progress.total.loss[0])
+        nonlocal done
+        done += count
+        return trainer.advance(done)[0]["step_loss"]
 
     return take
 
 
-def of_supervised(seconds: float, model: str, batch: int) -> Iterator[Row]:
-    """A supervised step without and with the terms."""
+def of_supervised(options: argparse.Namespace) -> Iterator[Row]:
+    """Supervised steps without and with the terms."""
     common: dict[str, Any] = {
         "dataset": "npz:noise",
-        "model": model,
-        "batch_size": batch,
+        "model": options.model,
+        "batch_size": SUPERVISED,
         "augment": True,
+        "precision": options.precision,
     }
     calls = {
         OURS: supervised(Supervised(**common)),
         WITH: supervised(Supervised(**common, **TERMS)),
     }
-    name = f"supervised step, {model}, {batch} images"
-    yield measure("supervised", name, calls, seconds=seconds, per=batch, tolerance=None)
+    name = f"supervised, {_described(options)}, {SUPERVISED} images"
+    yield _measured("supervised", name, calls, options, SUPERVISED)
 
 
-def of_input(seconds: float, model: str, batch: int) -> Iterator[Row]:
-    """A supervised step on images that are held on the device, and on images streamed from disk.
+def of_input(options: argparse.Namespace) -> Iterator[Row]:
+    """Supervised steps on images that are held on the device, and on images streamed from disk.
 
-    Streamed CIFAR-10 has to be prepared (`python -m train.prepare cifar10`); without it there is no row.
+    CIFAR-10 has to be prepared (`python -m train.prepare cifar10`); without it there is no row.
     """
-    settings = Supervised(model=model, batch_size=batch, augment=True)
+    calls = _inputs(options)
+    if calls:
+        name = f"supervised, {_described(options)}, {SUPERVISED} images of {options.images}"
+        yield _measured("input", name, calls, options, SUPERVISED)
+
+
+def of_semisupervised(options: argparse.Namespace) -> Iterator[Row]:
+    """FreeMatch steps without and with the terms."""
+    images = options.labelled * (1 + options.ratio)
+    calls = {OURS: _freematch(options), WITH: _freematch(options, **TERMS)}
+    name = f"FreeMatch, {_described(options)}, {images} images"
+    yield _measured("semisupervised", name, calls, options, images)
+
+
+def of_loader(options: argparse.Namespace) -> Iterator[Row]:
+    """FreeMatch steps, and those of PyTorch with its loader (WideResNets only)."""
+    from benchmarks.torch_freematch import FreeMatch
+
+    own, depth_and_width = steps_a_call(), options.model.split("-")[1:]
+    images = options.labelled * (1 + options.ratio)
+    # Blocks of steps; the batches that the workers have read meanwhile are used up before.
+    count = 4 if on_cpu() else 4 * own
+    ours, theirs = _block(_freematch(options), count // own), "PyTorch with its loader"
+    for workers in options.workers or [os.cpu_count() or 1]:
+        peer = FreeMatch(
+            *noise(),
+            dict(RANGES),
+            labelled=options.labelled,
+            unlabelled=images - options.labelled,
+            depth=int(depth_and_width[0]),
+            width=int(depth_and_width[1]),
+            workers=workers,
+            device=torch_device(),
+            half=options.precision == "bfloat16",
+        )
+        yield measure(
+            "loader",
+            f"{count} steps of FreeMatch, {_described(options)}, Pillow with {workers} workers",
+            {OURS: ours, theirs: _block(peer.step, count)},
+            seconds=options.seconds,
+            rounds=3,
+            per=count * images,
+            tolerance=None,
+            before={theirs: _block(peer.step, 2 * workers + 1)},
+        )
+        peer.close()
+
+
+def profiles(options: argparse.Namespace) -> dict[str, Profile]:
+    """How busy the device is in a call: images held, images streamed, FreeMatch without and with the terms."""
+    calls = {f"supervised, {name}": call for name, call in _inputs(options).items()}
+    calls["FreeMatch"] = _freematch(options)
+    calls["FreeMatch, + MI + ED"] = _freematch(options, **TERMS)
+    return {name: profiled(call, 3) for name, call in calls.items()}
+
+
+def _freematch(options: argparse.Namespace, **terms: Any) -> Callable[[], float]:
+    settings = Semisupervised(
+        dataset="npz:noise",
+        algorithm="freematch",
+        labels=40,
+        model=options.model,
+        batch_size=options.labelled,
+        unlabelled_ratio=options.ratio,
+        precision=options.precision,
+        **terms,
+    )
+    return semisupervised(settings)
+
+
+def _inputs(options: argparse.Namespace) -> dict[str, Callable[[], float]]:
+    settings = Supervised(
+        model=options.model, batch_size=SUPERVISED, augment=True, precision=options.precision
+    )
     try:
-        held = load("cifar10")
-        streamed = load("cifar10", memory_limit_mib=1)
+        held, streamed = (load(options.images, memory_limit_mib=limit) for limit in (2048, 1))
     except DataNotFound as error:
         print(f"left out: {error}")
-        return
-    calls = {
+        return {}
+    return {
         OURS: supervised(settings, held),
         "mirjax, streamed from disk": supervised(settings, streamed),
     }
-    name = f"supervised step, {model}, {batch} images of CIFAR-10"
-    yield measure("input", name, calls, seconds=seconds, per=batch, tolerance=None)
 
 
-def of_semisupervised(
-    seconds: float, model: str, batch: int, ratio: int, workers: int | None
-) -> Iterator[Row]:
-    """A FreeMatch step without and with the terms, and in PyTorch with its loader (WideResNets only)."""
-    common: dict[str, Any] = {
-        "dataset": "npz:noise",
-        "algorithm": "freematch",
-        "labels": 40,
-        "model": model,
-        "batch_size": batch,
-        "unlabelled_ratio": ratio,
-    }
-    calls = {
-        OURS: semisupervised(Semisupervised(**common)),
-        WITH: semisupervised(Semisupervised(**common, **TERMS)),
-    }
-    name = f"FreeMatch step, {model}, {batch} + {batch * ratio} images"
-    per = batch * (1 + ratio)
-    yield measure("semisupervised", name, calls, seconds=seconds, per=per, tolerance=None)
-    if not model.startswith("wrn"):
-        return
-    from benchmarks.torch_freematch import FreeMatch
+def _described(options: argparse.Namespace) -> str:
+    return f"{options.model}, {options.precision}"
 
-    depth, width = map(int, model.split("-")[1:])
-    workers = (os.cpu_count() or 1) if workers is None else workers
-    peer = FreeMatch(
-        *noise(),
-        dict(RANGES),
-        labelled=batch,
-        unlabelled=batch * ratio,
-        depth=depth,
-        width=width,
-        workers=workers,
-        device=torch_device(),
-    )
-    # Blocks of steps; the batches that the workers have read meanwhile are used up before.
-    yield measure(
-        "semisupervised",
-        f"4 of them, Pillow with {workers} workers",
-        {OURS: _block(calls[OURS], 4), "PyTorch with its loader": _block(peer.step, 4)},
-        seconds=seconds,
-        rounds=3,
-        per=4 * per,
-        tolerance=None,
-        before={"PyTorch with its loader": _block(peer.step, 2 * workers + 1)},
-    )
+
+def _measured(group: str, name: str, calls: Calls, options: argparse.Namespace, images: int) -> Row:
+    steps = steps_a_call()
+    name = name if steps == 1 else f"{steps} steps: {name}"
+    return measure(group, name, calls, seconds=options.seconds, per=steps * images, tolerance=None)
 
 
 def _block(step: Callable[[], float], count: int) -> Callable[[], float]:
