@@ -124,8 +124,12 @@ def main() -> None:
             for row in rows_of(group, options):
                 rows.append(row)
                 print("\n".join(row.lines()), flush=True)
+                if options.json:
+                    save(options.json, about, rows, tables)
         if options.json:
             save(options.json, about, rows, tables)
+    if any(row.differing for row in rows):
+        raise SystemExit("some calls do not compute the same, see above")
 
 
 if __name__ == "__main__":

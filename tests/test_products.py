@@ -306,3 +306,18 @@ def test_orders():
 
 def test_spectral_sum_ignores_the_method_of_other_orders():
     assert spectral_sum(jnp.eye(2) / 2, 3, "products") == spectral_sum(jnp.eye(2) / 2, 3)
+
+
+@pytest.mark.parametrize("method", ["eigh", "products"])
+def test_a_value_compiled_with_its_gradient(method):
+    # What a compiler makes of the whole program: on a GPU it once cost three digits of the value.
+    rows = np.random.default_rng(0).normal(size=(256, 512)).astype(np.float32)
+    kernel = np.asarray(mirjax.gram(rows))
+    entropy = functools.partial(mirjax.matrix_entropy, method=method)
+    value, gradient = jax.jit(jax.value_and_grad(entropy))(kernel)
+    values, vectors = np.linalg.eigh(kernel.astype(np.float64))
+    values /= values.sum()
+    expected = -np.sum(values * np.log(values))
+    assert_near(value, expected, 1e-5)
+    slope = (vectors * (-np.log(values) - expected)) @ vectors.T / np.trace(kernel)
+    np.testing.assert_allclose(gradient, slope, atol=2e-5 * np.max(np.abs(slope)))
