@@ -188,3 +188,13 @@ def methods(seconds: float, sides=SIDES) -> Iterator[Row]:
 
         calls = {OURS: call("eigh"), PRODUCTS: call("products")}
         yield measure("methods", f"side {side}, value and gradient", calls, seconds=seconds)
+
+
+ROWS: dict[str, Callable[[float], Iterator[Row]]] = {
+    "methods": methods,
+    "batch": batch,
+    "one": one_entropy,
+    "half": half,
+    "layers": layers,
+}
+"""By group, of the seconds that each row may take."""

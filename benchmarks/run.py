@@ -19,7 +19,8 @@ Groups, all of them if none is named:
 
 Every row times ours and its peers in turn in one process, after a first call that compiles and is told
 apart. On the machine of others only the ratios within a round mean something. On an accelerator the steps
-are those of WideResNet-28-2 with 64 and 64 + 448 images; on a CPU they are smaller, if not asked for.
+are those of WideResNet-28-2 with 64 and 64 + 448 images, ten in a call (training takes up to 100); on a CPU FreeMatch has 8 + 56,
+one in a call.
 """
 
 import argparse
@@ -27,17 +28,11 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from benchmarks import entropies, errors, profile, training
-from benchmarks.timing import HEADER, Row, machine, save
-from train.compilation import enable_cache
-
-TIMED = (
+GROUPS = (
+    "errors",
     "methods",
     "batch",
     "one",
@@ -47,28 +42,9 @@ TIMED = (
     "input",
     "semisupervised",
     "loader",
+    "profile",
+    "dataset",
 )
-GROUPS = ("errors", *TIMED, "profile", "dataset")
-
-
-def rows_of(group: str, options: argparse.Namespace) -> Iterator[Row]:
-    """The rows of a timed group."""
-    simple: dict[str, Callable[[float], Iterator[Row]]] = {
-        "methods": entropies.methods,
-        "batch": entropies.batch,
-        "one": entropies.one_entropy,
-        "half": entropies.half,
-        "layers": entropies.layers,
-    }
-    if group in simple:
-        return simple[group](options.seconds)
-    of_steps = {
-        "supervised": training.of_supervised,
-        "input": training.of_input,
-        "semisupervised": training.of_semisupervised,
-        "loader": training.of_loader,
-    }
-    return of_steps[group](options)
 
 
 def whole_sets() -> list[dict[str, Any]]:
@@ -82,6 +58,13 @@ def whole_sets() -> list[dict[str, Any]]:
 
 def main() -> None:
     """Command line."""
+    # Not above: the workers of PyTorch's loader import this module again, and need none of it.
+    import jax
+
+    from benchmarks import entropies, errors, profiling, training
+    from benchmarks.timing import HEADER, machine, save
+    from train.compilation import enable_cache
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -90,15 +73,24 @@ def main() -> None:
         "--seconds", type=float, default=5.0, help="for each row, at least 3 rounds"
     )
     parser.add_argument("--json", type=Path, help="also write everything to this file")
-    parser.add_argument("--model", default="wrn-28-2", help="of the training steps")
+    parser.add_argument(
+        "--model", default="wrn-28-2", help="of the training steps; `loader` needs wrn-DEPTH-WIDTH"
+    )
     small = jax.default_backend() == "cpu"
-    parser.add_argument("--labelled", type=int, default=8 if small else 64, help="images a step")
+    parser.add_argument(
+        "--labelled",
+        type=int,
+        default=8 if small else 64,
+        help="labelled images of a FreeMatch step",
+    )
     parser.add_argument("--ratio", type=int, default=7, help="unlabelled images for each of them")
     parser.add_argument(
         "--workers", type=int, nargs="+", help="of PyTorch's loader; one a core, if not given"
     )
     parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--images", default="cifar10", help="data set of `input`, or folder:PATH")
+    parser.add_argument(
+        "--images", default="cifar10", help="data set of `input` and `profile`, or folder:PATH"
+    )
     options = parser.parse_args()
     unknown = set(options.groups) - set(GROUPS)
     if unknown:
@@ -114,14 +106,16 @@ def main() -> None:
             tables["errors"] = errors.table()
             errors.show(tables["errors"])
         elif group == "profile":
-            found = training.profiles(options)
-            tables["profile"] = {name: one._asdict() for name, one in found.items()}
-            profile.show(found)
+            profiles = training.profiles(options)
+            tables["profile"] = {name: one._asdict() for name, one in profiles.items()}
+            profiling.show(profiles)
         elif group == "dataset":
             tables["dataset"] = whole_sets()
         else:
             print(HEADER, flush=True)
-            for row in rows_of(group, options):
+            alone = entropies.ROWS.get(group)
+            found = alone(options.seconds) if alone else training.ROWS[group](options)
+            for row in found:
                 rows.append(row)
                 print("\n".join(row.lines()), flush=True)
                 if options.json:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.profile import Profile, profiled
+from benchmarks.profiling import Profile, profiled
 from benchmarks.timing import OURS, Calls, Row, measure, on_cpu, torch_device
 from train.data import DataNotFound, from_arrays, load
 from train.feeds import feed_of
@@ -30,7 +30,7 @@ TERMS: dict[str, Any] = {"mi_weight": 0.1, "ed_weight": 0.1}
 
 
 def steps_a_call() -> int:
-    """As training does: single steps on a CPU, several in one call elsewhere."""
+    """Single steps on a CPU, several in one call elsewhere, as in training (which takes up to 100)."""
     return 1 if on_cpu() else 10
 
 
@@ -114,6 +114,9 @@ def of_semisupervised(options: argparse.Namespace) -> Iterator[Row]:
 
 def of_loader(options: argparse.Namespace) -> Iterator[Row]:
     """FreeMatch steps, and those of PyTorch with its loader (WideResNets only)."""
+    if not options.model.startswith("wrn-"):
+        print(f"left out: the peer is a WideResNet, not {options.model}")
+        return
     from benchmarks.torch_freematch import FreeMatch
 
     own, depth_and_width = steps_a_call(), options.model.split("-")[1:]
@@ -200,3 +203,12 @@ def _block(step: Callable[[], float], count: int) -> Callable[[], float]:
         return step()
 
     return several
+
+
+ROWS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
+    "supervised": of_supervised,
+    "input": of_input,
+    "semisupervised": of_semisupervised,
+    "loader": of_loader,
+}
+"""By group, of the options of the command line."""

@@ -59,7 +59,7 @@ class Groups:
         # What a call tells is waited for once the next has started, so that the device goes on meanwhile. Calls of
         # several groups would run side by side, and need the memory of both.
         begun: deque[tuple[int, Any]] = deque()
-        most = 1 if len(self.states) == 1 else 0
+        ahead = 1 if len(self.states) == 1 else 0
 
         def wait(most: int) -> None:
             nonlocal names
@@ -78,7 +78,7 @@ class Groups:
                     self.states[group], sources, self._filled(indices), count
                 )
                 begun.append((group, progress))
-                wait(most)
+                wait(ahead)
             self._step += count
         wait(0)
         means = np.concatenate(totals) / taken

@@ -13,6 +13,8 @@ import jax
 _KINDS = (
     ("wgrad", "convolutions (gradients of weights)"),
     ("dgrad", "convolutions (gradients of inputs)"),
+    ("reduce", "reductions"),
+    ("convert", "elementwise"),
     ("conv", "convolutions"),
     ("fprop", "convolutions"),
     ("nchw", "changes of layout"),
@@ -21,7 +23,6 @@ _KINDS = (
     ("cutlass", "products"),
     ("memcpy", "copies"),
     ("memset", "copies"),
-    ("reduce", "reductions"),
     ("scatter", "gathers and scatters"),
     ("gather", "gathers and scatters"),
     ("sort", "sorting"),
