@@ -1,5 +1,6 @@
 """Rows about one batch: value, gradient, layers, half precision; and the two methods beside each other."""
 
+import argparse
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -67,11 +68,11 @@ def in_torch(function: Callable, tensors: tuple[Any, ...], gradient: bool) -> Ca
     return both if gradient else value
 
 
-def batch(seconds: float, shapes=SHAPES) -> Iterator[Row]:
+def batch(options: argparse.Namespace) -> Iterator[Row]:
     """MIR + HDR of a batch, alone and with its gradient, beside every peer."""
     import torch
 
-    for shape in shapes:
+    for shape in SHAPES:
         # Minutes a call, for the peers, on a CPU.
         if on_cpu() and shape[0] > 2048:
             print(f"left out on a CPU: (n, d, C) = {shape}")
@@ -92,7 +93,7 @@ def batch(seconds: float, shapes=SHAPES) -> Iterator[Row]:
             if shape[0] <= 512:
                 compiled = torch.compile(peers.plain_torch, dynamic=False)
                 calls["compiled PyTorch"] = in_torch(compiled, tensors, gradient)
-            yield measure("batch", name, calls, seconds=seconds, rounds=rounds)
+            yield measure("batch", name, calls, seconds=options.seconds, rounds=rounds)
         # Another quantity (order 1.01, float64): close, not equal.
         calls = {
             OURS: in_jax(mir_plus_hdr, arrays, True),
@@ -100,10 +101,10 @@ def batch(seconds: float, shapes=SHAPES) -> Iterator[Row]:
         }
         name = f"(n, d, C) = {shape}, value and gradient, order 1.01"
         if shape[0] <= 512:
-            yield measure("batch", name, calls, seconds=seconds, rounds=3, tolerance=0.1)
+            yield measure("batch", name, calls, seconds=options.seconds, rounds=3, tolerance=0.1)
 
 
-def one_entropy(seconds: float) -> Iterator[Row]:
+def one_entropy(options: argparse.Namespace) -> Iterator[Row]:
     """Entropy of features by the small side."""
     import torch
 
@@ -115,10 +116,10 @@ def one_entropy(seconds: float) -> Iterator[Row]:
             OURS: lambda v=value, a=array: float(v(a)),
             "dual, PyTorch": lambda t=tensor: float(peers.dual_torch(t)),
         }
-        yield measure("one", f"(n, d) = {(n, d)}, H(G(Z))", calls, seconds=seconds)
+        yield measure("one", f"(n, d) = {(n, d)}, H(G(Z))", calls, seconds=options.seconds)
 
 
-def half(seconds: float) -> Iterator[Row]:
+def half(options: argparse.Namespace) -> Iterator[Row]:
     """bfloat16 features and head, cast up by all."""
     import torch
 
@@ -137,10 +138,10 @@ def half(seconds: float) -> Iterator[Row]:
             "plain PyTorch": in_torch(peers.plain_torch, tensors, True),
         }
         name = f"(n, d, C) = {shape}, bfloat16, value and gradient"
-        yield measure("half", name, calls, seconds=seconds)
+        yield measure("half", name, calls, seconds=options.seconds)
 
 
-def layers(seconds: float) -> Iterator[Row]:
+def layers(options: argparse.Namespace) -> Iterator[Row]:
     """MIR + HDR of every layer against the head rows, in one call."""
     import torch
 
@@ -171,13 +172,12 @@ def layers(seconds: float) -> Iterator[Row]:
             "plain PyTorch, loop": torch_loop,
         }
         name = f"{count} layers of (n, d, C) = (256, 64, 10), value"
-        yield measure("layers", name, calls, seconds=seconds, tolerance=1e-3 * count)
+        yield measure("layers", name, calls, seconds=options.seconds, tolerance=1e-3 * count)
 
 
-def methods(seconds: float, sides=SIDES) -> Iterator[Row]:
+def methods(options: argparse.Namespace) -> Iterator[Row]:
     """One entropy and its gradient by decomposition and by products, over the side of the matrix."""
-    largest = 1024 if on_cpu() else max(sides)
-    for side in (s for s in sides if s <= largest):
+    for side in options.sides or (SIDES[:-1] if on_cpu() else SIDES):
         rows = np.random.default_rng(0).normal(size=(side, 2 * side)).astype(np.float32)
         kernel = mirjax.gram(jnp.asarray(rows))
 
@@ -187,14 +187,14 @@ def methods(seconds: float, sides=SIDES) -> Iterator[Row]:
             return lambda: float(jax.block_until_ready(both(kernel))[0])
 
         calls = {OURS: call("eigh"), PRODUCTS: call("products")}
-        yield measure("methods", f"side {side}, value and gradient", calls, seconds=seconds)
+        yield measure("methods", f"side {side}, value and gradient", calls, seconds=options.seconds)
 
 
-ROWS: dict[str, Callable[[float], Iterator[Row]]] = {
+ROWS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
     "methods": methods,
     "batch": batch,
     "one": one_entropy,
     "half": half,
     "layers": layers,
 }
-"""By group, of the seconds that each row may take."""
+"""By group, of the options of the command line."""

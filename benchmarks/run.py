@@ -73,6 +73,7 @@ def main() -> None:
         "--seconds", type=float, default=5.0, help="for each row, at least 3 rounds"
     )
     parser.add_argument("--json", type=Path, help="also write everything to this file")
+    parser.add_argument("--sides", type=int, nargs="+", help="of `errors` and `methods`")
     parser.add_argument(
         "--model", default="wrn-28-2", help="of the training steps; `loader` needs wrn-DEPTH-WIDTH"
     )
@@ -99,11 +100,12 @@ def main() -> None:
         )
     enable_cache()
     about, rows, tables = machine(), [], {}
+    rows_of = entropies.ROWS | training.ROWS
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     for group in options.groups or GROUPS:
         print(f"\n## {group}\n", flush=True)
         if group == "errors":
-            tables["errors"] = errors.table()
+            tables["errors"] = errors.table(options.sides or errors.SIDES)
             errors.show(tables["errors"])
         elif group == "profile":
             profiles = training.profiles(options)
@@ -113,9 +115,7 @@ def main() -> None:
             tables["dataset"] = whole_sets()
         else:
             print(HEADER, flush=True)
-            alone = entropies.ROWS.get(group)
-            found = alone(options.seconds) if alone else training.ROWS[group](options)
-            for row in found:
+            for row in rows_of[group](options):
                 rows.append(row)
                 print("\n".join(row.lines()), flush=True)
                 if options.json:
