@@ -78,8 +78,8 @@ def entropy_by_products(
     it meets `F`, but not in second derivatives: those need full rank. Eigenvalues
     below `-1e-5` of the scale overflow in float32, to NaN.
     """
-    # On an H200 (JAX 0.11) the value was off by 1e-3 at side 256 when XLA could fuse this with what is before and
-    # after it, and right to rounding when it could not.
+    # On an H200 (JAX 0.11) the value was off by 1e-3 at side 256 in one program with what is before and after it, and
+    # right to rounding alone. Whether barriers mend that is not measured.
     return lax.optimization_barrier(_entropy_by_products(lax.optimization_barrier(matrix)))
 
 
