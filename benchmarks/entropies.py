@@ -73,6 +73,8 @@ def batch(options: argparse.Namespace) -> Iterator[Row]:
     import torch
 
     for shape in SHAPES:
+        if options.sides and shape[0] not in options.sides:
+            continue
         # Minutes a call, for the peers, on a CPU.
         if on_cpu() and shape[0] > 2048:
             print(f"left out on a CPU: (n, d, C) = {shape}")

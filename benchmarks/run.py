@@ -73,7 +73,9 @@ def main() -> None:
         "--seconds", type=float, default=5.0, help="for each row, at least 3 rounds"
     )
     parser.add_argument("--json", type=Path, help="also write everything to this file")
-    parser.add_argument("--sides", type=int, nargs="+", help="of `errors` and `methods`")
+    parser.add_argument(
+        "--sides", type=int, nargs="+", help="of `errors` and `methods`, n of `batch`"
+    )
     parser.add_argument(
         "--model", default="wrn-28-2", help="of the training steps; `loader` needs wrn-DEPTH-WIDTH"
     )

@@ -78,12 +78,6 @@ def entropy_by_products(
     it meets `F`, but not in second derivatives: those need full rank. Eigenvalues
     below `-1e-5` of the scale overflow in float32, to NaN.
     """
-    # On an H200 (JAX 0.11) the value was off by 1e-3 at side 256 in one program with what is before and after it, and
-    # right to rounding alone. Whether barriers mend that is not measured.
-    return lax.optimization_barrier(_entropy_by_products(lax.optimization_barrier(matrix)))
-
-
-def _entropy_by_products(matrix: Array) -> tuple[Array, Array]:
     rule = rule_of(matrix.dtype.name)
     squared = matmul(matrix, matrix)
     # At least the largest eigenvalue, at most its power 3/4. Any scale gives the same result.
@@ -98,7 +92,9 @@ def _entropy_by_products(matrix: Array) -> tuple[Array, Array]:
 
     def double(_: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         gone, logs = carry
-        gone = 2 * gone - matmul(gone, gone)
+        # Not `2 gone - gone²`: a compiler may compute `gone` twice, once for its square and once for the next sum,
+        # and what differs in the last bit doubles from node to node. XLA did on a GPU, and was off by 1e-3.
+        gone = matmul(gone, 2 * identity[None] - gone)
         return gone, logs + step * remaining(gone)
 
     gone = jnp.stack([_polynomial(start, powers) for start in rule.starts])
