@@ -51,8 +51,7 @@ def matrix_entropy(
     Error in float32, in nats: `"eigh"` 1e-5 of the entropy. `"products"` is in exact arithmetic off by at most
     `1.1e-6 + 7e-8 n`; the second part is only there when many eigenvalues lie below a millionth of the largest.
     Measured on a CPU up to n = 2048 it is within 1e-4 of the float64 decomposition of the same matrix near rank one,
-    and within 2e-5 of it for the other spectra of `benchmarks/errors.py`. On a GPU values compiled together with their
-    gradient have been off by 1e-3 (`benchmarks/README.md`): report values by `"eigh"` there.
+    and within 2e-5 of it for the other spectra of `benchmarks/errors.py`.
 
     Differentiable twice, at repeated eigenvalues too. Where the kernel is singular the entropy has
     no derivative towards higher rank; what is returned is the derivative on the range of the kernel,

@@ -284,6 +284,10 @@ def test_a_sample_that_comes_twice_keeps_its_confident_class():
     for weak in (jnp.stack([sure, unsure]), jnp.stack([unsure, sure])):
         state, _ = method.step(method.init(3, 4), Views(weak, weak, jnp.asarray([2, 2]), 0.0))
         assert state.selected.tolist() == [-1, -1, 0, -1]
+    other = jnp.asarray([0.0, 9.0, 0.0])
+    weak, places = jnp.stack([sure, other, sure, unsure]), jnp.asarray([2, 2, 1, 2])
+    state, _ = method.step(method.init(3, 4), Views(weak, weak, places, 0.0))
+    assert state.selected.tolist() == [-1, 0, 1, -1]
 
 
 def test_a_single_sample_or_equal_ones_have_a_weight():
