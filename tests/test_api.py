@@ -87,6 +87,8 @@ import tests.typecheck
 from jaxtyping import install_import_hook
 with install_import_hook("mirjax", "tests.typecheck.checked"):
     import mirjax
+import functools
+import jax
 import jax.numpy as jnp
 import numpy as np
 from beartype.roar import BeartypeCallHintParamViolation
@@ -94,24 +96,27 @@ from jaxtyping import TypeCheckError
 z = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)), jnp.float32)
 w, y, m = z[:2], jnp.arange(8) % 2, jnp.ones(8)
 k = mirjax.gram(z)
-mirjax.normalize_rows(z)
 mirjax.matrix_entropy(k, order=2)
-mirjax.feature_entropy(z, weights=m)
-mirjax.effective_rank(z)
-for kernel in (mirjax.mutual_information, mirjax.mir, mirjax.hdr, mirjax.kernel_interplay):
-    kernel(k, k)
-mirjax.interplay(z, w, y, weights=m)
-mirjax.interplay(np.asarray(z), np.asarray(w), np.asarray(y))
-mirjax.feature_interplay(z, z)
-mirjax.class_interplay(w, w, global_mean=jnp.ones(3))
-mirjax.neural_collapse(z, y, w, num_classes=2, bias=jnp.ones(2), weights=m)
-mirjax.losses.mutual_information_loss(z, w, y, weights=m, stop_gradient="head")
-mirjax.losses.entropy_difference_loss(z, w, y)
-mirjax.layerwise(mirjax.effective_rank)({"a": z})
-mirjax.check(z, w, y, weights=m, kernel=k)
 mirjax.theory.simplex_etf(3, 4)
 for form in ("entropy", "mutual_information", "mir"):
     getattr(mirjax.theory, f"collapsed_{form}")(3)
+mirjax.check(z, w, y, weights=m, kernel=k)
+def traced(function, *arguments, **options):
+    # Annotations are checked without a computation.
+    jax.eval_shape(functools.partial(function, **options), *arguments)
+traced(mirjax.normalize_rows, z)
+traced(mirjax.feature_entropy, z, weights=m)
+traced(mirjax.effective_rank, z)
+for kernel in (mirjax.mutual_information, mirjax.mir, mirjax.hdr, mirjax.kernel_interplay):
+    traced(kernel, k, k)
+traced(mirjax.interplay, z, w, y, weights=m)
+traced(lambda: mirjax.interplay(np.asarray(z), np.asarray(w), np.asarray(y)))
+traced(mirjax.feature_interplay, z, z)
+traced(mirjax.class_interplay, w, w, global_mean=jnp.ones(3))
+traced(mirjax.neural_collapse, z, y, w, num_classes=2, bias=jnp.ones(2), weights=m)
+traced(mirjax.losses.mutual_information_loss, z, w, y, weights=m, stop_gradient="head")
+traced(mirjax.losses.entropy_difference_loss, z, w, y)
+traced(lambda z: mirjax.layerwise(mirjax.effective_rank)({"a": z}), z)
 try:
     mirjax.mir(z, k)
 except (TypeCheckError, BeartypeCallHintParamViolation):

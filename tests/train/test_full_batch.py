@@ -144,7 +144,7 @@ def test_gradients_of_a_network_with_a_tiny_loss_are_those_of_float64(x64):
         def mean(p):
             return jnp.mean(loss(scale * nnx.merge(graphdef, p)(pairs)[0], labels)[keep])
 
-        found = jax.grad(mean)(jax.tree.map(lambda x: x.astype(dtype), params))
+        found = jax.jit(jax.grad(mean))(jax.tree.map(lambda x: x.astype(dtype), params))
         return jnp.concatenate([g.ravel() for g in jax.tree.leaves(found)])
 
     usual = optax.softmax_cross_entropy_with_integer_labels

@@ -78,16 +78,16 @@ def test_the_loss_is_what_it_says(tiny, freematch):
     network, method, state, step = freematch
     _, terms = step(state, *batch(tiny))
     images, labels, weak, strongly, places = views(tiny, state)
-    outputs = network.apply(
-        state.params, state.rest, jnp.concatenate([images, weak, strongly]), train=True
-    )
+    apply = jax.jit(network.apply, static_argnames="train")
+    together = jnp.concatenate([images, weak, strongly])
+    outputs = apply(state.params, state.rest, together, train=True)
     logits, features = outputs.logits, outputs.features
     seen = Views(logits[6:18], logits[18:], jnp.asarray(places), state.step / 8)
-    _, pseudo = method.step(state.extra, seen)
+    _, pseudo = jax.jit(method.step)(state.extra, seen)
     ce = optax.softmax_cross_entropy_with_integer_labels(logits[:6], labels).mean()
     rows = jnp.concatenate([jnp.asarray(labels), jnp.argmax(logits[6:18], axis=-1)])
     weights = jnp.concatenate([jnp.ones(6), pseudo.weights])
-    both = mirjax.interplay(features[:18], outputs.head, rows, weights=weights)
+    both = jax.jit(mirjax.interplay)(features[:18], outputs.head, rows, weights=weights)
     mi, ed = both.mutual_information, abs(both.entropy1 - both.entropy2)
     expected = ce + 0.7 * pseudo.loss + pseudo.penalty - 0.2 * mi + 0.1 * ed
     assert float(jnp.mean(pseudo.weights)) > 0
@@ -203,12 +203,12 @@ def test_terms_are_on_the_chosen_samples_and_rows(information, tiny):
     network, method, state, step = step_of(tiny, information=information)
     _, terms = step(state, *batch(tiny))
     images, labels, weak, strongly, places = views(tiny, state)
-    outputs = network.apply(
-        state.params, state.rest, jnp.concatenate([images, weak, strongly]), train=True
-    )
+    apply = jax.jit(network.apply, static_argnames="train")
+    together = jnp.concatenate([images, weak, strongly])
+    outputs = apply(state.params, state.rest, together, train=True)
     q = jax.nn.softmax(outputs.logits[6:18])
     seen = Views(outputs.logits[6:18], outputs.logits[18:], jnp.asarray(places), 0.0)
-    passed = method.step(state.extra, seen)[1].weights
+    passed = jax.jit(method.step)(state.extra, seen)[1].weights
     soft = q if information.rows == "soft" else jax.nn.one_hot(jnp.argmax(q, -1), 3)
     weights = passed if information.samples == "passed" else jnp.ones(12)
     known = {
@@ -219,7 +219,7 @@ def test_terms_are_on_the_chosen_samples_and_rows(information, tiny):
     features, targets, weights = (
         jnp.concatenate(part) for part in zip(*(known[p] for p in information.parts), strict=True)
     )
-    both = mirjax.feature_interplay(features, targets @ outputs.head, weights=weights)
+    both = jax.jit(mirjax.feature_interplay)(features, targets @ outputs.head, weights=weights)
     assert terms.mutual_information == pytest.approx(float(both.mutual_information), abs=1e-4)
     ed = abs(float(both.entropy1 - both.entropy2))
     assert terms.entropy_difference == pytest.approx(ed, abs=1e-4)

@@ -22,8 +22,9 @@ def test_loss_is_the_sum_of_its_terms():
     features, head = jax.random.normal(key[0], (12, 5)), jax.random.normal(key[1], (3, 5))
     logits, labels = features @ head.T, jnp.arange(12) % 3
     lane = Lane(0, Knobs(0.1, 0.0, smoothing=0.0, mi_weight=0.5, ed_weight=0.25))
-    total, terms = information_loss([lane])(logits, features, head, labels, lane.knobs)
-    result = mirjax.interplay(features, head, labels)
+    loss = jax.jit(information_loss([lane]))
+    total, terms = loss(logits, features, head, labels, lane.knobs)
+    result = jax.jit(mirjax.interplay)(features, head, labels)
     ce = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
     expected = ce - 0.5 * result.mutual_information + 0.25 * result.entropy_difference
     assert jnp.allclose(total, expected, atol=1e-5)
@@ -56,7 +57,8 @@ def test_stop_gradient_reaches_the_terms_only(stopped):
         def of(features, head):
             return loss(features @ head.T, features, head, labels, lane.knobs)[0]
 
-        return dict(zip(("features", "head"), jax.grad(of, (0, 1))(features, head), strict=True))
+        gradients = jax.jit(jax.grad(of, (0, 1)))(features, head)
+        return dict(zip(("features", "head"), gradients, strict=True))
 
     plain, full, half = gradient(0, None), gradient(0.5, None), gradient(0.5, stopped)
     other = {"features": "head", "head": "features"}[stopped]
@@ -153,7 +155,7 @@ def test_bfloat16_is_a_setting(tiny, settings):
         one = jax.tree.map(lambda x: x[0], states)
         step = make_step(network, optimizer(own), information_loss(lanes))
         images, labels = tiny.train.images[:8], tiny.train.labels[:8]
-        after, terms = step(one, images, labels)
+        after, terms = jax.jit(step)(one, images, labels)
         assert {x.dtype for x in jax.tree.leaves(after.params)} == {jnp.dtype("float32")}
         assert terms.loss.dtype == jnp.float32
         return str(jax.make_jaxpr(step)(one, images, labels)).count("bf16")
