@@ -207,9 +207,10 @@ def unit_rows(
     Rows of weight 0 become zero rows even where they hold NaN; zero rows get share 0.
     """
     rows = jnp.where((weights == 0)[:, None], 0.0, rows)
+    unit = normalize_rows(rows)
     # Asked as `normalize_rows` does, so that a compiled program looks at the rows once for both.
     empty = jnp.max(jnp.abs(rows), axis=-1) == 0
-    return normalize_rows(rows), shares(jnp.where(empty, 0.0, weights))
+    return unit, shares(jnp.where(empty, 0.0, weights))
 
 
 def shares(weights: Float[Array, " n"]) -> Float[Array, " n"]:

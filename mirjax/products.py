@@ -92,8 +92,8 @@ def entropy_by_products(
 
     def double(_: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         gone, logs = carry
-        # Not `2 gone - gone²`: a compiler may compute `gone` twice, once for its square and once for the next sum,
-        # and what differs in the last bit doubles from node to node. XLA did on a GPU, and was off by 1e-3.
+        # Not `2 gone - gone²`: XLA fused several nodes on a GPU and so had two `gone`, one in `2 gone` and one in the
+        # square. What they differ by, a last bit, doubled at each node, to 1e-3 in the value.
         gone = matmul(gone, 2 * identity[None] - gone)
         return gone, logs + step * remaining(gone)
 

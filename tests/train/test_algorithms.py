@@ -10,6 +10,7 @@ from jax.test_util import check_grads
 
 from tests.reference import pseudo_labels as reference
 from train.algorithms import Pseudo, Views, algorithm
+from train.algorithms.flexmatch import last_of_each
 
 CLASSES, SAMPLES, POOL, STEPS = 4, 12, 20, 6
 REFERENCES = {
@@ -288,6 +289,8 @@ def test_a_sample_that_comes_twice_keeps_its_confident_class():
     weak, places = jnp.stack([sure, other, sure, unsure]), jnp.asarray([2, 2, 1, 2])
     state, _ = method.step(method.init(3, 4), Views(weak, weak, places, 0.0))
     assert state.selected.tolist() == [-1, 0, 1, -1]
+    # A CPU writes in order: that nothing is written twice does not show above.
+    assert last_of_each(jnp.asarray([2, 3, 2, 1, 3, 4]), 4).tolist() == [4, 4, 2, 1, 3, 4]
 
 
 def test_a_single_sample_or_equal_ones_have_a_weight():

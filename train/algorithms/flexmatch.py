@@ -51,12 +51,10 @@ class FlexMatch:
         confidence, label = jnp.max(q, axis=-1), jnp.argmax(q, axis=-1).astype(jnp.int32)
         thresholds = self.thresholds(state, q.shape[-1])
         targets, weights = one_hot_of(q), (confidence >= thresholds[label]).astype(q.dtype)
-        # A sample may come twice in a step: what is not confident must not write its old class back, and of two
-        # that are the later one counts (what is written to one place twice has no order on a GPU).
+        # A sample may come twice in a step: what is not confident must not write its old class back.
         nowhere = len(state.selected)
         places = jnp.where(confidence >= self.threshold, views.places, nowhere)
-        again = jnp.any(jnp.triu(places[:, None] == places[None, :], 1), axis=1)
-        places = jnp.where(again, nowhere, places)
+        places = last_of_each(places, nowhere)
         loss = weighted_cross_entropy(views.strong, targets, weights)
         state = State(state.selected.at[places].set(label, mode="drop"))
         return state, Pseudo(targets, weights, loss, jnp.zeros(()))
@@ -68,3 +66,12 @@ class FlexMatch:
         unused = len(state.selected) - jnp.sum(counts)
         beta = counts / jnp.maximum(jnp.max(counts), unused)
         return self.threshold * beta / (2 - beta)
+
+
+def last_of_each(places: Array, nowhere: int) -> Array:
+    """`places` with `nowhere` where the same one comes again later.
+
+    The order of two writes to one place is not defined on a GPU.
+    """
+    again = jnp.any(jnp.triu(places[:, None] == places[None, :], 1), axis=1)
+    return jnp.where(again, nowhere, places)
