@@ -98,7 +98,7 @@ def spectral_sum(
 
 def _by(method: Method, matrix: Array, eigh: Callable, products: Callable) -> Any:
     if method == "auto":
-        # Products take, with the gradient, 0.6 to 1.05 of the time on two CPUs up to a side of 64, and more beyond; on an
+        # Products take, with the gradient, 0.8 to 1.05 of the time on two CPUs up to a side of 64, and more beyond; on an
         # H100 0.45 at 64 and 0.16 at 512, on an H200 0.3 to 0.5 from 16 to 128 (`benchmarks/README.md`).
         return lax.platform_dependent(matrix, cpu=eigh, default=products)
     return products(matrix) if method == "products" else eigh(matrix)
