@@ -74,13 +74,17 @@ def views(tiny, state):
     return images, labels, unlabelled, strong(unlabelled, keys), places
 
 
+def outputs_of(network, state, *parts):
+    """Of all images together, in training."""
+    apply = jax.jit(network.apply, static_argnames="train")
+    return apply(state.params, state.rest, jnp.concatenate(parts), train=True)
+
+
 def test_the_loss_is_what_it_says(tiny, freematch):
     network, method, state, step = freematch
     _, terms = step(state, *batch(tiny))
     images, labels, weak, strongly, places = views(tiny, state)
-    apply = jax.jit(network.apply, static_argnames="train")
-    together = jnp.concatenate([images, weak, strongly])
-    outputs = apply(state.params, state.rest, together, train=True)
+    outputs = outputs_of(network, state, images, weak, strongly)
     logits, features = outputs.logits, outputs.features
     seen = Views(logits[6:18], logits[18:], jnp.asarray(places), state.step / 8)
     _, pseudo = jax.jit(method.step)(state.extra, seen)
@@ -203,9 +207,7 @@ def test_terms_are_on_the_chosen_samples_and_rows(information, tiny):
     network, method, state, step = step_of(tiny, information=information)
     _, terms = step(state, *batch(tiny))
     images, labels, weak, strongly, places = views(tiny, state)
-    apply = jax.jit(network.apply, static_argnames="train")
-    together = jnp.concatenate([images, weak, strongly])
-    outputs = apply(state.params, state.rest, together, train=True)
+    outputs = outputs_of(network, state, images, weak, strongly)
     q = jax.nn.softmax(outputs.logits[6:18])
     seen = Views(outputs.logits[6:18], outputs.logits[18:], jnp.asarray(places), 0.0)
     passed = jax.jit(method.step)(state.extra, seen)[1].weights
