@@ -12,7 +12,7 @@ import numpy as np
 import mirjax
 from benchmarks import peers
 from benchmarks.timing import OURS, Row, measure, on_cpu, torch_device
-from mirjax.spectrum import Method
+from mirjax._linalg.spectrum import Method
 
 SHAPES = (
     (64, 128, 10),

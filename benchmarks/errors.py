@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import mirjax
-from mirjax.spectrum import Method
+from mirjax._linalg.spectrum import Method
 
 SIDES = (64, 256, 512, 2048)
 METHODS: tuple[Method, ...] = ("eigh", "products")

@@ -32,10 +32,11 @@ import numpy as np
 import optax
 from flax import nnx
 
-from train.full_batch import Batch, FullBatch
-from train.grokking import PRESETS, Grokking, ModularNetwork, lanes
-from train.modular import table
-from train.state import initial_state
+from train.engine.state import initial_state
+from train.grokking import PRESETS, Grokking, lanes
+from train.modular.network import ModularNetwork
+from train.modular.task import table
+from train.modular.trainer import Batch, FullBatch
 
 OURS, PLAIN, VMAPPED, COMPILED = "ours", "plain PyTorch", "vmapped PyTorch", "compiled PyTorch"
 TOLERANCE = 1e-6
@@ -56,7 +57,7 @@ def ours(settings: Grokking) -> tuple[Advance, dict[str, np.ndarray], Batch]:
     data = Batch(
         np.stack([t.pairs[:size] for t in tables]), np.stack([t.labels[:size] for t in tables])
     )
-    network = ModularNetwork(settings)
+    network = ModularNetwork(settings.modulus, settings.width, settings.heads)
     transform = optax.scale_by_adam(b1=0.9, b2=0.98)
     states = initial_state(network, transform, own)
     # Copies: the states are donated.

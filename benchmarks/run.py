@@ -63,7 +63,7 @@ def main() -> None:
 
     from benchmarks import entropies, errors, profiling, training
     from benchmarks.timing import HEADER, machine, save
-    from train.compilation import enable_cache
+    from train.run.command import enable_cache
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -12,16 +12,18 @@ import numpy as np
 
 from benchmarks.profiling import Profile, profiled
 from benchmarks.timing import OURS, Calls, Row, measure, on_cpu, torch_device
-from train.data import DataNotFound, from_arrays, load
-from train.feeds import feed_of
-from train.groups import Groups
-from train.lanes import lanes_of
-from train.parallel import data_mesh
-from train.pool import PoolFeed, pool_of
-from train.randaugment import RANGES
-from train.semisupervised import Semisupervised, start, unlabelled_batch
-from train.state import Network, initial_state, optimizer
-from train.step import information_loss, make_step
+from train.data.load import load
+from train.data.randaugment import RANGES
+from train.data.types import DataNotFound, from_arrays
+from train.engine.loader import feed_of
+from train.engine.sharding import data_mesh
+from train.engine.state import Network, initial_state, optimizer
+from train.engine.step import information_loss, make_step
+from train.engine.trainer import Groups
+from train.run.lanes import lanes_of
+from train.semisupervised import start, unlabelled_batch
+from train.ssl.pool import PoolFeed, pool_of
+from train.ssl.settings import Semisupervised
 from train.supervised import Supervised
 
 IMAGES, CLASSES, SUPERVISED = 10_000, 10, 64

@@ -8,29 +8,29 @@ from importlib.metadata import PackageNotFoundError, version
 
 from mirjax import losses as losses
 from mirjax import theory as theory
-from mirjax.bias import BatchBias as BatchBias
-from mirjax.bias import batch_bias as batch_bias
-from mirjax.checks import check as check
-from mirjax.collapse import NeuralCollapse as NeuralCollapse
-from mirjax.collapse import neural_collapse as neural_collapse
-from mirjax.dataset import dataset_feature_interplay as dataset_feature_interplay
-from mirjax.dataset import dataset_interplay as dataset_interplay
-from mirjax.dataset_result import DatasetInterplay as DatasetInterplay
-from mirjax.entropy import effective_rank as effective_rank
-from mirjax.entropy import feature_entropy as feature_entropy
-from mirjax.entropy import matrix_entropy as matrix_entropy
-from mirjax.gram import gram as gram
-from mirjax.gram import normalize_rows as normalize_rows
-from mirjax.information import Interplay as Interplay
-from mirjax.information import hdr as hdr
-from mirjax.information import kernel_interplay as kernel_interplay
-from mirjax.information import mir as mir
-from mirjax.information import mutual_information as mutual_information
-from mirjax.interplay import class_interplay as class_interplay
-from mirjax.interplay import feature_interplay as feature_interplay
-from mirjax.interplay import interplay as interplay
-from mirjax.layers import layerwise as layerwise
-from mirjax.moments import ClassMoments as ClassMoments
+from mirjax._batch.collapse import NeuralCollapse as NeuralCollapse
+from mirjax._batch.collapse import neural_collapse as neural_collapse
+from mirjax._batch.entropy import effective_rank as effective_rank
+from mirjax._batch.entropy import feature_entropy as feature_entropy
+from mirjax._batch.entropy import matrix_entropy as matrix_entropy
+from mirjax._batch.gram import gram as gram
+from mirjax._batch.gram import normalize_rows as normalize_rows
+from mirjax._batch.interplay import class_interplay as class_interplay
+from mirjax._batch.interplay import feature_interplay as feature_interplay
+from mirjax._batch.interplay import interplay as interplay
+from mirjax._batch.kernels import Interplay as Interplay
+from mirjax._batch.kernels import hdr as hdr
+from mirjax._batch.kernels import kernel_interplay as kernel_interplay
+from mirjax._batch.kernels import mir as mir
+from mirjax._batch.kernels import mutual_information as mutual_information
+from mirjax._batch.layers import layerwise as layerwise
+from mirjax._checks import check as check
+from mirjax._dataset.bias import BatchBias as BatchBias
+from mirjax._dataset.bias import batch_bias as batch_bias
+from mirjax._dataset.dataset import dataset_feature_interplay as dataset_feature_interplay
+from mirjax._dataset.dataset import dataset_interplay as dataset_interplay
+from mirjax._dataset.moments import ClassMoments as ClassMoments
+from mirjax._dataset.result import DatasetInterplay as DatasetInterplay
 
 try:
     __version__ = version("mirjax")

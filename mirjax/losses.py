@@ -6,10 +6,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, Int
 
-from mirjax.checks import ArrayLike, entropy_method
-from mirjax.interplay import checked_arguments, interplay
-from mirjax.joint import marginal_entropies, sides_of
-from mirjax.spectrum import Method
+from mirjax._batch.interplay import checked_arguments, interplay
+from mirjax._batch.joint import marginal_entropies, sides_of
+from mirjax._checks import ArrayLike, entropy_method
+from mirjax._linalg.spectrum import Method
 
 Side = Literal["features", "head"]
 

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from mirjax.bias import BatchBias
-from mirjax.checks import ArrayLike, as_float
-from mirjax.entropy import effective_rank
-from mirjax.gram import normalize_rows
+from mirjax._batch.entropy import effective_rank
+from mirjax._batch.gram import normalize_rows
+from mirjax._checks import ArrayLike, as_float
+from mirjax._dataset.bias import BatchBias
 
 Axes = Any
 """`matplotlib.axes.Axes`."""

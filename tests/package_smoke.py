@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PINS = ROOT / "constraints.txt"
-TESTS = ("tests/test_package.py", "tests/test_readme.py", "tests/train/test_order.py")
+TESTS = ("tests/test_package.py", "tests/test_readme.py", "tests/train/test_loader.py")
 QUICK = ("-m", "not slow", "-k", "not code_prints")
 ALONE = """
 import importlib.util
@@ -59,7 +59,7 @@ def check_wheel(files):
     assert all(top.startswith("mirjax") for top in tops), tops
     assert "mirjax/py.typed" in files
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in files), sorted(files)
-    modules = {f"mirjax/{path.name}" for path in (ROOT / "mirjax").glob("*.py")}
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "mirjax").rglob("*.py")}
     assert modules == {name for name in files if name.endswith(".py")}
 
 

@@ -13,7 +13,7 @@ import pytest
 import mirjax
 
 ROOT = Path(__file__).parents[1]
-MODULES = ["mirjax", *(f"mirjax.{module.name}" for module in pkgutil.iter_modules(mirjax.__path__))]
+MODULES = ["mirjax", *(module.name for module in pkgutil.walk_packages(mirjax.__path__, "mirjax."))]
 
 
 def public_functions():

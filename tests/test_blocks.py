@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mirjax.blocks import block_count, block_size, class_blocks
+from mirjax._dataset.blocks import block_count, block_size, class_blocks
 
 RNG = np.random.default_rng(0)
 LABELS = {

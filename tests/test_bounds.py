@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mirjax.bounds import entropy_bounds, entropy_range, split
+from mirjax._dataset.bounds import entropy_bounds, split
+from mirjax._linalg.entropy_range import entropy_range
 
 SIDE, RANK = 24, 5
 

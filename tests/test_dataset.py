@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mirjax
-from mirjax.estimate import Options
+from mirjax._dataset.estimate import Options
 from tests import cases
 from tests.reference import definition
 from tests.tolerances import assert_near

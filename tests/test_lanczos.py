@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from matfree import decomp, funm
 
-from mirjax import lanczos
-from mirjax.bounds import entropy_terms
-from mirjax.operators import MomentOperator, PairOperator
+from mirjax._dataset import lanczos
+from mirjax._dataset.bounds import entropy_terms
+from mirjax._dataset.operators import MomentOperator, PairOperator
 
 CASES = ("noise", "decay", "near collapse", "low rank", "one huge class")
 

@@ -9,7 +9,7 @@ import pytest
 
 import mirjax
 from mirjax import ClassMoments
-from mirjax.sums import Sums
+from mirjax._dataset.sums import Sums
 from tests import cases
 from tests.reference import definition
 from tests.tolerances import assert_near

@@ -9,8 +9,8 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 import mirjax
-from mirjax.products import entropy_by_products, rule_of
-from mirjax.spectrum import spectral_sum
+from mirjax._linalg.products import entropy_by_products, rule_of
+from mirjax._linalg.spectrum import spectral_sum
 from tests import cases
 from tests.reference import definition
 from tests.tolerances import assert_interplay, assert_near

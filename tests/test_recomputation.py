@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.extend.core import Literal
 
-from mirjax.products import entropy_by_products
+from mirjax._linalg.products import entropy_by_products
 
 
 def recomputed(function, argument):

@@ -59,7 +59,7 @@ import os
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 import jax, jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from mirjax import dataset, lanczos, marginals
+from mirjax._dataset import dataset, lanczos, marginals
 import numpy as np
 rows = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec("data"))
 z = jax.device_put(np.random.default_rng(0).normal(size=(1600, 16)).astype(np.float32), rows)

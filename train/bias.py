@@ -17,14 +17,14 @@ from jax import Array
 
 import mirjax
 from mirjax import plot
-from train.classifier import source_of
-from train.compilation import enable_cache
-from train.errors import told
-from train.evaluate import closed_forms
-from train.experiment import load_data
-from train.folders import RunError, new_place
-from train.runs import Extractor, open_run
-from train.supervised import Supervised
+from train.data.types import source_of
+from train.evaluation.closed_forms import closed_forms
+from train.evaluation.evaluator import Extractor
+from train.evaluation.finished import open_run
+from train.run.command import enable_cache
+from train.run.errors import told
+from train.run.folder import RunError, new_place
+from train.supervised import Supervised, load_data
 
 _METRICS = ("mir", "hdr")
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import tyro
 
-from train.compilation import enable_cache
-from train.errors import told
-from train.evaluate import closed_forms
-from train.plots import plot_runs
+from train.evaluation.closed_forms import closed_forms
+from train.reporting.plots import plot_runs
+from train.reporting.summary import markdown, show
+from train.run.command import enable_cache
+from train.run.errors import told
 from train.supervised import Supervised, run
-from train.tables import markdown, show
 
 COLUMNS = ("accuracy", "MIR", "MIR - collapse", "HDR", "class-mean MIR", "NC1")
 

@@ -11,17 +11,17 @@ from pathlib import Path
 
 from scipy import stats
 
-from train.classifier import about
-from train.evaluate import closed_forms
-from train.experiment import load_data, run_command, with_random_labels
-from train.folders import claim as claim_folder
-from train.loop import Result
-from train.plots import Line, Panel, draw, levels
-from train.presets import PAPER
-from train.records import Record, cell, curves, final_records
-from train.summary import Claim, Summary, Table
-from train.supervised import Supervised, fit
-from train.tables import table_of
+from train.data.subsets import with_random_labels
+from train.data.types import about
+from train.evaluation.closed_forms import closed_forms
+from train.reporting.plots import Line, Panel, draw, levels
+from train.reporting.records import Record, cell, curves, final_records
+from train.reporting.summary import Claim, Summary, Table, table_of
+from train.run.command import run_command
+from train.run.folder import claim as claim_folder
+from train.run.loop import Result
+from train.run.settings import PAPER
+from train.supervised import Supervised, fit, load_data
 
 TRUE, RANDOM = "true labels", "random labels"
 

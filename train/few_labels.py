@@ -11,20 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from train.algorithms import ALGORITHMS
-from train.compared import Compared, lanes, preset_of
-from train.evaluate import closed_forms
-from train.experiment import run_command
-from train.folders import claim as claim_folder
-from train.paired import gains, paired, pairs_table, reading
-from train.plots import Line, Panel, draw, levels
-from train.pool import pool_of
-from train.records import Record, final_records, mean_and_spread, select
+from train.evaluation.closed_forms import closed_forms
+from train.reporting.paired import gains, paired, pairs_table, reading
+from train.reporting.plots import Line, Panel, draw, levels
+from train.reporting.records import Record, final_records, mean_and_spread, select
+from train.reporting.summary import Claim, Summary, Table, table_of
+from train.run.command import run_command
+from train.run.folder import claim as claim_folder
+from train.semisupervised import COLUMNS, fit, open_pool
 from train.semisupervised import PRESETS as SINGLE
-from train.semisupervised import Semisupervised, fit, open_pool
-from train.semisupervised_summary import COLUMNS
-from train.summary import Claim, Summary, Table
-from train.tables import table_of
+from train.ssl.algorithms import ALGORITHMS
+from train.ssl.pool import pool_of
+from train.ssl.settings import Compared, Semisupervised, lanes, preset_of
 
 Runs = Mapping[str, Sequence[Record]]
 

@@ -15,20 +15,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 
-from train.experiment import run_command
-from train.folders import write_text
-from train.full_batch import Batch, FullBatch
-from train.grokking_measure import MAIN, Measure, progress_records
-from train.grokking_summary import summarize
-from train.lanes import Knobs, Lane
-from train.loop import run_lanes
-from train.models.transformer import ModularTransformer
-from train.modular import Table, table
-from train.settings import RunSettings
-from train.state import TrainState, initial_state
-from train.summary import Summary
+from train.engine.state import TrainState, initial_state
+from train.modular.measure import MAIN, Measure, progress_records
+from train.modular.network import ModularNetwork
+from train.modular.summary import summarize
+from train.modular.task import Table, table
+from train.modular.trainer import Batch, FullBatch
+from train.reporting.summary import Summary
+from train.run.command import run_command
+from train.run.folder import write_text
+from train.run.lanes import Knobs, Lane
+from train.run.loop import run_lanes
+from train.run.settings import RunSettings
 
 RANDOM, NO_DECAY, EASY, MORE_MI, MORE_ED = (
     "random-labels",
@@ -182,7 +181,7 @@ def _run(settings: Grokking, *, quiet: bool) -> Summary:
         for lane in all_lanes
     ]
     groups = _groups(settings, all_lanes)
-    network = ModularNetwork(settings)
+    network = ModularNetwork(settings.modulus, settings.width, settings.heads)
     transform = optax.scale_by_adam(b1=0.9, b2=0.98)
 
     def trainer_of(states: TrainState) -> tuple[FullBatch, Any]:
@@ -210,30 +209,6 @@ def _run(settings: Grokking, *, quiet: bool) -> Summary:
     text = "".join(json.dumps(record) + "\n" for record in progress)
     write_text(settings.out / "progress.jsonl", text)
     return summarize(settings, records, progress).write()
-
-
-class ModularNetwork:
-    """The transformer as pure functions of its parameters."""
-
-    def __init__(self, settings: Grokking):
-        self.modulus = settings.modulus
-        self._build = lambda rngs: ModularTransformer(
-            settings.modulus, settings.width, settings.heads, rngs=rngs
-        )
-        self._graphdef = nnx.split(nnx.eval_shape(lambda: self._build(nnx.Rngs(0))))[0]
-
-    def init(self, key: jax.Array) -> tuple[Any, tuple[()]]:
-        """Initial parameters, and that there is nothing else."""
-        return nnx.split(self._build(nnx.Rngs(key)))[1], ()
-
-    def model(self, params: Any) -> ModularTransformer:
-        """The module with these parameters."""
-        return nnx.merge(self._graphdef, params)
-
-    def forward(self, params: Any, pairs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Logits, features, head."""
-        model = self.model(params)
-        return *model(pairs), model.head
 
 
 def _groups(settings: Grokking, lanes: Sequence[Lane]) -> list[range]:

@@ -3,7 +3,7 @@
     python -m train.labelled cifar10 --labels 40 250 4000 --seeds 3
 
 writes `train/splits/cifar10.json`: for each number of labels, the indices of each seed, in the order of
-the training split of `train.data`. A number of labels that has no file is drawn the same way.
+the training split of `train.data.load`. A number of labels that has no file is drawn the same way.
 """
 
 import dataclasses
@@ -11,79 +11,14 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import tyro
 
-from train.data import load
-from train.errors import told
-from train.folders import write_text
-from train.images import DataError, RecordSplit
-
-SPLITS = Path(__file__).parent / "splits"
-
-
-def labelled_indices(
-    name: str, labels: np.ndarray, count: int, *, seed: int, folder: Path = SPLITS
-) -> np.ndarray:
-    """Sorted indices of the samples that keep their labels: those of the index file, or drawn.
-
-    Args:
-        name: of the data set.
-        labels: integers `[n]` of the training split.
-        count: how many keep their label.
-        seed: of the draw, or the number of the published list.
-        folder: of the index files.
-
-    Raises:
-        DataError: the file does not fit these labels, or as `draw_balanced`.
-    """
-    found = read_splits(name, folder).get(str(count), {}).get(str(seed))
-    if found is None:
-        return draw_balanced(labels, count, seed=seed)
-    indices = np.asarray(found)
-    if indices.max() >= len(labels) or len(np.unique(indices)) != count:
-        raise DataError(
-            f"{folder / name}.json names {count} labels of seed {seed} that are not {count} different ones of "
-            f"{len(labels)} training samples."
-        )
-    counts = np.bincount(labels[indices])
-    if len(set(counts.tolist())) > 1:
-        raise DataError(
-            f"the labels of {name} in the order of {folder / name}.json are not balanced ({counts.tolist()}): the "
-            f"training split is not in the published order. Prepare it by python -m train.prepare {name}."
-        )
-    return indices
-
-
-def draw_balanced(labels: np.ndarray, count: int, *, seed: int) -> np.ndarray:
-    """Sorted indices of `count` samples, as many of each class, drawn by the seed.
-
-    Raises:
-        DataError: `count` is no multiple of the number of classes, or a class has too few.
-    """
-    classes = np.unique(labels)
-    each, rest = divmod(count, len(classes))
-    if rest or each < 1:
-        raise DataError(
-            f"labels {count} must be a multiple of the number of classes, {len(classes)}."
-        )
-    # Sorting raw draws, not `permutation`: its result may change between versions of NumPy.
-    draws = np.random.Generator(np.random.PCG64(seed)).random(len(labels))
-    chosen = []
-    for value in classes:
-        members = np.flatnonzero(labels == value)
-        if len(members) < each:
-            raise DataError(
-                f"labels {count} asks for {each} samples of each class; class {value} has {len(members)}."
-            )
-        chosen.append(members[np.argsort(draws[members], kind="stable")][:each])
-    return np.sort(np.concatenate(chosen))
-
-
-def read_splits(name: str, folder: Path = SPLITS) -> dict[str, dict[str, list[int]]]:
-    """The index file of a data set, by number of labels and seed; empty if there is none."""
-    place = folder / f"{name}.json"
-    return json.loads(place.read_text()) if place.is_file() else {}
+from train.data.load import load
+from train.data.subsets import draw_balanced
+from train.data.types import DataError, RecordSplit
+from train.run.errors import told
+from train.run.folder import write_text
+from train.ssl.labels import SPLITS, read_splits
 
 
 @dataclasses.dataclass(frozen=True)

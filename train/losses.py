@@ -8,16 +8,15 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.evaluate import closed_forms
-from train.experiment import load_data, run_command
-from train.lanes import Knobs, Lane, lanes_of
-from train.paired import Pairs, gains, paired, pairs_table, reading
-from train.plots import Line, Panel, draw, levels
-from train.presets import PAPER, SMALL
-from train.records import Record, curves, final_records, select
-from train.summary import Claim, Summary
-from train.supervised import Supervised, fit
-from train.tables import table_of
+from train.evaluation.closed_forms import closed_forms
+from train.reporting.paired import Pairs, gains, paired, pairs_table, reading
+from train.reporting.plots import Line, Panel, draw, levels
+from train.reporting.records import Record, curves, final_records, select
+from train.reporting.summary import Claim, Summary, table_of
+from train.run.command import run_command
+from train.run.lanes import Knobs, Lane, lanes_of
+from train.run.settings import PAPER, SMALL
+from train.supervised import Supervised, fit, load_data
 
 PLAIN = "CE"
 

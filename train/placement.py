@@ -10,16 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from train.compared import Compared, lanes, preset_of
-from train.experiment import run_command
-from train.folders import claim as claim_folder
-from train.paired import Pairs, paired
-from train.plots import Line, Panel, draw
-from train.records import Record, cell, curves, final_records, select
+from train.reporting.paired import Pairs, paired
+from train.reporting.plots import Line, Panel, draw
+from train.reporting.records import Record, cell, curves, final_records, select
+from train.reporting.summary import Summary, Table
+from train.run.command import run_command
+from train.run.folder import claim as claim_folder
 from train.semisupervised import PRESETS as SINGLE
-from train.semisupervised import Semisupervised, fit, open_pool
-from train.semisupervised_summary import name_of
-from train.summary import Summary, Table
+from train.semisupervised import fit, name_of, open_pool
+from train.ssl.settings import Compared, Semisupervised, lanes, preset_of
 
 # What differs from the settings of the run, one thing at a time.
 VARIATIONS: dict[str, dict[str, Any]] = {

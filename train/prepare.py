@@ -27,12 +27,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from train import archives, prepared
-from train.archives import Archive, Table
-from train.errors import explained
-from train.images import DataError
-from train.imagetree import holds_images, imagetree
-from train.sources import require
+from train.data import archives
+from train.data import tfds as prepared
+from train.data.archives import Archive, Table
+from train.data.image_tree import holds_images, image_tree
+from train.data.types import DataError, require
+from train.run.errors import explained
 
 Counts = Mapping[str, Sequence[int]]
 
@@ -73,7 +73,7 @@ def prepare(
       name: a key of `prepared.PUBLISHED`.
       source: the published archive or folder.
       data_dir: where to put it; see `prepared.default_data_dir`.
-      labels: see `imagetree.imagetree`.
+      labels: see `image_tree.image_tree`.
       overwrite: replace data that are already there.
       counts: images per class of each split, checked before anything is written; the official
         ones if left out.
@@ -129,9 +129,9 @@ def _open(name: str, source: Path, shape: tuple[int, int, int], labels: Path | N
                 raise DataError(f"{source} holds idx files, which {name} is not published as")
             archive = archives.idx(source)
         else:
-            return imagetree(source, name, shape, labels)
+            return image_tree(source, name, shape, labels)
     elif holds_images(source):
-        return imagetree(source, name, shape, labels)
+        return image_tree(source, name, shape, labels)
     elif name in ("cifar10", "cifar100"):
         archive = archives.cifar(source, name)
     elif name == "stl10":

@@ -8,28 +8,28 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import mirjax
-from train.classifier import about, source_of
-from train.experiment import load_data, run_command
-from train.folders import claim as claim_folder
-from train.folders import write_text
-from train.images import ImageData
-from train.lanes import Lane, lanes_of
-from train.loop import Result
-from train.masks import sparse_masks, sparsity_of
-from train.presets import PAPER, SMALL
-from train.pruning_summary import summarize
-from train.records import Record, final_records
-from train.runs import Extractor
-from train.state import Network, TrainState
-from train.step import masked
-from train.summary import Summary
-from train.supervised import Supervised, fit
+from train.data.types import ImageData, about, source_of
+from train.engine.state import Network, TrainState
+from train.engine.step import masked
+from train.evaluation.closed_forms import closed_forms
+from train.evaluation.evaluator import Extractor
+from train.reporting.plots import Line, Panel, draw, levels
+from train.reporting.records import Record, cell, curves, final_records, select
+from train.reporting.summary import Claim, Summary, table_of
+from train.run.command import run_command
+from train.run.folder import claim as claim_folder
+from train.run.folder import write_text
+from train.run.lanes import Lane, lanes_of
+from train.run.loop import Result
+from train.run.settings import PAPER, SMALL
+from train.supervised import Supervised, fit, load_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +133,51 @@ def pruned(states: TrainState, dense: TrainState, lanes: Sequence[Lane]) -> Trai
     return states._replace(params=masked(params, masks), rest=rest, masks=masks)
 
 
+Method = Literal["magnitude", "random"]
+
+
+def sparse_masks(
+    params: Any, sparsity: float, method: Method = "magnitude", *, seed: int = 0
+) -> Any:
+    """Masks that drop a share of all weights of a network, counted over all its kernels together.
+
+    Args:
+        params: a pytree of arrays. Kernels (two axes or more) are pruned, the head's among them; biases
+            and batch norm stay whole.
+        sparsity: the share of weights to drop, in [0, 1]; `round(sparsity · weights)` are dropped.
+        method: `"magnitude"` drops the smallest (the first of equal ones), `"random"` any.
+        seed: of the random choice.
+
+    Returns:
+        Booleans of the structure of `params`; False where a weight is dropped.
+
+    Raises:
+        ValueError: the sparsity is not in [0, 1].
+    """
+    if not 0 <= sparsity <= 1:
+        raise ValueError(f"sparsity must be in [0, 1], got {sparsity}.")
+    leaves, structure = jax.tree.flatten(params)
+    sizes = [np.size(leaf) if np.ndim(leaf) > 1 else 0 for leaf in leaves]
+    if method == "random":
+        scores = np.random.default_rng(seed).random(sum(sizes))
+    else:
+        scores = np.abs(np.concatenate([np.ravel(x) for x in leaves if np.ndim(x) > 1]))
+    keep = np.ones(len(scores), bool)
+    keep[np.argsort(scores, kind="stable")[: round(sparsity * len(scores))]] = False
+    parts = iter(np.split(keep, np.cumsum([size for size in sizes if size])[:-1]))
+    masks = [
+        next(parts).reshape(np.shape(x)) if np.ndim(x) > 1 else np.ones(np.shape(x), bool)
+        for x in leaves
+    ]
+    return jax.tree.unflatten(structure, masks)
+
+
+def sparsity_of(params: Any) -> float:
+    """The share of zeros among the weights of all kernels."""
+    kernels = [np.asarray(x) for x in jax.tree.leaves(params) if np.ndim(x) > 1]
+    return float(sum(np.sum(x == 0) for x in kernels) / sum(x.size for x in kernels))
+
+
 def pruning_records(
     settings: Pruning, data: ImageData, dense: Result, tuned: Result, start: TrainState
 ) -> list[Record]:
@@ -180,6 +225,127 @@ def _beside(before: np.ndarray, after: np.ndarray, batch: int) -> Record:
 
 
 _feature_interplay = jax.jit(mirjax.feature_interplay)
+
+
+COLUMNS = {
+    "accuracy": "test_accuracy",
+    "MIR head": "test_mir",
+    "MIR head, b": "test_mir_batch",
+    "HDR head": "test_hdr",
+    "MIR dense": "features_mir",
+    "MIR dense, b": "features_mir_batch",
+    "HDR dense": "features_hdr",
+    "HDR dense, b": "features_hdr_batch",
+}
+PANELS = {
+    "accuracy": "test_accuracy",
+    "MIR, features against head": "test_mir",
+    "HDR, features against head": "test_hdr",
+    "cross-entropy": "test_loss",
+    "MIR, features before and after": "features_mir",
+    "HDR, features before and after": "features_hdr",
+}
+STAGES = ("pruned", "fine-tuned")
+
+
+def summarize(
+    settings: Any,
+    source: str,
+    num_classes: int,
+    records: Sequence[Record],
+    dense: Sequence[Record],
+) -> Summary:
+    """The summary of pruning records beside the dense network's, and its picture."""
+    n = int(records[0]["test_n"])
+    title = (
+        f"Pruning: {source}, {settings.model}, {settings.steps:,} steps, then "
+        f"{settings.finetune_steps:,}, seeds: {settings.seeds}"
+    )
+    note = f"test set, n = {n:,}; batches of {settings.metric_batch}; mean ± standard deviation"
+    forms = closed_forms(num_classes)
+    panels = []
+    for name, metric in PANELS.items():
+        lines = []
+        for number, method in enumerate(("magnitude", "random")):
+            for stage in STAGES:
+                own = select(records, stage=stage, method=method)
+                if method == "random":  # nothing is dropped at 0, however it is chosen
+                    own += select(records, stage=stage, sparsity=0.0)
+                style = "--" if stage == "pruned" else "-"
+                found = curves(own, metric, by="sparsity")
+                lines.append(
+                    Line(f"{method}, {stage}", *found, colour=f"C{number}", style=style, marker="o")
+                )
+        marks = levels(forms, [metric] if metric.startswith("test_") else [])
+        panels.append(Panel(name, "sparsity", lines, marks))
+    draw(panels, settings.out / "pruning.png", title=f"{title}\n{note}")
+    groups = {"dense": list(dense)}
+    for method in ("magnitude", "random"):
+        for sparsity in settings.sparsities:
+            for stage in STAGES:
+                own = select(records, sparsity=sparsity, method=method, stage=stage)
+                if own:
+                    groups[f"{sparsity:g}, {method}, {stage}"] = own
+    title_of_table = (
+        f"Over sparsity: {note}. Head: features against head rows; dense: features against those of the "
+        "network before pruning; b: mean over batches"
+    )
+    table = table_of(groups, COLUMNS, title=title_of_table, first="network")
+    return Summary(
+        settings.out,
+        title,
+        (table,),
+        {"pruning.png": "accuracy, MIR and HDR over sparsity, by magnitude and at random"},
+        tuple(claims(settings, records)),
+    )
+
+
+def claims(settings: Any, records: Sequence[Record]) -> list[Claim]:
+    """The paper's number at 90 %, and what the control says of it."""
+    unchanged = select(records, sparsity=0.0, stage="pruned")
+    share = min(settings.sparsities, key=lambda s: abs(s - 0.9))
+    magnitude, random = (
+        select(records, sparsity=share, method=method, stage="fine-tuned")
+        for method in ("magnitude", "random")
+    )
+    if not random:
+        return []
+    kept = [r["features_mir_batch"] for r in magnitude]
+    mean = sum(kept) / len(kept)
+    verdict = "agrees" if abs(mean - 0.5) <= 0.1 else "disagrees"
+    if abs(share - 0.9) > 0.01:
+        verdict = "not measured at 90 %"
+    pairs = list(zip(magnitude, random, strict=True))
+    higher = sum(a["features_mir"] > b["features_mir"] for a, b in pairs)
+    found = []
+    if unchanged:
+        found.append(
+            Claim(
+                "for comparison: MIR of the features with themselves, nothing pruned",
+                "not reported",
+                f"{cell(unchanged, 'features_mir_batch')} in batches, {cell(unchanged, 'features_mir')} of the "
+                "whole set",
+                "the value to hold the next row against: MIR of two equal kernels is not 1",
+            )
+        )
+    return [
+        *found,
+        Claim(
+            "MIR between the features before and after stays high at 90 % sparsity",
+            "about 0.5",
+            f"sparsity {share:g}: {cell(magnitude, 'features_mir_batch')} in batches, "
+            f"{cell(magnitude, 'features_mir')} of the whole set",
+            f"{verdict}: in batches, within 0.1 of 0.5 is agreement",
+        ),
+        Claim(
+            "it is magnitude pruning that keeps it (control: random masks)",
+            "not reported",
+            f"random masks: {cell(random, 'features_mir_batch')} in batches, "
+            f"{cell(random, 'features_mir')} of the whole set",
+            f"{'yes' if higher == len(pairs) else 'no' if higher == 0 else 'not decided'}: magnitude is above "
+            f"random (whole set) in {higher} of {len(pairs)} seeds",
+        ),
+    ]
 
 
 if __name__ == "__main__":

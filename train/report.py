@@ -12,15 +12,14 @@ from typing import Annotated, Any
 
 import tyro
 
-from train.errors import told
-from train.evaluate import closed_forms
-from train.folders import RunError, new_place, saved_run, write_text
-from train.records import final_records
-from train.summary import FILE, Summary, read_summary
-from train.tables import COLUMNS, table_of
-from train.trackers import read_jsonl
+from train.evaluation.closed_forms import closed_forms
+from train.reporting.records import final_records
+from train.reporting.summary import COLUMNS, FILE, Summary, read_summary, table_of
+from train.run.errors import told
+from train.run.folder import RunError, new_place, saved_run, write_text
+from train.run.trackers import read_jsonl
 
-TEMPLATE = Path(__file__).with_name("report.html.j2")
+TEMPLATE = Path(__file__).with_name("reporting") / "report.html.j2"
 
 FORMS = {
     "mir": "MIR of features (or of centred class means) against the head",

@@ -8,121 +8,36 @@ With `--dataset folder:PATH` the images in `PATH/train/CLASS/` are the labelled 
 those in `PATH/unlabelled/` have none, and `PATH/test/CLASS/` is for the measurements.
 """
 
-import dataclasses
 import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from train.algorithms import Algorithm, algorithm
-from train.classifier import about, source_of
-from train.experiment import run_command
-from train.folders import write_text
-from train.groups import Groups
-from train.images import DataError
-from train.lanes import Lane, lanes_of
-from train.loop import Result, run_lanes
-from train.parallel import data_mesh
-from train.pool import Pool, PoolFeed, load_pool
-from train.presets import PAPER, SMALL
-from train.semisupervised_measure import JudgedGroups, Measure
-from train.semisupervised_step import Augmentation, Information, Part, make_step
-from train.semisupervised_summary import summarize
-from train.settings import Settings
-from train.state import Network, TrainState, initial_state
-from train.summary import Summary
+from train.data.types import DataError, about, source_of
+from train.engine.sharding import data_mesh
+from train.engine.state import Network, TrainState, initial_state
+from train.engine.trainer import Groups
+from train.evaluation.closed_forms import closed_forms
+from train.reporting.plots import Line, Panel, draw, levels
+from train.reporting.records import Record, curves, final_records
+from train.reporting.summary import Summary, table_of
+from train.run.command import run_command
+from train.run.folder import write_text
+from train.run.lanes import Lane, lanes_of
+from train.run.loop import Result, run_lanes
+from train.run.settings import PAPER, SMALL
+from train.ssl.measure import JudgedGroups, Measure
+from train.ssl.pool import Pool, PoolFeed, load_pool
+from train.ssl.settings import Semisupervised
+from train.ssl.step import Augmentation, Information, make_step
 
 # Mirrored, these are other signs.
 _NOT_FLIPPED = ("digits", "mnist", "svhn_cropped")
-
-
-@dataclasses.dataclass(frozen=True)
-class Semisupervised(Settings):
-    """One semi-supervised algorithm on a data set of which few samples keep their labels."""
-
-    algorithm: Literal[
-        "supervised", "pseudo_label", "uda", "fixmatch", "flexmatch", "softmatch", "freematch"
-    ] = "freematch"
-    """What is learned of the unlabelled images; `supervised` does not read them."""
-    learning_rate: float = 0.03
-    """At the start; `cos(7 π k / 16 K)` of it at step k of K."""
-    labels: int | None = 40
-    """Samples that keep their labels, as many of each class, drawn by the seed; all, if None."""
-    unlabelled_ratio: int = 7
-    """Unlabelled samples a step, as a multiple of `batch_size`."""
-    unlabelled_weight: float = 1.0
-    """Of the loss on unlabelled samples."""
-    threshold: float | None = None
-    """Confidence from which on pseudo-labels count; the algorithm's own, if not given."""
-    temperature: float | None = None
-    """Of the targets of `uda`."""
-    statistics_momentum: float = 0.999
-    """Weight of the old statistics in `softmatch` and `freematch`; short runs need less."""
-    fairness_weight: float | None = None
-    """Of the fairness term of `freematch`; 0.01, if not given."""
-    augment: bool = True
-    """Weak augmentation: reflect-pad by an eighth of the side, crop, flip."""
-    flip: bool | None = None
-    """Whether weak augmentation flips; if not given, all data sets but those of digits."""
-    average_momentum: float = 0.999
-    """Of the moving average of the weights, which is what is evaluated."""
-    mi_weight: float = 0.0
-    """Weight of the mutual information of features and head rows, in nats (maximised)."""
-    ed_weight: float = 0.0
-    """Weight of the difference of their entropies, in nats (minimised)."""
-    information_on: tuple[Part, ...] = ("labelled", "weak")
-    """Samples of these two terms, together."""
-    information_samples: Literal["passed", "all"] = "passed"
-    """Unlabelled ones by the weight that the algorithm gives them, or all alike."""
-    information_rows: Literal["hard", "soft"] = "hard"
-    """Their rows of the head: of the pseudo-label, or the mean by the weak prediction."""
-    stop_gradient: Literal["features", "head"] | None = None
-    """The side that the two terms do not train."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.at_least_one("unlabelled_ratio", "labels")
-        for name in ("average_momentum", "statistics_momentum"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
-        self.distinct("information_on")
-        if self.unlabelled_weight < 0:
-            raise ValueError(
-                f"unlabelled_weight must not be negative, got {self.unlabelled_weight}."
-            )
-        for name in ("train_size", "eval_layers"):
-            if getattr(self, name):
-                raise ValueError(
-                    f"{name} is for supervised training; give --labels instead of a size."
-                )
-        self.method()
-        if self.mi_weight or self.ed_weight:
-            self.fits_terms()
-
-    def fits_terms(self) -> None:
-        """Raises `ValueError` if the information terms are on samples that the algorithm does not use."""
-        uses = ("labelled", *self.method().uses)
-        if not set(self.information_on) <= set(uses):
-            raise ValueError(
-                f"information_on must be of {', '.join(uses)} with {self.algorithm}, got "
-                f"{', '.join(self.information_on)}."
-            )
-
-    def method(self) -> Algorithm:
-        """The algorithm with its settings."""
-        adapts = self.algorithm in ("softmatch", "freematch")
-        return algorithm(
-            self.algorithm,
-            threshold=self.threshold,
-            temperature=self.temperature,
-            momentum=self.statistics_momentum if adapts else None,
-            fairness_weight=self.fairness_weight,
-        )
 
 
 PRESETS = {
@@ -253,6 +168,71 @@ def run(settings: Semisupervised, *, quiet: bool = False) -> Summary:
     pool = open_pool(settings)
     result = fit(settings, pool, quiet=quiet)
     return summarize(settings, result.data, pool.data.num_classes, result.records).write()
+
+
+COLUMNS = {
+    "accuracy": "test_accuracy",
+    "MIR": "test_mir",
+    "HDR": "test_hdr",
+    "NC1": "test_nc1",
+    "labelled MIR": "labelled_mir",
+    "coverage": "step_coverage",
+    "pseudo-labels right": "step_pseudo_accuracy",
+}
+
+
+def name_of(settings: Any) -> str:
+    """The algorithm and its information terms."""
+    terms = (
+        (f"{settings.mi_weight:g} MI", settings.mi_weight),
+        (
+            f"{settings.ed_weight:g} ED",
+            settings.ed_weight,
+        ),
+    )
+    return " + ".join([settings.algorithm, *(name for name, weight in terms if weight)])
+
+
+def summarize(settings: Any, source: str, num_classes: int, records: Sequence[Record]) -> Summary:
+    """The summary of metric records, and its picture."""
+    last = final_records(records)
+    labels = int(last[0]["labelled_n"])
+    title = (
+        f"{name_of(settings)}: {source}, {settings.model}, {labels:,} labels, {settings.steps:,} steps, "
+        f"seeds: {settings.seeds}"
+    )
+    n = int(last[0]["test_n"])
+    note = f"test n = {n:,}; moving average of the weights; mean ± standard deviation over seeds"
+    table = table_of({name_of(settings): last}, COLUMNS, title=note, first="algorithm")
+    picture = settings.out / "curves.png"
+    draw(panels(records, closed_forms(num_classes)), picture, title=f"{title}\n{note}")
+    text = "accuracy, pseudo-labels, thresholds, MIR, HDR, collapse over the steps"
+    return Summary(settings.out, title, (table,), {picture.name: text}, ())
+
+
+def panels(records: Sequence[Record], forms: dict[str, float]) -> list[Panel]:
+    """Six panels over the steps."""
+    shown = {
+        "accuracy": ("test_accuracy", "unlabelled_accuracy", "labelled_accuracy"),
+        "pseudo-labels": ("step_coverage", "step_pseudo_accuracy"),
+        "threshold": ("threshold_mean", "threshold_max"),
+        "MIR": ("test_mir", "unlabelled_mir", "labelled_mir"),
+        "HDR": ("test_hdr", "unlabelled_hdr", "labelled_hdr"),
+        "NC1": ("test_nc1", "unlabelled_nc1", "labelled_nc1"),
+    }
+    found = []
+    for title, metrics in shown.items():
+        lines = [
+            Line(metric.removeprefix("step_").replace("_", " "), *line, colour=f"C{number}")
+            for number, metric in enumerate(metrics)
+            if (line := curves(records, metric))[0]
+        ]
+        if not lines:
+            continue
+        scale = "log" if title == "NC1" else "linear"
+        marks = levels(forms, list(metrics)) if title in ("MIR", "HDR") else {}
+        found.append(Panel(title, "step", lines, marks, "linear", scale))
+    return found
 
 
 if __name__ == "__main__":

@@ -7,22 +7,29 @@ tests), `paper` (WideResNet-28-2 on CIFAR-10 with the published settings; needs 
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from train.classifier import train
-from train.compilation import enable_cache
-from train.errors import told
-from train.evaluate import closed_forms
-from train.experiment import load_data
-from train.images import ImageData
-from train.lanes import Lane, lanes_of
-from train.loop import Result
-from train.plots import plot_runs
-from train.presets import PAPER
-from train.settings import Settings, from_command_line
-from train.state import TrainState
-from train.step import information_loss
-from train.tables import show
+from jax import Array
+from jax.sharding import Mesh
+
+from train.data.load import load
+from train.data.subsets import balanced_part
+from train.data.types import DataError, ImageData, about, source_of
+from train.engine.loader import feed_of
+from train.engine.sharding import data_mesh
+from train.engine.state import Network, TrainState, initial_state, optimizer
+from train.engine.step import information_loss, make_step
+from train.engine.trainer import Groups
+from train.evaluation.closed_forms import closed_forms
+from train.evaluation.evaluator import Evaluator
+from train.evaluation.layers import LayerEvaluator
+from train.reporting.plots import plot_runs
+from train.reporting.summary import show
+from train.run.command import enable_cache, from_command_line
+from train.run.errors import told
+from train.run.lanes import Lane, lanes_of
+from train.run.loop import Result, run_lanes
+from train.run.settings import PAPER, Settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +62,67 @@ PRESETS = {
 }
 
 
+def load_data(settings: Settings) -> ImageData:
+    """The data set that the settings name, cut to `train_size`."""
+    data = load(
+        settings.dataset,
+        data_dir=settings.data_dir,
+        memory_limit_mib=settings.memory_limit_mib,
+        image_size=settings.image_size,
+    )
+    if settings.train_size is not None:
+        part = balanced_part(data.train, settings.train_size, name="train_size")
+        note = f"{settings.train_size:,} of {len(data.train):,} training images"
+        note = f"{data.source_note}; {note}" if data.source_note else note
+        data = dataclasses.replace(data, train=part, source_note=note)
+    # What does not fit together is told before a folder is claimed.
+    Network.of(settings, data)
+    data_mesh(settings.batch_size, settings.devices)
+    if settings.batch_size > len(data.train):
+        raise DataError(
+            f"batch_size {settings.batch_size} is larger than the training split, "
+            f"{len(data.train)} samples."
+        )
+    return data
+
+
+def train(
+    settings: Settings,
+    data: Any,
+    loss: Callable[..., tuple[Array, Any]],
+    lanes: Sequence[Lane],
+    *,
+    start_from: Callable[[TrainState], TrainState] | None = None,
+    quiet: bool = False,
+) -> Result:
+    """Trains all lanes on `data` and evaluates them on the way.
+
+    Args:
+        settings: of the run.
+        data: from `train.data.load`.
+        loss: `(logits, features, head, labels, knobs) -> (loss, Terms)`.
+        lanes: what is trained side by side.
+        start_from: changes the initial states of the lanes: other weights, masks.
+        quiet: no progress bar.
+
+    Raises:
+        RunError, CheckpointError: as `run_lanes`.
+    """
+    mesh = data_mesh(settings.batch_size, settings.devices)
+    network, transform = Network.of(settings, data), optimizer(settings)
+    states = initial_state(network, transform, lanes)
+    states = states if start_from is None else start_from(states)
+    step = make_step(network, transform, loss, augment=settings.augment)
+
+    def trainer_of(states: TrainState) -> tuple[Groups, Callable]:
+        feed = feed_of(data.train, settings.batch_size, mesh)
+        groups = Groups(settings, lanes, states, step, feed, mesh)
+        return groups, _evaluation(network, settings, data, groups, mesh)
+
+    records, states = run_lanes(settings, about(data), lanes, states, trainer_of, quiet=quiet)
+    return Result(settings.out, source_of(data), records, lanes, states)
+
+
 def fit(
     settings: Supervised,
     data: ImageData,
@@ -63,10 +131,33 @@ def fit(
     start_from: Callable[[TrainState], TrainState] | None = None,
     quiet: bool = False,
 ) -> Result:
-    """`train.classifier.train` with the loss of the settings; a lane for each seed, if none are given."""
+    """`train` with the loss of the settings; a lane for each seed, if none are given."""
     lanes = lanes_of(settings) if lanes is None else lanes
     loss = information_loss(lanes, settings.stop_gradient)
     return train(settings, data, loss, lanes, start_from=start_from, quiet=quiet)
+
+
+def _evaluation(
+    network: Network, settings: Settings, data: Any, groups: Groups, mesh: Mesh
+) -> Callable[[int, TrainState], list[dict[str, float]]]:
+    """All that is measured of the states of one group, a dictionary a lane."""
+    networks = max(map(len, groups.rows))
+    splits = {"test": data.test} | ({"train": data.train} if settings.eval_train else {})
+    evaluators: dict[str, Callable] = {
+        f"{name}_": Evaluator(network, split, data.num_classes, settings, mesh, networks=networks)
+        for name, split in splits.items()
+    }
+    if settings.eval_layers:
+        evaluators["layer_"] = LayerEvaluator(network, data.test, data.num_classes, settings)
+
+    def evaluate(_: int, states: TrainState) -> list[dict[str, float]]:
+        logged: list[dict[str, float]] = [{} for _ in states.seed]
+        for prefix, evaluator in evaluators.items():
+            for values, found in zip(logged, evaluator(states), strict=True):
+                values |= {f"{prefix}{name}": value for name, value in found.items()}
+        return logged
+
+    return evaluate
 
 
 def run(settings: Supervised, *, quiet: bool = False) -> Result:

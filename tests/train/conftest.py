@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from train.images import from_arrays
+from train.data.types import from_arrays
 from train.supervised import Supervised
 
 

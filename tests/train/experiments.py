@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from train.checkpoint import Checkpoints
+from train.run.checkpoint import Checkpoints
 
 # Pictures carry the version of the library that drew them, and events the time.
 _COMPARED = ("*.jsonl", "summary.json", "summary.md")

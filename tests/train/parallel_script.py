@@ -16,15 +16,16 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 from train import semisupervised  # noqa: E402
-from train.checkpoint import Checkpoints  # noqa: E402
-from train.feeds import feed_of  # noqa: E402
-from train.images import from_arrays  # noqa: E402
-from train.lanes import lanes_of  # noqa: E402
-from train.parallel import data_mesh, replicated  # noqa: E402
-from train.pool import pool_of  # noqa: E402
-from train.semisupervised import Semisupervised  # noqa: E402
-from train.state import Network, initial_state, optimizer  # noqa: E402
-from train.step import information_loss, make_call, make_step  # noqa: E402
+from train.data.types import from_arrays  # noqa: E402
+from train.engine.loader import feed_of  # noqa: E402
+from train.engine.sharding import data_mesh, replicated  # noqa: E402
+from train.engine.state import Network, initial_state, optimizer  # noqa: E402
+from train.engine.step import information_loss, make_step  # noqa: E402
+from train.engine.trainer import make_call  # noqa: E402
+from train.run.checkpoint import Checkpoints  # noqa: E402
+from train.run.lanes import lanes_of  # noqa: E402
+from train.ssl.pool import pool_of  # noqa: E402
+from train.ssl.settings import Semisupervised  # noqa: E402
 from train.supervised import Supervised, fit  # noqa: E402
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from train import imagetree
+from train.data import image_tree
 
-CLASSES = imagetree.CLASSES["cifar10"]
+CLASSES = image_tree.CLASSES["cifar10"]
 
 
 def write_tar(path, files):

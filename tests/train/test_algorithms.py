@@ -9,8 +9,8 @@ import pytest
 from jax.test_util import check_grads
 
 from tests.reference import pseudo_labels as reference
-from train.algorithms import Pseudo, Views, algorithm
-from train.algorithms.flexmatch import last_of_each
+from train.ssl.algorithms import Pseudo, Views, algorithm
+from train.ssl.algorithms.flexmatch import last_of_each
 
 CLASSES, SAMPLES, POOL, STEPS = 4, 12, 20, 6
 REFERENCES = {

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from train.augment import crop_and_flip
-from train.images import from_arrays
-from train.lanes import lanes_of
-from train.state import Network, initial_state, optimizer
-from train.step import information_loss, make_step
+from train.data.augment import crop_and_flip
+from train.data.types import from_arrays
+from train.engine.state import Network, initial_state, optimizer
+from train.engine.step import information_loss, make_step
+from train.run.lanes import lanes_of
 from train.supervised import fit
 
 

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from train import bias
-from train.experiment import load_data
-from train.loop import RunError
-from train.runs import Extractor, open_run
-from train.supervised import PRESETS, Supervised, run
+from train.evaluation.evaluator import Extractor
+from train.evaluation.finished import open_run
+from train.run.folder import RunError
+from train.supervised import PRESETS, Supervised, load_data, run
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,12 @@ import numpy as np
 import pytest
 
 from tests.train.experiments import assert_resumes_bit_identical
-from train.connectivity import PRESETS, copies, run
-from train.experiment import load_data
-from train.lanes import lanes_of
-from train.path_summary import claims, paths
-from train.records import select
-from train.summary import read_summary
-from train.supervised import fit
-from train.trackers import read_jsonl
+from train.connectivity import PRESETS, claims, copies, paths, run
+from train.reporting.records import select
+from train.reporting.summary import read_summary
+from train.run.lanes import lanes_of
+from train.run.trackers import read_jsonl
+from train.supervised import fit, load_data
 
 
 @pytest.mark.slow

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from tests.train.experiments import assert_resumes_bit_identical
+from train.data.subsets import with_random_labels
 from train.dynamics import PRESETS, RANDOM, TRUE, claims, run
-from train.experiment import load_data, with_random_labels
-from train.records import final_records
-from train.summary import read_summary
-from train.trackers import read_jsonl
+from train.reporting.records import final_records
+from train.reporting.summary import read_summary
+from train.run.trackers import read_jsonl
+from train.supervised import load_data
 
 
 @pytest.mark.slow

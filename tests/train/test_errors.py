@@ -10,9 +10,9 @@ import sys
 import jax
 import pytest
 
-from train import checkpoint, errors
-from train.checkpoint import CheckpointError
-from train.experiment import run_command
+from train.run import checkpoint, errors
+from train.run.checkpoint import CheckpointError
+from train.run.command import run_command
 from train.supervised import PRESETS, run
 
 RUNS = (
@@ -94,7 +94,7 @@ def test_places_that_cannot_be(name, stop, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("mine")
     told = stop(name, "smoke", "--out", tmp_path / "file" / "below")
     assert f"{tmp_path}/file is a file. Name another place with --out" in told
-    monkeypatch.setattr("train.folders.os.access", lambda *_: False)
+    monkeypatch.setattr("train.run.folder.os.access", lambda *_: False)
     told = stop(name, "smoke", "--out", tmp_path / "a" / "b")
     assert f"no permission to write in {tmp_path}. Name another place" in told
     assert [place.name for place in tmp_path.iterdir()] == ["file"]

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from train.experiment import run_command
+from train.run.command import run_command
 
 COMMANDS = ("smoothing", "losses", "connectivity", "pruning", "dynamics")
 every_command = pytest.mark.parametrize("name", COMMANDS)

@@ -4,8 +4,8 @@ import pytest
 
 from tests.train.experiments import assert_resumes_bit_identical
 from train import few_labels, placement
-from train.compared import lanes
-from train.summary import read_summary
+from train.reporting.summary import read_summary
+from train.ssl.settings import lanes
 
 
 def test_the_terms_are_added_one_at_a_time():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from train.fourier import (
+from train.modular.fourier import (
     excluded_logits,
     fourier_norms,
     frequency_shares,
@@ -13,8 +13,8 @@ from train.fourier import (
     restricted_logits,
     sum_waves,
 )
-from train.full_batch import precise_cross_entropy
-from train.models.transformer import ModularTransformer
+from train.modular.network import ModularTransformer
+from train.modular.trainer import precise_cross_entropy
 
 P = 11
 GRID = np.stack(np.divmod(np.arange(P**2), P), axis=1).astype(np.int32)

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from train import checkpoint, errors
-from train.checkpoint import CheckpointError
+from train.run import checkpoint, errors
+from train.run.checkpoint import CheckpointError
+from train.run.trackers import JsonLines
 from train.supervised import fit
-from train.trackers import JsonLines
 
 
 def test_a_full_disk_before_a_checkpoint(tiny, settings, monkeypatch):

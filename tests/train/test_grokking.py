@@ -8,11 +8,11 @@ import pytest
 import mirjax
 from tests.train.experiments import assert_resumes_bit_identical
 from train.grokking import PRESETS, lanes, run
-from train.grokking_course import first_step, halfway, leads
-from train.grokking_summary import claims, interventions_table
-from train.records import select
-from train.summary import read_summary
-from train.trackers import read_jsonl
+from train.modular.course import first_step, halfway, leads
+from train.modular.summary import claims, interventions_table
+from train.reporting.records import select
+from train.reporting.summary import read_summary
+from train.run.trackers import read_jsonl
 
 
 def kinds(records):
@@ -171,13 +171,13 @@ def test_wrong_settings(change, message):
 
 
 def test_metrics_are_those_of_the_features(tmp_path):
-    from train.grokking import ModularNetwork
-    from train.grokking_measure import Measure
-    from train.modular import table
-    from train.state import initial_state
+    from train.engine.state import initial_state
+    from train.modular.measure import Measure
+    from train.modular.network import ModularNetwork
+    from train.modular.task import table
 
     settings = dataclasses.replace(PRESETS["smoke"], controls=False, interventions=False)
-    network, own = ModularNetwork(settings), lanes(settings)
+    network, own = ModularNetwork(settings.modulus, settings.width, settings.heads), lanes(settings)
     import optax
 
     states = initial_state(network, optax.scale_by_adam(), own)

@@ -3,16 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from train.data import load
-from train.images import DataError
-from train.labelled import (
-    SPLITS,
-    Config,
-    draw_balanced,
-    labelled_indices,
-    read_splits,
-    write_splits,
-)
+from train.data.load import load
+from train.data.subsets import draw_balanced
+from train.data.types import DataError
+from train.labelled import Config, write_splits
+from train.ssl.labels import SPLITS, labelled_indices, read_splits
 
 LABELS = np.arange(60) % 3
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import mirjax
-from train.images import from_arrays
-from train.lanes import lanes_of
-from train.layers import LayerEvaluator, head_coordinates
-from train.state import Network, initial_state, optimizer
+from train.data.types import from_arrays
+from train.engine.state import Network, initial_state, optimizer
+from train.evaluation.layers import LayerEvaluator, head_coordinates
+from train.run.lanes import lanes_of
 
 
 def test_coordinates_have_the_gram_matrix_of_the_head():

@@ -4,7 +4,7 @@ import pytest
 
 from tests.train.experiments import assert_resumes_bit_identical
 from train.losses import PLAIN, PRESETS, lanes, run
-from train.summary import read_summary
+from train.reporting.summary import read_summary
 
 
 def test_every_loss_and_weight_has_every_seed():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from train.masks import sparse_masks, sparsity_of
+from train.pruning import sparse_masks, sparsity_of
 
 
 @pytest.fixture

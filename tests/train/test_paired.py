@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from train.losses import PLAIN, claim
-from train.paired import paired
+from train.reporting.paired import paired
 
 
 def groups(**gains):

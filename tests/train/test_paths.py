@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from train.data import stream
-from train.images import from_arrays
-from train.lanes import lanes_of
-from train.paths import Statistics, barrier, interpolate
-from train.state import Network, initial_state, optimizer
+from train.connectivity import Statistics, barrier, interpolate
+from train.data.batches import stream
+from train.data.types import from_arrays
+from train.engine.state import Network, initial_state, optimizer
+from train.run.lanes import lanes_of
 
 POINTS = [0.0, 0.25, 0.5, 1.0]
 

@@ -17,7 +17,8 @@ from tests.train.published import (
     write_svhn,
     write_tar,
 )
-from train import data
+from train.data.load import load
+from train.data.types import DataError, RecordSplit, Split
 from train.prepare import prepare
 
 pytest.importorskip("tensorflow_datasets")
@@ -29,7 +30,7 @@ def by_bytes(split):
 
 
 def loaded_splits(name, root):
-    loaded = data.load(name, data_dir=str(root))
+    loaded = load(name, data_dir=str(root))
     return loaded, *((s.images, s.labels) for s in (loaded.train, loaded.test))
 
 
@@ -101,20 +102,20 @@ def test_stl10_with_its_unlabelled_images(tmp_path):
 def test_unlabelled_images_of_stl10_are_read_when_asked_for(tmp_path):
     archive, _, unlabelled = write_stl10(tmp_path)
     target = prepare("stl10", archive, data_dir=tmp_path, counts=STL10_COUNTS)
-    assert data.load("stl10", data_dir=str(tmp_path)).unlabelled is None
+    assert load("stl10", data_dir=str(tmp_path)).unlabelled is None
     expected = by_bytes((unlabelled, [-1] * 3))
-    held = data.load("stl10", data_dir=str(tmp_path), unlabelled=True).unlabelled
-    assert isinstance(held, data.Split)
+    held = load("stl10", data_dir=str(tmp_path), unlabelled=True).unlabelled
+    assert isinstance(held, Split)
     assert by_bytes((held.images, held.labels)) == expected
-    limited = data.load("stl10", data_dir=str(tmp_path), unlabelled=True, memory_limit_mib=0)
-    assert isinstance(limited.unlabelled, data.RecordSplit)
+    limited = load("stl10", data_dir=str(tmp_path), unlabelled=True, memory_limit_mib=0)
+    assert isinstance(limited.unlabelled, RecordSplit)
     batch = limited.unlabelled.take(np.arange(3))
     assert by_bytes((batch["image"], batch["label"])) == expected
     for file in target.glob("*-unlabelled.*"):
         file.unlink()
-    with pytest.raises(data.DataError, match="0 of 1 files of its unlabelled split"):
-        data.load("stl10", data_dir=str(tmp_path), unlabelled=True)
-    assert data.load("stl10", data_dir=str(tmp_path)).unlabelled is None
+    with pytest.raises(DataError, match="0 of 1 files of its unlabelled split"):
+        load("stl10", data_dir=str(tmp_path), unlabelled=True)
+    assert load("stl10", data_dir=str(tmp_path)).unlabelled is None
 
 
 def test_svhn_is_read_back_in_the_published_order(tmp_path):
@@ -128,7 +129,7 @@ def test_svhn_is_read_back_in_the_published_order(tmp_path):
         np.testing.assert_array_equal(got[0], expected[0])
         np.testing.assert_array_equal(got[1], expected[1])
     assert loaded.class_names == tuple("0123456789")
-    asked = data.load("svhn_cropped", data_dir=str(tmp_path / "data"), unlabelled=True)
+    asked = load("svhn_cropped", data_dir=str(tmp_path / "data"), unlabelled=True)
     assert asked.unlabelled is None
     source = tfds.data_source(
         "svhn_cropped", split="train", data_dir=str(tmp_path / "data"), download=False

@@ -17,9 +17,10 @@ from tests.train.published import (
     write_svhn,
     write_tar,
 )
-from train import archives, data
 from train import prepare as prepare_module
-from train.images import DataError
+from train.data import archives
+from train.data.load import load
+from train.data.types import DataError, DataNotFound
 from train.prepare import main, prepare
 
 pytest.importorskip("tensorflow_datasets")
@@ -158,9 +159,9 @@ def test_existing_data_are_left_alone(tmp_path):
     (target / "SOURCE.txt").write_text("an older one")
     with pytest.raises(DataError, match="already there; --overwrite replaces it"):
         prepare("cifar10", archive, data_dir=root, counts=CIFAR10_COUNTS)
-    assert data.load("cifar10", data_dir=str(root)).source_note == "an older one"
+    assert load("cifar10", data_dir=str(root)).source_note == "an older one"
     prepare("cifar10", archive, data_dir=root, overwrite=True, counts=CIFAR10_COUNTS)
-    assert data.load("cifar10", data_dir=str(root)).source_note == ""
+    assert load("cifar10", data_dir=str(root)).source_note == ""
     assert [path.name for path in root.iterdir()] == ["cifar10"]
 
 
@@ -182,8 +183,8 @@ def test_an_interruption_leaves_nothing_behind(error, tmp_path, monkeypatch):
     assert {path.name: path.stat().st_mtime_ns for path in written.iterdir()} == before
     assert [path.name for path in root.iterdir()] == ["cifar10"]
     assert list((tmp_path / "new").iterdir()) == []
-    with pytest.raises(data.DataNotFound):
-        data.load("cifar10", data_dir=str(tmp_path / "new"))
+    with pytest.raises(DataNotFound):
+        load("cifar10", data_dir=str(tmp_path / "new"))
 
 
 def test_members_are_not_extracted(tmp_path):
@@ -203,9 +204,9 @@ def test_command_reports_errors_in_one_line(tmp_path, capsys):
 
 def test_command_prepares(tmp_path, capsys, monkeypatch):
     folder, *_ = write_idx(tmp_path / "idx")
-    published = prepare_module.prepared.PUBLISHED["mnist"]
+    published = prepare_module.tfds.PUBLISHED["mnist"]
     monkeypatch.setitem(
-        prepare_module.prepared.PUBLISHED, "mnist", type(published)("", "", train=2, test=1)
+        prepare_module.tfds.PUBLISHED, "mnist", type(published)("", "", train=2, test=1)
     )
     assert main(["mnist", "--from", str(folder), "--data-dir", str(tmp_path)]) == 0
     output = capsys.readouterr()

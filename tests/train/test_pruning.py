@@ -5,11 +5,10 @@ import pytest
 
 from tests.train.experiments import assert_resumes_bit_identical
 from train import pruning
-from train.pruning import PRESETS, run
-from train.pruning_summary import claims
-from train.records import select
-from train.summary import read_summary
-from train.trackers import read_jsonl
+from train.pruning import PRESETS, claims, run
+from train.reporting.records import select
+from train.reporting.summary import read_summary
+from train.run.trackers import read_jsonl
 
 
 @pytest.mark.slow

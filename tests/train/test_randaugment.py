@@ -5,7 +5,7 @@ import pytest
 from PIL import ImageOps
 
 from tests.reference.pillow import pillow, pillow_cutout, to_pillow
-from train.randaugment import OPERATIONS, RANGES, apply, cutout, draw, strong
+from train.data.randaugment import OPERATIONS, RANGES, apply, cutout, draw, strong
 
 SHAPES = [(32, 32, 3), (28, 28, 1), (20, 12, 3)]
 SAMPLES = 72

@@ -1,6 +1,6 @@
 import pytest
 
-from train.records import cell, curves, final_records, mean_and_spread, select
+from train.reporting.records import cell, curves, final_records, mean_and_spread, select
 
 RECORDS = [
     {"step": 0, "seed": 0, "a": 1.0},

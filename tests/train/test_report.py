@@ -6,10 +6,10 @@ import pytest
 
 from mirjax.theory import collapsed_mir
 from train import report
-from train.folders import RunError
+from train.reporting.summary import Claim, Summary, Table
+from train.run.folder import RunError
 from train.smoothing import PRESETS as SMOOTHING
 from train.smoothing import run as run_smoothing
-from train.summary import Claim, Summary, Table
 from train.supervised import PRESETS, run
 
 

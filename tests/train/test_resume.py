@@ -14,8 +14,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 import mirjax
-from train.checkpoint import CheckpointError, Checkpoints, digest
-from train.loop import RunError
+from train.run.checkpoint import CheckpointError, Checkpoints, digest
+from train.run.folder import RunError
 from train.supervised import fit
 
 ROOT = Path(__file__).parents[2]

@@ -9,18 +9,17 @@ import pytest
 from PIL import Image
 
 from tests.train.experiments import assert_resumes_bit_identical
-from train.data import load
-from train.experiment import run_command
-from train.images import DataError
+from train.data.load import load
+from train.data.types import DataError
+from train.engine.sharding import data_mesh
+from train.engine.state import Network
 from train.labelled import Config, write_splits
-from train.lanes import lanes_of
-from train.parallel import data_mesh
-from train.pool import PoolFeed, load_pool, pool_of
-from train.records import final_records, mean_and_spread
+from train.reporting.records import final_records, mean_and_spread
+from train.reporting.summary import read_summary
+from train.run.command import from_command_line, run_command
+from train.run.lanes import lanes_of
 from train.semisupervised import PRESETS, fit, run
-from train.settings import from_command_line
-from train.state import Network
-from train.summary import read_summary
+from train.ssl.pool import PoolFeed, load_pool, pool_of
 
 
 @pytest.fixture

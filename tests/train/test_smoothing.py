@@ -6,11 +6,10 @@ import pytest
 from PIL import Image
 
 from tests.train.experiments import assert_resumes_bit_identical
-from train.experiment import load_data
-from train.lanes import lanes_of
+from train.reporting.summary import read_summary
+from train.run.lanes import lanes_of
 from train.smoothing import PRESETS, claim, run
-from train.summary import read_summary
-from train.supervised import fit
+from train.supervised import fit, load_data
 
 
 @pytest.mark.slow

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from train import data
-from train.images import DataError, RecordSplit
+from train.data.batches import stream
+from train.data.types import DataError, RecordSplit
 from train.prepare import prepare
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +54,7 @@ def test_a_package_that_only_some_data_need(monkeypatch, tmp_path):
     with pytest.raises(
         DataError, match="a data set that does not fit in memory needs the module grain"
     ):
-        data.stream(RecordSplit([0], (2, 2, 1)), batch_size=1, seed=0)
+        stream(RecordSplit([0], (2, 2, 1)), batch_size=1, seed=0)
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(DataError, match=r"needs the module tensorflow_datasets.*Run `make`"):
         prepare("cifar10", tmp_path, data_dir=tmp_path)

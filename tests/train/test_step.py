@@ -7,14 +7,13 @@ import optax
 import pytest
 
 import mirjax
-from train.classifier import train
-from train.feeds import images_and_labels
-from train.lanes import Knobs, Lane, lanes_of
-from train.loop import RunError
-from train.order import BatchOrder
-from train.state import Network, initial_state, optimizer
-from train.step import Terms, information_loss, make_call, make_step
-from train.supervised import fit
+from train.engine.loader import BatchOrder, images_and_labels
+from train.engine.state import Network, initial_state, optimizer
+from train.engine.step import Terms, information_loss, make_step
+from train.engine.trainer import make_call
+from train.run.folder import RunError
+from train.run.lanes import Knobs, Lane, lanes_of
+from train.supervised import fit, train
 
 
 def test_loss_is_the_sum_of_its_terms():

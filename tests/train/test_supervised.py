@@ -11,12 +11,13 @@ import pytest
 from PIL import Image
 
 import mirjax
-from train.checkpoint import Checkpoints, digest
-from train.evaluate import Evaluator, closed_forms
-from train.images import RecordSplit
-from train.lanes import lanes_of
-from train.settings import from_command_line
-from train.state import Network, initial_state, optimizer
+from train.data.types import RecordSplit
+from train.engine.state import Network, initial_state, optimizer
+from train.evaluation.closed_forms import closed_forms
+from train.evaluation.evaluator import Evaluator
+from train.run.checkpoint import Checkpoints, digest
+from train.run.command import from_command_line
+from train.run.lanes import lanes_of
 from train.supervised import PRESETS, Supervised, fit, main, run
 
 ROOT = Path(__file__).parents[2]

@@ -10,13 +10,13 @@ import types
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from train.checkpoint import Checkpoints
-from train.folders import RunError
-from train.lanes import Knobs, Lane
-from train.runs import read_settings
-from train.settings import RunSettings
+from train.evaluation.finished import read_settings
+from train.run.checkpoint import Checkpoints
+from train.run.folder import RunError
+from train.run.lanes import Knobs, Lane
+from train.run.settings import RunSettings
+from train.run.trackers import TensorBoard, TrackerError, WandB, read_jsonl
 from train.supervised import Supervised, fit
-from train.trackers import TensorBoard, TrackerError, WandB, read_jsonl
 
 
 class Run:

@@ -1,0 +1,235 @@
+"""MIR and HDR of features and head, of two representations, of class means and head."""
+
+import functools
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int
+
+from mirjax._batch.entropy import entropy_of, unit_rows
+from mirjax._batch.gram import safe_sqrt, small_side
+from mirjax._batch.joint import joint_matrix, marginal_entropies, sides_of
+from mirjax._batch.kernels import Interplay, combine, over_batches
+from mirjax._checks import (
+    ArrayLike,
+    as_float,
+    as_labels,
+    common_float,
+    entropy_method,
+    head_of,
+    same_size,
+    sample_weights,
+)
+from mirjax._linalg.precision import matmul
+from mirjax._linalg.spectrum import Method
+
+
+def interplay(
+    features: Float[ArrayLike, "*batch n d"],
+    head: Float[ArrayLike, "*batch c d"],
+    labels: Int[ArrayLike, "*batch n"],
+    /,
+    *,
+    weights: Float[ArrayLike, "*batch n"] | None = None,
+    method: Method = "eigh",
+) -> Interplay:
+    r"""MI, MIR and HDR between a representation and its classification head.
+
+    `K1 = G(features)` and `K2 = G(head[labels])`, both n × n by definition; what is decomposed is
+    never larger than it must be: `min(n, d)`, `min(n, num_classes, d)` and
+    `min(n, d · min(num_classes, d))` for the joint matrix.
+
+    Args:
+        features: `[..., n, d]`, what the head is applied to, one sample a row, of any scale.
+        head: `[..., num_classes, d]`, one class a row; of a Flax `Dense` the transposed kernel. The
+            bias does not enter.
+        labels: integers `[..., n]`. For soft labels `q` `[n, num_classes]` use
+            `feature_interplay(features, q @ head)`.
+        weights: non-negative `[..., n]`: `K / n` becomes `√w K √w / Σw`, and weight 0 drops a sample
+            exactly, whatever it holds (NaN, label -1). The derivative at weight 0 is taken as 0.
+        method: `"eigh"` (decompositions), `"products"` (matrix products alone, for accelerators) or
+            `"auto"` (products except on a CPU); for their errors see `matrix_entropy`.
+
+    Returns:
+        `Interplay` of `[...]` arrays; entropies in nats. A sample whose feature row or head row is
+        zero counts as weight 0. NaN where the head or a counted sample has a NaN, a label outside
+        `[0, num_classes)` or a negative weight; all 0 where no weight is left. `mirjax.check` finds
+        these.
+
+    Raises:
+        TypeError, ValueError: shapes or dtypes do not fit; the message names argument and shapes.
+
+    Cost: `O(n² d + n³)` while `n <= d · min(num_classes, d)`, else
+    `O(n d² num_classes + (d · min(num_classes, d))³)`.
+
+    Differentiable in features and head (forward and reverse, twice) at any rank, at neural collapse
+    too; ratios and differences as `Interplay` says.
+
+    Example:
+        >>> import jax.numpy as jnp, mirjax
+        >>> head = mirjax.theory.simplex_etf(10, 16)
+        >>> labels = jnp.arange(50) % 10
+        >>> result = mirjax.interplay(3.0 * head[labels], head, labels)
+        >>> print(f"{result.mir:.4f} {result.hdr:.4f}")
+        0.9524 0.0000
+
+    Source: Song et al. 2024 (arXiv 2406.03999), MIR and HDR between features and head.
+    """
+    entropy_method(method)
+    features, head, labels, weights = checked_arguments(features, head, labels, weights)
+    single = functools.partial(_interplay, method=method)
+    return over_batches(single, "(n,d),(c,d),(n),(n)")(features, head, labels, weights)
+
+
+def feature_interplay(
+    features1: Float[ArrayLike, "*batch n d1"],
+    features2: Float[ArrayLike, "*batch n d2"],
+    /,
+    *,
+    weights: Float[ArrayLike, "*batch n"] | None = None,
+    method: Method = "eigh",
+) -> Interplay:
+    r"""MI, MIR and HDR between two representations of the same samples.
+
+    `K1 = G(features1)`, `K2 = G(features2)`: a network before and after pruning, two layers, features
+    and soft-label head rows `q @ head`. The widths may differ. Decomposed are sides `min(n, d1)`,
+    `min(n, d2)` and `min(n, d1 · d2)`.
+
+    Args:
+        features1: `[..., n, d1]`, one sample a row.
+        features2: `[..., n, d2]`, the same samples in the same order.
+        weights: non-negative `[..., n]`; weight 0 drops a sample exactly.
+        method: as `interplay`.
+
+    Returns:
+        `Interplay` of `[...]` arrays. A sample with a zero row in either counts as weight 0; NaN rows
+        and negative weights give NaN; all 0 where no weight is left.
+
+    Raises:
+        TypeError, ValueError: shapes or dtypes do not fit; the message names argument and shapes.
+
+    Cost: `O(n² (d1 + d2) + n³)` while `n <= d1 · d2`. Differentiable as `interplay`.
+
+    Example:
+        >>> import jax.numpy as jnp, mirjax
+        >>> result = mirjax.feature_interplay(jnp.eye(6, 8), jnp.eye(6))
+        >>> print(f"{result.mutual_information:.4f} {result.mir:.4f}")
+        1.7918 1.0000
+
+    Source: Song et al. 2024 (arXiv 2406.03999), MIR and HDR between two representations.
+    """
+    entropy_method(method)
+    features1 = as_float(features1, "features1", axes="n d")
+    features2 = as_float(features2, "features2", axes="n d")
+    same_size(
+        features1,
+        "features1",
+        features2,
+        "features2",
+        axis=(-2, -2),
+        what="the number of samples n",
+    )
+    features1, features2 = common_float(features1, features2)
+    weights = sample_weights(weights, features1, "features1")
+    single = functools.partial(_feature_interplay, method=method)
+    return over_batches(single, "(n,d),(n,e),(n)")(features1, features2, weights)
+
+
+def class_interplay(
+    class_means: Float[ArrayLike, "*batch c d"],
+    head: Float[ArrayLike, "*batch c d"],
+    /,
+    *,
+    global_mean: Float[ArrayLike, "*batch d"] | None = None,
+    method: Method = "eigh",
+) -> Interplay:
+    r"""MI, MIR and HDR between the centred class means and the head: the theorem's own object.
+
+    `K1 = G(class_means - global_mean)`, `K2 = G(head)`, both `num_classes × num_classes`. At neural
+    collapse `mir` is `theory.collapsed_mir(num_classes)` and `hdr` is 0.
+
+    Args:
+        class_means: `[..., num_classes, d]`, not centred: that is done here.
+        head: `[..., num_classes, d]`, not centred.
+        global_mean: `[..., d]`, what to centre with. The mean of the class means if not given, which
+            is the mean of all samples for balanced classes.
+        method: as `interplay`.
+
+    Returns:
+        `Interplay` of `[...]` arrays. A class whose mean is the global mean to rounding has no
+        direction and drops out, as has one with a zero head row.
+
+    Raises:
+        TypeError, ValueError: shapes or dtypes do not fit.
+
+    Cost: `O(num_classes² d + num_classes³)`. Differentiable as `interplay`.
+
+    Example:
+        >>> import mirjax
+        >>> means = 5.0 + mirjax.theory.simplex_etf(4, 8)
+        >>> result = mirjax.class_interplay(means, mirjax.theory.simplex_etf(4, 8))
+        >>> print(f"{result.mir:.4f} {mirjax.theory.collapsed_mir(4):.4f}")
+        0.7540 0.7540
+
+    Source: Song et al. 2024 (arXiv 2406.03999), theorem on neural collapse; Papyan et al. 2020.
+    """
+    class_means = as_float(class_means, "class_means", axes="num_classes d")
+    head = as_float(head, "head", axes="num_classes d")
+    same_size(class_means, "class_means", head, "head", axis=(-2, -2), what="num_classes")
+    same_size(class_means, "class_means", head, "head", axis=(-1, -1), what="d")
+    class_means, head = common_float(class_means, head)
+    if global_mean is None:
+        centre = jnp.mean(class_means, axis=-2)
+    else:
+        centre = as_float(global_mean, "global_mean", axes="d").astype(head.dtype)
+        same_size(class_means, "class_means", centre, "global_mean", axis=(-1, -1), what="d")
+    return feature_interplay(centred(class_means, centre), head, method=method)
+
+
+def centred(class_means: Float[Array, "*batch c d"], centre: Float[Array, "*batch d"]) -> Array:
+    """`class_means - centre`, with rows that are zero to rounding set to zero."""
+    rows = class_means - centre[..., None, :]
+    largest = jnp.max(jnp.abs(class_means), axis=(-2, -1), keepdims=True)
+    noise = 4 * jnp.finfo(rows.dtype).eps * largest
+    return jnp.where(jnp.max(jnp.abs(rows), axis=-1, keepdims=True) <= noise, 0.0, rows)
+
+
+def checked_arguments(
+    features: ArrayLike, head: ArrayLike, labels: ArrayLike, weights: ArrayLike | None
+) -> tuple[Array, Array, Array, Array]:
+    """The four arguments of `interplay`, checked and in one dtype."""
+    features = as_float(features, "features", axes="n d")
+    head = as_float(head, "head", axes="num_classes d")
+    labels = as_labels(labels)
+    head_of(features, head)
+    same_size(features, "features", labels, "labels", axis=(-2, -1), what="the number of samples n")
+    features, head = common_float(features, head)
+    return features, head, labels, sample_weights(weights, features, "features")
+
+
+def _interplay(
+    features: Array, head: Array, labels: Array, weights: Array, method: Method
+) -> Interplay:
+    sides = sides_of(features, head, labels, weights)
+    marginals = marginal_entropies(sides, method)
+    return combine(*marginals, entropy_of(joint_matrix(sides), method=method))
+
+
+def _feature_interplay(rows1: Array, rows2: Array, weights: Array, method: Method) -> Interplay:
+    rows1, rows2, root = pair_rows(rows1, rows2, weights)
+    samples, width = rows1.shape[0], rows1.shape[1] * rows2.shape[1]
+    if samples <= width:
+        joint = matmul(root * rows1, (root * rows1).T) * matmul(rows2, rows2.T)
+    else:
+        pairs = (root * rows1)[:, :, None] * rows2[:, None, :]
+        joint = small_side(pairs.reshape(samples, width))
+    matrices = small_side(root * rows1), small_side(root * rows2), joint
+    return combine(*(entropy_of(m, method=method) for m in matrices))
+
+
+def pair_rows(features1: Array, features2: Array, weights: Array) -> tuple[Array, Array, Array]:
+    """Normalised rows of both, and the root of each sample's share `[n, 1]`."""
+    rows1, _ = unit_rows(features1, weights)
+    # A sample without a direction in the first representation is masked in the second, and back.
+    rows2, share = unit_rows(features2, jnp.where(jnp.all(rows1 == 0, axis=-1), 0.0, weights))
+    return rows1, rows2, safe_sqrt(share)[:, None]

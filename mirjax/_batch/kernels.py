@@ -1,0 +1,180 @@
+"""Interplay of two kernels: mutual information, MIR and HDR as printed in the paper."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from mirjax._batch.entropy import entropy_of, for_kernels, unit_trace
+from mirjax._checks import ArrayLike, as_float, common_float, entropy_method, same_size, square
+from mirjax._linalg.spectrum import Method, entropy_rounding
+
+
+class Interplay(NamedTuple):
+    """What two views of the same samples share. Entropies in nats, ratios without unit.
+
+    Attributes:
+        entropy1: `H(K1)`, of the features (or the first representation).
+        entropy2: `H(K2)`, of the head rows of the labels (or the second representation).
+        joint_entropy: `H(K1 ⊙ K2)`.
+        mutual_information: `MI = H(K1) + H(K2) - H(K1 ⊙ K2)`.
+        entropy_difference: `|H(K1) - H(K2)|`; derivative 0 where they are equal.
+        mir: `MI / min(H(K1), H(K2))`; 0 where the smaller entropy is 0 (0/0).
+        hdr: `|H(K1) - H(K2)| / max(H(K1), H(K2))`, in [0, 1]; 0 where both entropies are 0 (0/0).
+    """
+
+    entropy1: Float[Array, "*batch"]
+    entropy2: Float[Array, "*batch"]
+    joint_entropy: Float[Array, "*batch"]
+    mutual_information: Float[Array, "*batch"]
+    entropy_difference: Float[Array, "*batch"]
+    mir: Float[Array, "*batch"]
+    hdr: Float[Array, "*batch"]
+
+
+def mutual_information(
+    kernel1: Float[ArrayLike, "*batch n n"],
+    kernel2: Float[ArrayLike, "*batch n n"],
+    /,
+    *,
+    method: Method = "eigh",
+) -> Float[Array, "*batch"]:
+    r"""`MI = H(kernel1) + H(kernel2) - H(kernel1 ⊙ kernel2)`, in nats, as printed in the paper.
+
+    On Gram matrices; `interplay` gives the same number from features and head at a lower cost.
+
+    Args:
+        kernel1: positive semi-definite `[..., n, n]`, for instance `gram(features)`.
+        kernel2: positive semi-definite `[..., n, n]`, for instance `gram(head[labels])`.
+        method: `"eigh"`, `"products"` or `"auto"`, see `matrix_entropy`.
+
+    Returns:
+        `[...]`; for Gram matrices from 0 to `min(H(kernel1), H(kernel2))`.
+
+    Raises:
+        TypeError, ValueError: a kernel is not square, the two differ in n, a dtype is no float, the
+            method is unknown.
+
+    Cost: three decompositions, `O(n³)`. Differentiable as `matrix_entropy`.
+
+    Example:
+        >>> import jax.numpy as jnp, mirjax
+        >>> print(f"{mirjax.mutual_information(jnp.eye(4), jnp.eye(4)):.4f}")
+        1.3863
+
+    Source: Song et al. 2024 (arXiv 2406.03999), definition of matrix mutual information.
+    """
+    return kernel_interplay(kernel1, kernel2, method=method).mutual_information
+
+
+def mir(
+    kernel1: Float[ArrayLike, "*batch n n"],
+    kernel2: Float[ArrayLike, "*batch n n"],
+    /,
+    *,
+    method: Method = "eigh",
+) -> Float[Array, "*batch"]:
+    r"""Matrix mutual information ratio, `MI(kernel1, kernel2) / min(H(kernel1), H(kernel2))`.
+
+    In [0, 1] for Gram matrices, and strongly biased upwards by a small n: name the n with the value.
+    0 where the smaller entropy is 0 to rounding (0/0), with derivative 0.
+    Arguments, errors, cost and differentiability: as `mutual_information`; where the two entropies
+    are equal the derivative of the minimum is the mean of the two.
+
+    Example:
+        >>> import jax.numpy as jnp, mirjax
+        >>> print(f"{mirjax.mir(jnp.eye(4), jnp.eye(4)):.4f}")
+        1.0000
+
+    Source: Song et al. 2024 (arXiv 2406.03999), definition of MIR.
+    """
+    return kernel_interplay(kernel1, kernel2, method=method).mir
+
+
+def hdr(
+    kernel1: Float[ArrayLike, "*batch n n"],
+    kernel2: Float[ArrayLike, "*batch n n"],
+    /,
+    *,
+    method: Method = "eigh",
+) -> Float[Array, "*batch"]:
+    r"""Matrix entropy difference ratio, `|H(kernel1) - H(kernel2)| / max(H(kernel1), H(kernel2))`.
+
+    In [0, 1]. 0 where both entropies are 0 to rounding (0/0), with derivative 0.
+    Arguments, errors, cost and differentiability: as `mutual_information`; where the two entropies
+    are equal the derivative is 0.
+
+    Example:
+        >>> import jax.numpy as jnp, mirjax
+        >>> print(f"{mirjax.hdr(jnp.eye(4), jnp.ones((4, 4))):.4f}")
+        1.0000
+
+    Source: Song et al. 2024 (arXiv 2406.03999), definition of HDR.
+    """
+    return kernel_interplay(kernel1, kernel2, method=method).hdr
+
+
+def kernel_interplay(
+    kernel1: Float[ArrayLike, "*batch n n"],
+    kernel2: Float[ArrayLike, "*batch n n"],
+    /,
+    *,
+    method: Method = "eigh",
+) -> Interplay:
+    """All fields of `Interplay` for two kernels: `mutual_information`, `mir` and `hdr` at once.
+
+    Arguments, errors, cost and differentiability: as `mutual_information`.
+
+    Example:
+        >>> import jax.numpy as jnp, mirjax
+        >>> result = mirjax.kernel_interplay(jnp.eye(4), jnp.ones((4, 4)))
+        >>> print(f"{result.joint_entropy:.4f}")
+        1.3863
+    """
+    entropy_method(method)
+    method = for_kernels(method)
+    kernel1 = as_float(kernel1, "kernel1", axes="n n")
+    kernel2 = as_float(kernel2, "kernel2", axes="n n")
+    square(kernel1, "kernel1")
+    square(kernel2, "kernel2")
+    same_size(kernel1, "kernel1", kernel2, "kernel2", axis=(-1, -1), what="the number of samples n")
+    kernel1, kernel2 = (0.5 * (k + jnp.swapaxes(k, -1, -2)) for k in common_float(kernel1, kernel2))
+
+    def single(k1: Array, k2: Array) -> Interplay:
+        k1, k2 = unit_trace(k1), unit_trace(k2)
+        kernels = k1, k2, unit_trace(k1 * k2)
+        return combine(*(entropy_of(k, method=method) for k in kernels))
+
+    return over_batches(single, "(n,n),(n,n)")(kernel1, kernel2)
+
+
+def over_batches(single: Callable[..., Interplay], signature: str) -> Callable[..., Interplay]:
+    """`single`, which returns an `Interplay`, over any batch axes."""
+    outputs = ",".join("()" for _ in Interplay._fields)
+    vectorized = jnp.vectorize(
+        lambda *args: tuple(single(*args)), signature=f"{signature}->{outputs}"
+    )
+    return lambda *args: Interplay(*vectorized(*args))
+
+
+def combine(entropy1: Array, entropy2: Array, joint: Array) -> Interplay:
+    """All fields from the three entropies."""
+    shared = entropy1 + entropy2 - joint
+    difference = jnp.abs(entropy1 - entropy2)
+    rounding = entropy_rounding(joint.dtype)
+
+    def ratio(part: Array, whole: Array) -> Array:
+        defined = ~(whole <= rounding)  # NaN stays NaN
+        return jnp.where(defined, part / jnp.where(defined, whole, 1.0), 0.0)
+
+    return Interplay(
+        entropy1=entropy1,
+        entropy2=entropy2,
+        joint_entropy=joint,
+        mutual_information=shared,
+        entropy_difference=difference,
+        mir=ratio(shared, jnp.minimum(entropy1, entropy2)),
+        hdr=ratio(difference, jnp.maximum(entropy1, entropy2)),
+    )

@@ -1,0 +1,126 @@
+"""How far MIR and HDR of a batch are from those of the whole set."""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Float, Int
+
+from mirjax._batch.interplay import checked_arguments, interplay
+from mirjax._batch.kernels import Interplay
+from mirjax._checks import ArrayLike
+from mirjax._dataset.dataset import dataset_interplay
+from mirjax._dataset.result import DatasetInterplay
+
+BATCH_SIZES = (16, 32, 64, 128, 256, 512, 1024, 2048)
+
+
+class BatchBias(NamedTuple):
+    """The metrics of random batches beside those of the set they come from.
+
+    Attributes:
+        batch_sizes: `[k]`, ascending.
+        batches: `[k]`, how many disjoint batches of each size were measured.
+        mean: an `Interplay` of `[k]`: the mean over these batches.
+        spread: their standard deviation (0 for a single one), likewise.
+        whole: the interplay of the whole set, with its error.
+    """
+
+    batch_sizes: Int[Array, " k"]
+    batches: Int[Array, " k"]
+    mean: Interplay
+    spread: Interplay
+    whole: DatasetInterplay
+
+
+def batch_bias(
+    features: Float[ArrayLike, "n d"],
+    head: Float[ArrayLike, "c d"],
+    labels: Int[ArrayLike, " n"],
+    /,
+    *,
+    weights: Float[ArrayLike, " n"] | None = None,
+    batch_sizes: Sequence[int] | None = None,
+    max_batches: int = 64,
+    key: Array | None = None,
+) -> BatchBias:
+    """MIR, HDR and the entropies over batch size, beside their value for the whole set.
+
+    MIR of a small batch is far above that of the set. HDR moves too, by less and in either direction.
+    For each size the samples are shuffled anew and cut into disjoint
+    batches.
+
+    Args:
+        features: `[n, d]`.
+        head: `[num_classes, d]`.
+        labels: integers `[n]`.
+        weights: non-negative `[n]`. Samples of weight 0 are drawn too and drop out of their batch.
+        batch_sizes: from 16 to 2,048 in powers of two, as far as n goes, if not given.
+        max_batches: of each size.
+        key: of the shuffles, and of `dataset_interplay`; `jax.random.key(0)` if not given.
+
+    Returns:
+        `BatchBias`.
+
+    Raises:
+        TypeError, ValueError: shapes or dtypes do not fit; a batch size is not in `[1, n]`.
+
+    Cost: `max_batches` times `interplay` for each size, one after the other, and `dataset_interplay`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, mirjax
+        >>> z, w = (jax.random.normal(jax.random.key(i), (n, 8)) for i, n in ((0, 600), (1, 3)))
+        >>> bias = mirjax.batch_bias(z, w, jnp.arange(600) % 3, batch_sizes=(8, 256))
+        >>> print(" ".join(f"{m:.2f}" for m in (*bias.mean.mir, bias.whole.mir)))
+        0.66 0.02 0.01
+    """
+    key = jax.random.key(0) if key is None else key
+    features, head, labels, weights = checked_arguments(features, head, labels, weights)
+    if features.ndim != 2:
+        raise ValueError(f"features must be [n, d] without batch axes, got {features.shape}.")
+    samples = len(features)
+    if batch_sizes is None:
+        batch_sizes = [size for size in BATCH_SIZES if size <= samples] or [samples]
+    wrong = [size for size in batch_sizes if not 1 <= size <= samples]
+    if wrong or not batch_sizes:
+        raise ValueError(f"batch_sizes must lie in [1, n = {samples}], got {tuple(batch_sizes)}.")
+    if max_batches < 1:
+        raise ValueError(f"max_batches must be at least 1, got {max_batches}.")
+    sizes = sorted(batch_sizes)
+    counts = [min(max_batches, samples // size) for size in sizes]
+    arrays = features, head, labels, weights
+    rows = [
+        _statistics(*arrays, jax.random.fold_in(key, i), size=size, count=count)
+        for i, (size, count) in enumerate(zip(sizes, counts, strict=True))
+    ]
+    mean, spread = (
+        Interplay(*(jnp.stack(column) for column in zip(*part, strict=True)))
+        for part in zip(*rows, strict=True)
+    )
+    whole = dataset_interplay(
+        features, head, labels, weights=weights, key=jax.random.fold_in(key, len(sizes))
+    )
+    return BatchBias(jnp.asarray(sizes), jnp.asarray(counts), mean, spread, whole)
+
+
+@functools.partial(jax.jit, static_argnames=("size", "count"))
+def _statistics(
+    features: Array,
+    head: Array,
+    labels: Array,
+    weights: Array,
+    key: Array,
+    *,
+    size: int,
+    count: int,
+) -> tuple[Interplay, Interplay]:
+    chosen = jax.random.permutation(key, len(features))[: count * size].reshape(count, size)
+    each = lax.map(lambda i: interplay(features[i], head, labels[i], weights=weights[i]), chosen)
+    ddof = min(1, count - 1)
+    return (
+        jax.tree.map(lambda x: jnp.mean(x), each),
+        jax.tree.map(lambda x: jnp.std(x, ddof=ddof), each),
+    )

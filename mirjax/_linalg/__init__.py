@@ -1,0 +1,1 @@
+"""One matrix: spectra, decompositions, entropies by products, precision."""

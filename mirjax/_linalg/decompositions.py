@@ -1,0 +1,93 @@
+"""LAPACK decompositions that are safe to batch on a CPU, and the pseudo-inverse.
+
+jaxlib's CPU kernels split a batch over XLA's thread pool and wait inside it. Two batched
+decompositions that run at the same time can fill a small pool with waiting threads, and the program
+hangs (seen with jaxlib 0.10 on 2 cores). So a batch is a loop on the CPU, and stays a batch elsewhere.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Float
+
+from mirjax._linalg.precision import matmul
+
+Arrays = tuple[Array, ...]
+
+
+def _looped_on_cpu(decompose: Callable[[Array], Arrays]) -> Callable[[Array], Arrays]:
+    @jax.custom_batching.custom_vmap
+    def single(matrix: Array) -> Arrays:
+        return decompose(matrix)
+
+    @single.def_vmap
+    def batched(axis_size: int, in_batched: list[bool], matrices: Array):
+        del axis_size, in_batched  # there is one argument, and it is batched
+        result = lax.platform_dependent(
+            matrices, cpu=lambda each: lax.map(single, each), default=jax.vmap(decompose)
+        )
+        return result, jax.tree.map(lambda _: True, result)
+
+    return single
+
+
+@_looped_on_cpu
+def _eigh(matrix: Array) -> Arrays:
+    return tuple(lax.linalg.eigh(matrix, symmetrize_input=False))
+
+
+@_looped_on_cpu
+def _tridiagonal(matrix: Array) -> Arrays:
+    return tuple(lax.linalg.tridiagonal(matrix, lower=True)[1:3])
+
+
+@_looped_on_cpu
+def _svd(matrix: Array) -> Arrays:
+    return tuple(lax.linalg.svd(matrix, full_matrices=False))
+
+
+def eigh(matrix: Float[Array, "k k"]) -> Arrays:
+    """Eigenvectors `[k, k]` and ascending eigenvalues `[k]`; reads the lower triangle."""
+    return _eigh(matrix)
+
+
+def tridiagonal(matrix: Float[Array, "k k"]) -> Arrays:
+    """Diagonal `[k]` and off-diagonal `[k - 1]` of an orthogonally similar tridiagonal matrix."""
+    return _tridiagonal(matrix)
+
+
+def svd(matrix: Float[Array, "m n"]) -> Arrays:
+    """Thin singular value decomposition `(u, s, vᵀ)`."""
+    return _svd(matrix)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def pinv(matrix: Float[Array, "m n"], rank: Array, floor: float) -> Float[Array, "n m"]:
+    """Moore-Penrose inverse; its derivative holds while the rank does not change.
+
+    The rank is known to be at most `rank`. Singular values beyond that, up to `floor`, and up to
+    rounding of the largest, count as 0.
+    """
+    left, values, right = svd(matrix)
+    rounding = max(matrix.shape) * jnp.finfo(matrix.dtype).eps * values[0]
+    kept = (values > jnp.maximum(rounding, floor)) & (jnp.arange(len(values)) < rank)
+    inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1.0), 0.0)
+    return matmul(right.T * inverse[None, :], left.T)
+
+
+@pinv.defjvp
+def _pinv_jvp(
+    floor: float, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    # Golub & Pereyra 1973.
+    (matrix, rank), (tangent, _) = primals, tangents
+    inverse = pinv(matrix, rank, floor)
+    off_range = jnp.eye(matrix.shape[0], dtype=matrix.dtype) - matmul(matrix, inverse)
+    off_rows = jnp.eye(matrix.shape[1], dtype=matrix.dtype) - matmul(inverse, matrix)
+    derivative = -matmul(inverse, matmul(tangent, inverse))
+    derivative += matmul(matmul(inverse, inverse.T), matmul(tangent.T, off_range))
+    derivative += matmul(off_rows, matmul(tangent.T, matmul(inverse.T, inverse)))
+    return inverse, derivative

@@ -1,0 +1,191 @@
+import dataclasses
+import hashlib
+import sys
+
+import numpy as np
+import pytest
+
+from train.data import local
+from train.data.load import load
+from train.data.types import (
+    DataError,
+    DataNotFound,
+    RecordSplit,
+    Split,
+    channel_statistics,
+    from_arrays,
+    image_data,
+)
+
+
+def arrays(count, *, seed=0, shape=(4, 5, 3), classes=3):
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (count, *shape), np.uint8)
+    return images, (np.arange(count) % classes).astype(np.int32)
+
+
+def test_digits_are_complete_and_balanced():
+    digits = load("digits")
+    assert (len(digits.train), len(digits.test)) == (1437, 360)
+    assert digits.image_shape == (8, 8, 1)
+    assert digits.num_classes == 10
+    assert digits.train.images.max() == 255
+    whole = np.bincount(np.concatenate([digits.train.labels, digits.test.labels]))
+    assert whole.sum() == 1797
+    np.testing.assert_allclose(np.bincount(digits.test.labels), whole * 360 / 1797, atol=1)
+    images = np.concatenate([digits.train.images, digits.test.images]).reshape(1797, -1)
+    bunch = local.require("sklearn.datasets", "").load_digits()
+    expected = np.rint(bunch.data * 255 / 16).astype(np.uint8)
+    np.testing.assert_array_equal(np.sort(images.sum(1)), np.sort(expected.sum(1)))
+
+
+def test_digits_split_never_changes():
+    digits = load("digits")
+    digest = hashlib.sha256(digits.test.images.tobytes() + digits.test.labels.tobytes())
+    assert digest.hexdigest()[:16] == "883634103e27df12"
+
+
+def test_statistics_are_those_of_the_training_images():
+    images, labels = arrays(1500)
+    loaded = from_arrays("a", images, labels, *arrays(4, seed=1))
+    np.testing.assert_allclose(loaded.mean, (images / 255).mean((0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(loaded.std, (images / 255).std((0, 1, 2)), rtol=1e-9)
+
+
+def test_statistics_of_a_constant_channel_can_divide():
+    images = np.full((3, 2, 2, 1), 255, np.uint8)
+    assert channel_statistics(Split(images, np.zeros(3, np.int32))) == ((1.0,), (1.0,))
+
+
+def test_arrays_without_a_channel_get_one():
+    images, labels = arrays(6, shape=(4, 5))
+    loaded = from_arrays("a", images, labels[:, None], images, labels)
+    assert loaded.image_shape == (4, 5, 1)
+    assert loaded.train.labels.dtype == np.int32
+    assert loaded.class_names == ("0", "1", "2")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y: (x / 255, y, x, y), "uint8"),
+        (lambda x, y: (x, y[1:], x, y), "one for each of 6"),
+        (lambda x, y: (x, y.astype(float), x, y), "integers"),
+        (lambda x, y: (x, y - 1, x, y), "from -1"),
+        (lambda x, y: (x, y, x[:, :2], y), r"test images \(2, 5, 3\)"),
+        (lambda x, y: (x, y, x[:0], y[:0]), "test split is empty"),
+    ],
+)
+def test_unusable_arrays_are_refused(change, message):
+    with pytest.raises(DataError, match=message):
+        from_arrays("a", *change(*arrays(6)))
+
+
+def test_npz_round_trip(tmp_path):
+    x, y = arrays(6)
+    loaded = from_arrays("a", x, y, x[:3], y[:3], class_names="abc", source_note="re-encoded")
+    local.save_npz(loaded, tmp_path / "set.npz")
+    again = load(f"npz:{tmp_path / 'set.npz'}")
+    np.testing.assert_array_equal(again.train.images, x)
+    np.testing.assert_array_equal(again.test.labels, y[:3])
+    assert (again.name, again.class_names) == ("set", ("a", "b", "c"))
+    assert again.source_note == "re-encoded"
+
+
+def test_unlabelled_arrays_have_no_label():
+    x, y = arrays(6)
+    loaded = from_arrays("a", x, y, x, y, unlabelled=x[:2])
+    assert isinstance(loaded.unlabelled, Split)
+    np.testing.assert_array_equal(loaded.unlabelled.images, x[:2])
+    assert loaded.unlabelled.labels.tolist() == [-1, -1]
+    assert loaded.unlabelled.labels.dtype == np.int32
+    without = from_arrays("a", x, y, x, y)
+    assert without.unlabelled is None
+    assert (loaded.mean, loaded.class_names) == (without.mean, without.class_names)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x[:, :2], r"training images are \(4, 5, 3\), unlabelled images \(2, 5, 3\)"),
+        (lambda x: x / 255, r"a \(unlabelled\): images must be uint8"),
+        (lambda x: x[0, 0, 0, 0], r"a \(unlabelled\): images must be uint8"),
+        (lambda x: x[:0], "the unlabelled split is empty"),
+    ],
+)
+def test_unusable_unlabelled_arrays_are_refused(change, message):
+    x, y = arrays(6)
+    with pytest.raises(DataError, match=message):
+        from_arrays("a", x, y, x, y, unlabelled=change(x))
+
+
+def test_unlabelled_records_of_another_shape_are_refused():
+    part = Split(*arrays(6))
+    records = RecordSplit([{"image": np.zeros((4, 6, 3), np.uint8), "label": -1}], (4, 6, 3))
+    with pytest.raises(DataError, match=r"unlabelled images \(4, 6, 3\)"):
+        image_data("a", "abc", part, part, unlabelled=records)
+
+
+def test_npz_round_trip_without_labels(tmp_path):
+    x, y = arrays(6)
+    path = tmp_path / "set.npz"
+    local.save_npz(from_arrays("a", x, y, x, y, unlabelled=x[:2]), path)
+    again = load(f"npz:{path}", unlabelled=True)
+    np.testing.assert_array_equal(again.unlabelled.images, x[:2])
+    assert again.unlabelled.labels.tolist() == [-1, -1]
+    assert load(f"npz:{path}").unlabelled is None
+    local.save_npz(load(f"npz:{path}"), path)
+    assert load(f"npz:{path}", unlabelled=True).unlabelled is None
+
+
+def test_npz_reads_no_unlabelled_images_unless_asked(tmp_path):
+    x, y = arrays(6)
+    path = tmp_path / "set.npz"
+    bad = np.array([print], object)
+    np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y, x_unlabelled=bad)
+    assert load(f"npz:{path}").unlabelled is None
+    with pytest.raises(DataError, match=r"set\.npz"):
+        load(f"npz:{path}", unlabelled=True)
+
+
+@pytest.mark.parametrize("part", ["train", "test", "unlabelled"])
+def test_streamed_sets_are_not_saved(part, tmp_path):
+    x, y = arrays(6)
+    held = from_arrays("a", x, y, x, y, unlabelled=x)
+    streamed = dataclasses.replace(held, **{part: RecordSplit([], held.image_shape)})
+    with pytest.raises(DataError, match="not in memory"):
+        local.save_npz(streamed, tmp_path / "set.npz")
+
+
+def test_npz_is_never_unpickled(tmp_path):
+    path = tmp_path / "bad.npz"
+    x, y = arrays(6)
+    np.savez(path, x_train=x, y_train=np.array([print], object), x_test=x, y_test=y)
+    with pytest.raises(DataError, match=r"bad\.npz"):
+        load(f"npz:{path}")
+
+
+def test_npz_errors_name_the_file(tmp_path):
+    with pytest.raises(DataNotFound, match=r"none\.npz"):
+        load(f"npz:{tmp_path / 'none.npz'}")
+    np.savez(tmp_path / "part.npz", x_train=np.zeros(1))
+    with pytest.raises(DataError, match="lacks y_train, x_test, y_test; it holds x_train"):
+        load(f"npz:{tmp_path / 'part.npz'}")
+    (tmp_path / "text.npz").write_text("no archive")
+    with pytest.raises(DataError, match=r"text\.npz"):
+        load(f"npz:{tmp_path / 'text.npz'}")
+
+
+def test_image_size_is_for_folders():
+    with pytest.raises(DataError, match="only be given for folder"):
+        load("digits", image_size=32)
+
+
+def test_sets_without_unlabelled_images_have_none():
+    assert load("digits", unlabelled=True).unlabelled is None
+
+
+def test_missing_modules_are_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(DataError, match=r"digits needs the module.*pip install"):
+        load("digits")

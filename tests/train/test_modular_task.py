@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+
+from train.modular.task import OPERATIONS, table
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_train_and_test_pairs_are_disjoint_complete_and_right(operation):
+    found = table(7, 0.3, operation, seed=1)
+    assert found.train_size == 14
+    pairs = {tuple(pair) for pair in found.pairs.tolist()}
+    assert pairs == {(a, b) for a in range(7) for b in range(7)}
+    by_hand = {
+        "add": lambda a, b: (a + b) % 7,
+        "subtract": lambda a, b: (a - b) % 7,
+        "multiply": lambda a, b: a * b % 7,
+        "squares": lambda a, b: (a**2 + b**2) % 7,
+    }[operation]
+    assert [by_hand(a, b) for a, b in found.pairs.tolist()] == found.labels.tolist()
+
+
+def test_the_published_split_has_3830_pairs():
+    assert table(113, 0.3).train_size == 3830
+
+
+def test_the_seed_decides_the_split_and_random_labels_keep_their_number():
+    first, again, other = (table(7, 0.3, seed=s) for s in (1, 1, 2))
+    assert np.array_equal(first.pairs, again.pairs)
+    assert not np.array_equal(first.pairs, other.pairs)
+    random = table(7, 0.3, seed=1, random=True)
+    assert np.array_equal(random.pairs, first.pairs)
+    assert np.array_equal(np.sort(random.labels), np.sort(first.labels))
+    assert np.mean(random.labels == first.labels) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((1, 0.5), "modulus must be at least 2"),
+        ((7, 0.0), "leaves none"),
+        ((7, 1.0), "leaves none"),
+        ((7, 0.5, "divide"), "operation must be one of add, subtract"),
+    ],
+)
+def test_what_does_not_fit(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        table(*arguments)

@@ -1,0 +1,256 @@
+import dataclasses
+import math
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import mirjax
+from train.data.augment import crop_and_flip
+from train.data.randaugment import strong
+from train.engine.sharding import data_mesh
+from train.engine.state import Network, initial_state
+from train.engine.step import augmentation_key
+from train.run.lanes import lanes_of
+from train.semisupervised import optimizer
+from train.ssl.algorithms import Views, algorithm
+from train.ssl.pool import PoolFeed, pool_of
+from train.ssl.settings import Semisupervised
+from train.ssl.step import Augmentation, Information, make_step
+
+SETTINGS = Semisupervised(
+    labels=6, batch_size=6, steps=8, eval_every=8, mi_weight=0.2, ed_weight=0.1, out=Path("unused")
+)
+# Without augmentation a step can be followed by hand.
+NONE = Augmentation(0, False)
+
+
+def start(tiny, settings, method):
+    lanes, transform = lanes_of(settings), optimizer(settings)
+    network = Network.of(settings, tiny)
+    states = initial_state(network, transform, lanes)
+    one = jax.tree.map(lambda x: x[0], states)
+    one = one._replace(average=one.params, extra=method.init(3, 60))
+    return network, transform, lanes, one
+
+
+def batch(tiny):
+    images, labels = tiny.train.images, tiny.train.labels
+    places = np.arange(20, 32)
+    return images[:6], labels[:6], images[places], labels[places], places
+
+
+def step_of(tiny, name="freematch", information=None, **changes):
+    settings = dataclasses.replace(SETTINGS, **changes)
+    method = algorithm(name)
+    network, transform, lanes, state = start(tiny, settings, method)
+    step = make_step(
+        network,
+        transform,
+        method,
+        lanes,
+        steps=8,
+        augmentation=NONE,
+        unlabelled_weight=0.7,
+        average_momentum=0.9,
+        information=information or Information(),
+    )
+    return network, method, state, jax.jit(step)
+
+
+@pytest.fixture(scope="module")
+def freematch(tiny):
+    return step_of(tiny)
+
+
+def views(tiny, state):
+    """The images of a step whose weak augmentation does nothing."""
+    images, labels, unlabelled, _, places = batch(tiny)
+    key = augmentation_key(state)
+    keys = jax.random.split(jax.random.split(key, 4)[2], len(unlabelled))
+    return images, labels, unlabelled, strong(unlabelled, keys), places
+
+
+def outputs_of(network, state, *parts):
+    """Of all images together, in training."""
+    apply = jax.jit(network.apply, static_argnames="train")
+    return apply(state.params, state.rest, jnp.concatenate(parts), train=True)
+
+
+def test_the_loss_is_what_it_says(tiny, freematch):
+    network, method, state, step = freematch
+    _, terms = step(state, *batch(tiny))
+    images, labels, weak, strongly, places = views(tiny, state)
+    outputs = outputs_of(network, state, images, weak, strongly)
+    logits, features = outputs.logits, outputs.features
+    seen = Views(logits[6:18], logits[18:], jnp.asarray(places), state.step / 8)
+    _, pseudo = jax.jit(method.step)(state.extra, seen)
+    ce = optax.softmax_cross_entropy_with_integer_labels(logits[:6], labels).mean()
+    rows = jnp.concatenate([jnp.asarray(labels), jnp.argmax(logits[6:18], axis=-1)])
+    weights = jnp.concatenate([jnp.ones(6), pseudo.weights])
+    both = jax.jit(mirjax.interplay)(features[:18], outputs.head, rows, weights=weights)
+    mi, ed = both.mutual_information, abs(both.entropy1 - both.entropy2)
+    expected = ce + 0.7 * pseudo.loss + pseudo.penalty - 0.2 * mi + 0.1 * ed
+    assert float(jnp.mean(pseudo.weights)) > 0
+    assert terms.loss == pytest.approx(float(expected), abs=1e-5)
+    assert terms.mutual_information == pytest.approx(float(mi), abs=1e-5)
+    assert terms.coverage == pytest.approx(float(jnp.mean(pseudo.weights)))
+    right = jnp.argmax(logits[6:18], axis=-1) == tiny.train.labels[places]
+    assert terms.correct == pytest.approx(float(jnp.mean(right * pseudo.weights)))
+    assert terms.known == terms.coverage
+
+
+def test_labels_that_are_not_known_are_not_judged(tiny, freematch):
+    _, _, state, step = freematch
+    images, labels, unlabelled, truth, places = batch(tiny)
+    after, terms = step(state, images, labels, unlabelled, np.full_like(truth, -1), places)
+    expected, _ = step(state, *batch(tiny))
+    assert terms.known == terms.correct == 0
+    assert terms.coverage > 0
+    # They are for the measurement alone.
+    chex.assert_trees_all_equal(after, expected)
+
+
+def test_the_average_follows_the_weights(tiny, freematch):
+    _, _, state, step = freematch
+    expected = state.average
+    for _ in range(3):
+        state, _ = step(state, *batch(tiny))
+        expected = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * p, expected, state.params)
+    chex.assert_trees_all_close(state.average, expected, rtol=1e-5, atol=1e-7)
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_close(state.average, state.params, rtol=1e-3)
+
+
+def test_bfloat16_keeps_weights_and_statistics_in_float32(tiny, freematch):
+    _, _, state, step = freematch
+    _, _, _, halves = step_of(tiny, precision="bfloat16")
+    _, exact = step(state, *batch(tiny))
+    after, terms = halves(state, *batch(tiny))
+    kept = after.params, after.average, after.extra, after.opt_state
+    floats = [x for x in jax.tree.leaves(kept) if jnp.issubdtype(x.dtype, jnp.floating)]
+    assert {x.dtype for x in floats} == {jnp.dtype("float32")}
+    assert terms.loss != exact.loss
+    assert terms.loss == pytest.approx(float(exact.loss), rel=0.05)
+
+
+def test_batch_statistics_are_of_all_views_together(tiny):
+    network, _, state, step = step_of(tiny, model="conv")
+    after, _ = step(state, *batch(tiny))
+    images, _, weak, strongly, _ = views(tiny, state)
+    expected = network.apply(
+        state.params, state.rest, jnp.concatenate([images, weak, strongly]), train=True
+    ).rest
+    chex.assert_trees_all_close(after.rest, expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_close(after.rest, state.rest, rtol=1e-3)
+
+
+def test_terms_on_views_that_there_are_not(tiny):
+    with pytest.raises(ValueError, match=r"no views \['strong'\]"):
+        step_of(tiny, "pseudo_label", Information(("weak", "strong")))
+
+
+def test_the_published_schedule_with_nesterov_momentum():
+    transform = optimizer(dataclasses.replace(SETTINGS, steps=100))
+    value, velocity = jnp.zeros(()), 0.0
+    state = transform.init(value)
+    for k in range(5):
+        update, state = transform.update(jnp.ones(()), state, value)
+        velocity = 0.9 * velocity + 1
+        rate = math.cos(7 * math.pi * k / (16 * 100))
+        assert float(update) == pytest.approx(-rate * (0.9 * velocity + 1), rel=1e-5)
+
+
+def test_decay_spares_biases_and_norms(tiny):
+    _, _, state, step = step_of(tiny, mi_weight=0.0, ed_weight=0.0)
+    far = state._replace(knobs=state.knobs._replace(weight_decay=jnp.float32(10.0)))
+    plain, decayed = (step(s, *batch(tiny))[0].params for s in (state, far))
+    for before, after, start in zip(
+        *(jax.tree.leaves(x) for x in (plain, decayed, state.params)), strict=True
+    ):
+        # Nesterov: the first update is (1 + momentum) times the gradient, at a rate of 0.03.
+        moved = 0.03 * 1.9 * (10 - 5e-4) * start if start.ndim > 1 else 0.0
+        np.testing.assert_allclose(before - after, moved, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [("pseudo_label", "hard"), ("fixmatch", "soft"), ("flexmatch", "hard"), ("softmatch", "hard")],
+)
+def test_no_confident_sample_leaves_finite_gradients(name, rows, tiny):
+    chosen = Information(("weak",), "passed", rows)
+    _, _, state, step = step_of(tiny, name, chosen)
+    # A head of zeros: all predictions are uniform.
+    params = jax.tree.map(lambda p: jnp.zeros_like(p) if p.shape[-1:] == (3,) else p, state.params)
+    state, terms = step(state._replace(params=params), *batch(tiny))
+    chex.assert_tree_all_finite((state, terms))
+    if name not in ("softmatch", "flexmatch"):
+        assert terms.coverage == 0
+        assert terms.unlabelled_loss == 0
+        assert terms.mutual_information == 0
+
+
+@pytest.mark.parametrize(
+    "information",
+    [
+        Information(("labelled", "weak", "strong"), "passed", "soft"),
+        Information(("labelled", "weak"), "all", "soft", "features"),
+        Information(("strong",), "all", "hard", "head"),
+    ],
+    ids=str,
+)
+def test_terms_are_on_the_chosen_samples_and_rows(information, tiny):
+    network, method, state, step = step_of(tiny, information=information)
+    _, terms = step(state, *batch(tiny))
+    images, labels, weak, strongly, places = views(tiny, state)
+    outputs = outputs_of(network, state, images, weak, strongly)
+    q = jax.nn.softmax(outputs.logits[6:18])
+    seen = Views(outputs.logits[6:18], outputs.logits[18:], jnp.asarray(places), 0.0)
+    passed = jax.jit(method.step)(state.extra, seen)[1].weights
+    soft = q if information.rows == "soft" else jax.nn.one_hot(jnp.argmax(q, -1), 3)
+    weights = passed if information.samples == "passed" else jnp.ones(12)
+    known = {
+        "labelled": (outputs.features[:6], jax.nn.one_hot(labels, 3), jnp.ones(6)),
+        "weak": (outputs.features[6:18], soft, weights),
+        "strong": (outputs.features[18:], soft, weights),
+    }
+    features, targets, weights = (
+        jnp.concatenate(part) for part in zip(*(known[p] for p in information.parts), strict=True)
+    )
+    both = jax.jit(mirjax.feature_interplay)(features, targets @ outputs.head, weights=weights)
+    assert terms.mutual_information == pytest.approx(float(both.mutual_information), abs=1e-4)
+    ed = abs(float(both.entropy1 - both.entropy2))
+    assert terms.entropy_difference == pytest.approx(ed, abs=1e-4)
+
+
+def test_lanes_of_one_seed_see_the_same_batches_and_others_do_not(tiny):
+    settings = dataclasses.replace(SETTINGS, seeds=2)
+    lanes = [lane for lane in lanes_of(settings) for _ in range(2)]
+    feed = PoolFeed(pool_of(settings, tiny, 6), 6, 12, data_mesh(6, None))
+    _, found = feed.of(lanes)(0, 4)
+    for name, size in (("labelled", 6), ("unlabelled", 12)):
+        assert found[name].shape == (4, 4, size)
+        assert np.array_equal(found[name][:, 0], found[name][:, 1])
+        assert not np.array_equal(found[name][:, 0], found[name][:, 2])
+    # Every epoch holds each labelled sample once, and five steps of 12 are the pool.
+    labelled = pool_of(settings, tiny, 6).labelled[0]
+    assert all(sorted(row) == labelled.tolist() for row in found["labelled"][:, 0])
+    _, more = feed.of(lanes)(0, 5)
+    assert sorted(more["unlabelled"][:, 0].ravel().tolist()) == list(range(60))
+    # From any step on the same batches come.
+    _, later = feed.of(lanes)(2, 2)
+    assert np.array_equal(later["unlabelled"], found["unlabelled"][2:])
+
+
+def test_weak_augmentation_flips_only_if_asked():
+    images = np.random.default_rng(0).integers(0, 256, (20, 6, 6, 1)).astype(np.uint8)
+    still = crop_and_flip(images, jax.random.key(0), pad=0, flip=False)
+    assert jnp.array_equal(still, images)
+    flipped = crop_and_flip(images, jax.random.key(0), pad=0)
+    mirrored = np.all(np.asarray(flipped) == images[:, :, ::-1], axis=(1, 2, 3))
+    assert 0 < mirrored.sum() < 20

@@ -1,0 +1,141 @@
+"""A published data set as `{train,test}/<class>/<image>`, in a folder or a tar archive."""
+
+import functools
+import io
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from train.data.archives import Archive, Table, damage, members
+from train.data.local import IMAGE_SUFFIXES
+from train.data.types import DataError, require
+
+_JPEG = (".jpg", ".jpeg")
+_Files = dict[tuple[str, str], list[tuple[str, bytes]]]
+
+TITLES = {"cifar10": "CIFAR-10", "mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
+_DIGITS = [str(digit) for digit in range(10)]
+_CIFAR10 = "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"
+CLASSES = {"cifar10": list(_CIFAR10), "mnist": _DIGITS, "fashion_mnist": _DIGITS}
+
+
+def holds_images(path: Path) -> bool:
+    """Whether the first file of a tar archive is an image."""
+    with damage(path):
+        for name, _, _ in members(path):
+            return Path(name).suffix.lower() in IMAGE_SUFFIXES
+    return False
+
+
+def image_tree(path: Path, name: str, shape: tuple[int, int, int], labels: Path | None) -> Archive:
+    """Reads a tree of images.
+
+    Args:
+      path: the folder or the tar archive.
+      name: the data set it holds; its classes must be the folders' names (numbers for MNIST and
+        its kin).
+      shape: of the images.
+      labels: an .npz file with `train` and `test`, the labels in the published order. The k-th
+        image of a class, by file name, then goes to the k-th place of that class. Without it the
+        images are in the order of the classes.
+    """
+    if name not in CLASSES:
+        raise DataError(f"{name} cannot be prepared from images; choose from {', '.join(CLASSES)}")
+    files = _read_files(path)
+    given = {label for _, label in files}
+    if given != set(CLASSES[name]):
+        raise DataError(f"{path} has the classes {sorted(given)}, {name} has {CLASSES[name]}")
+    order = _read_labels(labels) if labels is not None else {}
+    splits = {}
+    for split in ("train", "test"):
+        groups = [sorted(files.get((split, label), []), key=_number) for label in CLASSES[name]]
+        counts = [len(group) for group in groups]
+        sequence = order.get(split, np.repeat(np.arange(len(groups)), counts))
+        if np.bincount(sequence, minlength=len(groups)).tolist() != counts:
+            raise DataError(f"{labels} does not match the images of {split} in {path}")
+        queues = [iter(group) for group in groups]
+        queue = [next(queues[label]) for label in sequence]
+        splits[split] = Table(
+            {"label": sequence}, functools.partial(_decode, path, tuple(queue), shape)
+        )
+    class_names = {"label": CLASSES[name]} if name == "cifar10" else {}
+    return Archive(splits, class_names, _note(name, files, labels))
+
+
+def _read_files(path: Path) -> _Files:
+    files: _Files = {}
+    with damage(path):
+        if path.is_dir():
+            entries = ((file, file.read_bytes()) for file in sorted(path.glob("*/*/*")))
+        else:
+            entries = ((Path(member), file.read()) for member, _, file in members(path))
+        for file, content in entries:
+            if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith("."):
+                split, label = file.parts[-3:-1] if len(file.parts) > 2 else ("", "")
+                if split in ("train", "test"):
+                    files.setdefault((split, label), []).append((file.name, content))
+    if not files:
+        raise DataError(f"{path} holds no train/<class>/<image>")
+    return files
+
+
+def _number(file: tuple[str, bytes]) -> tuple[int, str]:
+    stem = Path(file[0]).stem
+    return (int(stem), stem) if stem.isdecimal() else (-1, stem)
+
+
+def _read_labels(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            labels = {split: file[split] for split in ("train", "test")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise DataError(f"cannot read train and test from {path}: {error}") from None
+    for values in labels.values():
+        if values.dtype.kind not in "iu" or values.ndim != 1 or values.min(initial=0) < 0:
+            raise DataError(f"{path} does not hold one class number per image")
+    return {split: values.astype(np.int64) for split, values in labels.items()}
+
+
+def _decode(
+    path: Path, files: tuple[tuple[str, bytes], ...], shape: tuple[int, int, int]
+) -> Iterator[np.ndarray]:
+    pillow = require("PIL.Image", "an archive of images")
+    for name, content in files:
+        try:
+            with pillow.open(io.BytesIO(content)) as file:
+                image = np.asarray(file.convert("L" if shape[-1] == 1 else "RGB"))
+        except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
+            raise DataError(f"cannot read the image {name} in {path}: {error}") from None
+        image = image.reshape(*image.shape[:2], -1)
+        if image.shape != shape:
+            raise DataError(f"the image {name} in {path} is {image.shape}, not {shape}")
+        yield image
+
+
+def _note(name: str, files: _Files, labels: Path | None) -> str:
+    notes = []
+    jpegs = [
+        content
+        for group in files.values()
+        for file, content in group
+        if file.lower().endswith(_JPEG)
+    ]
+    if jpegs:
+        quality = " quality 75" if _is_quality_75(jpegs[0]) else ""
+        notes.append(f"{TITLES[name]} (JPEG): images re-encoded as JPEG{quality}")
+    if labels is None:
+        notes.append(f"{TITLES[name]} in the order of its classes, not in the published order")
+    return "; ".join(notes)
+
+
+def _is_quality_75(content: bytes) -> bool:
+    pillow = require("PIL.Image", "an archive of images")
+    sample = io.BytesIO()
+    pillow.new("RGB", (8, 8)).save(sample, "JPEG", quality=75)
+    try:
+        with pillow.open(io.BytesIO(content)) as one, pillow.open(sample) as other:
+            return one.quantization == other.quantization
+    except (OSError, SyntaxError, ValueError):
+        return False

@@ -1,0 +1,253 @@
+"""Data sets that need no preparation: the digits, an .npz file, a folder of images."""
+
+import glob
+import logging
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from train.data.subsets import stratified_split
+from train.data.types import (
+    DataError,
+    DataNotFound,
+    ImageData,
+    RecordSplit,
+    Split,
+    fit_in_memory,
+    from_arrays,
+    image_data,
+    require,
+)
+
+_log = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+DIGITS_TEST_SIZE = 360
+
+_UNLABELLED = "unlabelled"
+_LOOKED_FOR = f"looked for *{', *'.join(IMAGE_SUFFIXES)}"
+_SPLIT_NOTE = "no published split: a stratified fifth, drawn with seed 0, is the test split"
+
+
+def digits() -> ImageData:
+    """The 1,797 handwritten digits of scikit-learn, 8 x 8, one channel.
+
+    The values 0 to 16 are scaled to 0 to 255. There is no official split: 360 examples are drawn
+    for the test part with seed 0, each class giving a fifth of its images to within one; the other
+    1,437 are the training part. The split is the same on every machine.
+    """
+    datasets = require("sklearn.datasets", "the data set digits")
+    bunch = datasets.load_digits()
+    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    labels = bunch.target
+    train, test = stratified_split(labels, DIGITS_TEST_SIZE, seed=0)
+    return from_arrays(
+        "digits",
+        images[train],
+        labels[train],
+        images[test],
+        labels[test],
+        source_note=_SPLIT_NOTE,
+    )
+
+
+def npz(path: Path, *, unlabelled: bool = False) -> ImageData:
+    """Reads `x_train`, `y_train`, `x_test`, `y_test` from an .npz file.
+
+    The file may also hold `class_names` and `source_note` as arrays of strings, and
+    `x_unlabelled`, images without labels, which are read only for `unlabelled`.
+
+    Raises:
+      DataNotFound: there is no such file.
+      DataError: it is no .npz file, lacks an array, or holds pickled objects.
+    """
+    if not path.is_file():
+        raise DataNotFound(f"there is no file {path}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise DataError(f"{path} holds a single array, not an .npz archive")
+            wanted = [key for key in file.files if unlabelled or key != "x_unlabelled"]
+            arrays = {key: file[key] for key in wanted}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"cannot read {path} as an .npz file: {error}") from None
+    names = ["x_train", "y_train", "x_test", "y_test"]
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise DataError(f"{path} lacks {', '.join(missing)}; it holds {', '.join(arrays)}")
+    class_names = arrays.get("class_names")
+    return from_arrays(
+        path.stem,
+        *(arrays[name] for name in names),
+        class_names=None if class_names is None else [str(name) for name in class_names],
+        source_note=str(arrays.get("source_note", "")),
+        unlabelled=arrays.get("x_unlabelled"),
+    )
+
+
+def save_npz(data: ImageData, path: Path) -> None:
+    """Writes a data set in memory to a file that `npz` reads, as for a machine without TFDS."""
+    arrays: dict[str, Any] = {
+        "class_names": np.array(data.class_names),
+        "source_note": np.array(data.source_note),
+    }
+    splits = {"train": data.train, "test": data.test, "unlabelled": data.unlabelled}
+    for name, split in splits.items():
+        if split is None:
+            continue
+        if not isinstance(split, Split):
+            raise DataError(f"{data.name} is not in memory")
+        arrays[f"x_{name}"] = split.images
+        if name != "unlabelled":
+            arrays[f"y_{name}"] = split.labels
+    np.savez(path, **arrays)
+
+
+class ImageFiles:
+    """Records of image files: each is decoded to RGB when it is asked for.
+
+    Args:
+      paths: the files.
+      labels: one per file.
+      image_size: every image is scaled so that its shorter side has this length and cropped about
+        the centre to a square; without it all images must have one size.
+    """
+
+    def __init__(self, paths: Sequence[Path], labels: Sequence[int], *, image_size: int | None):
+        self._paths = list(paths)
+        self._labels = list(labels)
+        self._image_size = image_size
+        self._image = require("PIL.Image", "a folder of images")
+        self._ops = require("PIL.ImageOps", "a folder of images")
+        self.image_shape: tuple[int, int, int] | None = None
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        path = self._paths[index]
+        try:
+            with self._image.open(path) as file:
+                image = file.convert("RGB")
+                if self._image_size is not None:
+                    size = (self._image_size, self._image_size)
+                    image = self._ops.fit(image, size, method=self._image.Resampling.BILINEAR)
+        except (OSError, SyntaxError, ValueError, self._image.DecompressionBombError) as error:
+            raise DataError(
+                f"cannot read the image {path}: {error}; replace or remove it"
+            ) from None
+        array = np.asarray(image)
+        if self.image_shape is not None and array.shape != self.image_shape:
+            raise DataError(
+                f"{path} is {array.shape[1]} x {array.shape[0]} pixels, the first image is "
+                f"{self.image_shape[1]} x {self.image_shape[0]}: give --image-size"
+            )
+        return {"image": array, "label": self._labels[index]}
+
+
+def folder(
+    path: Path,
+    *,
+    memory_limit_mib: int = 2048,
+    image_size: int | None = None,
+    unlabelled: bool = False,
+) -> ImageData:
+    """Reads `train/<class>/*` and `test/<class>/*`, or `<class>/*` alone.
+
+    Images become RGB; classes are numbered in the order of their names. Without the two upper
+    folders a fifth of the images, drawn with seed 0 and stratified by class, is the test split.
+    A folder `unlabelled/` beside the others is never a class.
+
+    Args:
+      path: the folder.
+      memory_limit_mib: a larger split is not read now; its files are decoded whenever asked for.
+      image_size: see `ImageFiles`.
+      unlabelled: also read the images in `unlabelled/`, if there is one, and in the folders in it,
+        whose names mean nothing.
+
+    Raises:
+      DataNotFound: there is no such folder.
+      DataError: a class is empty or unknown in training, `unlabelled/` is empty, or an image that
+        is read now cannot be.
+    """
+    if not path.is_dir():
+        raise DataNotFound(f"there is no folder {path}")
+    if image_size is not None and image_size < 1:
+        raise DataError(f"the image size must be at least 1, got {image_size}")
+    note = ""
+    if (path / "train").is_dir() != (path / "test").is_dir():
+        raise DataError(f"{path} needs both train/ and test/, or neither")
+    if (path / "train").is_dir():
+        classes = _list_classes(path / "train")
+        tests = _list_classes(path / "test")
+        unknown = sorted(set(tests) - set(classes))
+        if unknown:
+            raise DataError(f"{path / 'test'} has classes that train/ lacks: {', '.join(unknown)}")
+        names = list(classes)
+        train = [(file, names.index(name)) for name in names for file in classes[name]]
+        test = [(file, names.index(name)) for name, files in tests.items() for file in files]
+    else:
+        classes = _list_classes(path, ignore=_UNLABELLED)
+        for name, files in classes.items():
+            if len(files) < 2:
+                raise DataError(f"the class {path / name} needs two images to be split")
+        names = list(classes)
+        files = [(file, names.index(name)) for name in names for file in classes[name]]
+        labels = np.array([label for _, label in files])
+        parts = stratified_split(labels, round(len(files) / 5), seed=0)
+        train, test = ([files[index] for index in part] for part in parts)
+        note = _SPLIT_NOTE
+        _log.info("%s: %s (%d of %d images)", path, note, len(test), len(files))
+    parts = [train, test]
+    if unlabelled and (path / _UNLABELLED).is_dir():
+        parts.append([(file, -1) for file in _list_unlabelled(path / _UNLABELLED)])
+    sources = [
+        ImageFiles([file for file, _ in part], [label for _, label in part], image_size=image_size)
+        for part in parts
+    ]
+    shape = sources[0][0]["image"].shape
+    for source in sources:
+        source.image_shape = shape
+    splits = [fit_in_memory(RecordSplit(source, shape), memory_limit_mib) for source in sources]
+    return image_data(
+        path.resolve().name,
+        names,
+        *splits[:2],
+        source_note=note,
+        unlabelled=splits[2] if len(splits) > 2 else None,
+    )
+
+
+def _list_unlabelled(path: Path) -> list[Path]:
+    # Unlike Path.rglob this also goes into folders that are links, as for classes.
+    names = sorted(glob.glob("**/*", root_dir=path, recursive=True))
+    files = [path / name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    files = [file for file in files if not file.is_dir()]
+    if not files:
+        raise DataError(f"{path} has no image ({_LOOKED_FOR}): put one there or remove the folder")
+    return files
+
+
+def _list_classes(path: Path, *, ignore: str | None = None) -> dict[str, list[Path]]:
+    """Image files by class, both sorted by name."""
+    classes = {}
+    for entry in sorted(path.iterdir()):
+        if entry.is_dir() and not entry.name.startswith(".") and entry.name != ignore:
+            files = [
+                file
+                for file in sorted(entry.iterdir())
+                if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+            ]
+            if not files:
+                raise DataError(
+                    f"the class {entry.name} has no labelled image in {entry} ({_LOOKED_FOR}): "
+                    "put one there or remove the folder"
+                )
+            classes[entry.name] = files
+    if not classes:
+        raise DataError(f"{path} has no folder of a class in it")
+    return classes

@@ -1,0 +1,298 @@
+"""Data sets of labelled images: the types, the errors and the channel statistics."""
+
+import dataclasses
+import importlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+
+from train.run.requirements import INSTALL
+
+# Records read to estimate the channel statistics of a set that is too large to hold.
+STATISTICS_SAMPLE = 2048
+
+_CHUNK = 512
+
+
+class DataError(Exception):
+    """Data that cannot be used; the message alone tells the user what to do."""
+
+
+class DataNotFound(DataError):
+    """Data that is not on this machine."""
+
+
+def require(module: str, what: str) -> ModuleType:
+    """Imports a module of the `train` extra, or says how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise DataError(
+            f"{what} needs the module {error.name}, which is not installed. {INSTALL}"
+        ) from None
+
+
+class Records(Protocol):
+    """A source with random access to records that hold `image` and `label`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One split held in memory.
+
+    Attributes:
+      images: uint8 `[n, h, w, c]`.
+      labels: int32 `[n]`.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordSplit:
+    """One split read record by record, in the order of its source.
+
+    Attributes:
+      source: random access to records with at least `image` (uint8 `[h, w, c]`) and `label`.
+      image_shape: `(h, w, c)`, the same for every record.
+    """
+
+    source: Records
+    image_shape: tuple[int, int, int]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        (record,) = self.records([index])
+        return {"image": record["image"], "label": int(record["label"])}
+
+    def records(self, indices: Sequence[int]) -> list[Mapping[str, Any]]:
+        """The source's own records, all their fields included, in one read if it can do that."""
+        many = getattr(self.source, "__getitems__", None)
+        records = [self.source[i] for i in indices] if many is None else list(many(indices))
+        for index, record in zip(indices, records, strict=True):
+            image = record["image"]
+            if image.dtype != np.uint8 or image.shape != self.image_shape:
+                raise DataError(
+                    f"record {index} is {image.dtype} {image.shape}, not uint8 {self.image_shape}"
+                )
+        return records
+
+    def take(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """A batch: `image`, uint8 `[n, h, w, c]`, and `label`, int32 `[n]`."""
+        records = self.records(indices.tolist())
+        return {
+            "image": np.stack([record["image"] for record in records]),
+            "label": np.array([record["label"] for record in records], np.int32),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageData:
+    """A data set of labelled images.
+
+    Attributes:
+      name: the name it was loaded by.
+      num_classes: the number of classes.
+      class_names: one name per class.
+      image_shape: `(h, w, c)`.
+      train: the training split.
+      test: the test split.
+      mean: per channel, of the training images divided by 255. Exact for a split in memory; for a
+        streamed one it is estimated from a seeded sample of 2,048 records.
+      std: population standard deviation, read as `mean`; 1 for a channel that is constant.
+      source_note: how the data departs from the published data ("" if it does not), to be put
+        beside every result.
+      unlabelled: images without known labels, for semi-supervised learning; each has the label -1.
+        None where there are none or nobody asked for them.
+    """
+
+    name: str
+    num_classes: int
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    train: Split | RecordSplit
+    test: Split | RecordSplit
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    source_note: str = ""
+    unlabelled: Split | RecordSplit | None = None
+
+
+def fit_in_memory(records: RecordSplit, memory_limit_mib: int) -> Split | RecordSplit:
+    """Reads every record of a split, once, if its images take no more than the limit.
+
+    Records that carry an `id` (those of CIFAR and SVHN, which TFDS shuffles on disk) are put in the
+    order of their ids, which is the published order.
+    """
+    if len(records) * math.prod(records.image_shape) > memory_limit_mib * 2**20:
+        return records
+    images = np.empty((len(records), *records.image_shape), np.uint8)
+    labels = np.empty(len(records), np.int32)
+    ids = []
+    for start in range(0, len(records), _CHUNK):
+        indices = range(start, min(start + _CHUNK, len(records)))
+        for index, record in zip(indices, records.records(list(indices)), strict=True):
+            images[index] = record["image"]
+            labels[index] = record["label"]
+            if "id" in record:
+                ids.append(record["id"])
+    if len(ids) == len(records):
+        order = np.argsort(np.asarray(ids), kind="stable")
+        images, labels = images[order], labels[order]
+    return Split(images, labels)
+
+
+def channel_statistics(
+    split: Split | RecordSplit,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of the images divided by 255."""
+    total = squares = np.zeros((), np.float64)
+    pixels = 0
+    for chunk in _chunks(split):
+        values = chunk.reshape(-1, chunk.shape[-1])
+        # Integer sums are exact, so that the result does not depend on the order of the images.
+        total = total + values.sum(0, dtype=np.uint64)
+        squares = squares + np.square(values, dtype=np.uint16).sum(0, dtype=np.uint64)
+        pixels += len(values)
+    mean = total / pixels
+    std = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
+    std = np.where(std == 0, 255, std)
+    return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
+
+
+def _chunks(split: Split | RecordSplit) -> Iterator[np.ndarray]:
+    if isinstance(split, Split):
+        for start in range(0, len(split), _CHUNK):
+            yield split.images[start : start + _CHUNK]
+        return
+    size = min(STATISTICS_SAMPLE, len(split))
+    chosen = np.random.default_rng(0).choice(len(split), size=size, replace=False)
+    for start in range(0, size, _CHUNK):
+        yield split.take(chosen[start : start + _CHUNK])["image"]
+
+
+def image_data(
+    name: str,
+    class_names: Sequence[str],
+    train: Split | RecordSplit,
+    test: Split | RecordSplit,
+    *,
+    source_note: str = "",
+    unlabelled: Split | RecordSplit | None = None,
+) -> ImageData:
+    """Builds a data set from its splits, with the statistics of the first."""
+    splits = {"training": train, "test": test}
+    if unlabelled is not None:
+        splits["unlabelled"] = unlabelled
+    shape = _image_shape(train)
+    for which, split in splits.items():
+        if _image_shape(split) != shape:
+            raise DataError(
+                f"{name}: training images are {shape}, {which} images {_image_shape(split)}"
+            )
+        if len(split) == 0:
+            raise DataError(f"{name}: the {which} split is empty")
+        if isinstance(split, Split) and which != "unlabelled":
+            low, high = int(split.labels.min()), int(split.labels.max())
+            if low < 0 or high >= len(class_names):
+                raise DataError(
+                    f"{name}: {which} labels go from {low} to {high}, but there are "
+                    f"{len(class_names)} classes"
+                )
+    mean, std = channel_statistics(train)
+    return ImageData(
+        name=name,
+        num_classes=len(class_names),
+        class_names=tuple(class_names),
+        image_shape=shape,
+        train=train,
+        test=test,
+        mean=mean,
+        std=std,
+        source_note=source_note,
+        unlabelled=unlabelled,
+    )
+
+
+def _image_shape(split: Split | RecordSplit) -> tuple[int, int, int]:
+    return split.images.shape[1:] if isinstance(split, Split) else split.image_shape
+
+
+def from_arrays(
+    name: str,
+    train_images: np.ndarray,
+    train_labels: np.ndarray,
+    test_images: np.ndarray,
+    test_labels: np.ndarray,
+    *,
+    class_names: Sequence[str] | None = None,
+    source_note: str = "",
+    unlabelled: np.ndarray | None = None,
+) -> ImageData:
+    """Builds a data set from arrays.
+
+    Args:
+      name: what to call it.
+      train_images: uint8 `[n, h, w, c]` or `[n, h, w]`, which gets one channel.
+      train_labels: integers `[n]` or `[n, 1]`, from 0.
+      test_images: as `train_images`.
+      test_labels: as `train_labels`.
+      class_names: one per class; "0", "1", ... up to the largest label if left out.
+      source_note: see `ImageData`.
+      unlabelled: images without labels, as `train_images`.
+
+    Raises:
+      DataError: an array has another type or shape, or a label is out of range.
+    """
+    train = _split_from_arrays(f"{name} (train)", train_images, train_labels)
+    test = _split_from_arrays(f"{name} (test)", test_images, test_labels)
+    if class_names is None:
+        largest = max(train.labels.max(initial=0), test.labels.max(initial=0))
+        class_names = [str(label) for label in range(int(largest) + 1)]
+    rest = None
+    if unlabelled is not None:
+        unknown = np.full(np.shape(unlabelled)[:1], -1)
+        rest = _split_from_arrays(f"{name} (unlabelled)", unlabelled, unknown)
+    return image_data(name, class_names, train, test, source_note=source_note, unlabelled=rest)
+
+
+def _split_from_arrays(name: str, images: np.ndarray, labels: np.ndarray) -> Split:
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        raise DataError(
+            f"{name}: images must be uint8 [n, h, w, c] or [n, h, w], got {images.dtype} "
+            f"{images.shape}"
+        )
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+        raise DataError(
+            f"{name}: labels must be integers, one for each of {len(images)} images, got "
+            f"{labels.dtype} {labels.shape}"
+        )
+    if images.ndim == 3:
+        images = images[..., None]
+    return Split(np.ascontiguousarray(images), labels.astype(np.int32))
+
+
+def about(data: Any) -> dict[str, Any]:
+    """What the settings file of a run says of its data."""
+    return {"data": data.name, "source": data.source_note, "classes": data.num_classes}
+
+
+def source_of(data: Any) -> str:
+    """The name of the data, with a note on where they differ from the published ones."""
+    return f"{data.name} ({data.source_note})" if data.source_note else data.name

@@ -1,0 +1,152 @@
+"""The network as a pure function, and the state that a training step carries."""
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax import Array
+
+from train.models import builder
+from train.run.lanes import INIT, Knobs, Lane, stream_key
+from train.run.settings import Settings
+
+
+class Outputs(NamedTuple):
+    """What a forward pass gives."""
+
+    logits: Array
+    features: Array
+    head: Array
+    """`[num_classes, d]`, one class a row."""
+    rest: Any
+    """The state that is not trained (batch statistics), updated in training."""
+
+
+class TrainState(NamedTuple):
+    """Everything that a step uses and changes, of one lane; stacked along a first axis for several."""
+
+    seed: Array
+    copy: Array
+    branch_step: Array
+    knobs: Knobs
+    step: Array
+    params: Any
+    rest: Any
+    opt_state: Any
+    masks: Any = None
+    """Booleans like `params`: weights that are held at zero where False. None for no mask."""
+    average: Any = None
+    """Exponential moving average of `params`. None if there is none."""
+    extra: Any = None
+    """What else a step keeps, for instance the state of a semi-supervised algorithm. None for nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A Flax model taken apart, and the normalisation of its input."""
+
+    graphdef: Any
+    build: Any
+    width: int
+    """Of the features."""
+    mean: np.ndarray
+    std: np.ndarray
+
+    @classmethod
+    def of(cls, settings: Settings, data: Any) -> "Network":
+        """The network that the settings name, for images like those of `data`."""
+        build = builder(
+            settings.model,
+            image_shape=data.image_shape,
+            num_classes=data.num_classes,
+            batch_norm_momentum=settings.batch_norm_momentum,
+            dtype=jnp.dtype(settings.precision),
+        )
+        abstract: Any = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+        graphdef, _, _ = nnx.split(abstract, nnx.Param, ...)
+        return cls(
+            graphdef,
+            build,
+            abstract.head.in_features,
+            np.asarray(data.mean, np.float32),
+            np.asarray(data.std, np.float32),
+        )
+
+    def init(self, key: Array) -> tuple[Any, Any]:
+        """Initial `(params, rest)`."""
+        _, params, rest = nnx.split(self.build(nnx.Rngs(key)), nnx.Param, ...)
+        return params, rest
+
+    def apply(self, params: Any, rest: Any, images: Array, *, train: bool) -> Outputs:
+        """Forward pass on uint8 images `[n, h, w, c]`."""
+        model = self._model(params, rest)
+        logits, features = model(self._normalised(images), train=train)
+        _, _, rest = nnx.split(model, nnx.Param, ...)
+        return Outputs(logits, features, model.head.kernel[...].T, rest)
+
+    def layers(self, params: Any, rest: Any, images: Array) -> OrderedDict[str, Array]:
+        """Activations `[n, d]` of every layer in evaluation, maps averaged over their places.
+
+        In the order of the network, also through `jax.jit`, which sorts a plain dictionary.
+        """
+        found = self._model(params, rest).activations(self._normalised(images), train=False)
+        return OrderedDict(
+            (name, jnp.mean(x.astype(jnp.float32), axis=tuple(range(1, x.ndim - 1))))
+            for name, x in found.items()
+        )
+
+    def head(self, params: Any, rest: Any) -> tuple[Array, Array]:
+        """Weights `[num_classes, d]` and bias `[num_classes]` of the last layer."""
+        model = self._model(params, rest)
+        return model.head.kernel[...].T, model.head.bias[...]
+
+    def _model(self, params: Any, rest: Any) -> Any:
+        # copy=True: batch norm writes its statistics, which must not touch the arguments.
+        return nnx.merge(self.graphdef, params, rest, copy=True)
+
+    def _normalised(self, images: Array) -> Array:
+        return (images.astype(jnp.float32) / 255 - self.mean) / self.std
+
+
+def optimizer(settings: Settings) -> optax.GradientTransformation:
+    """SGD with momentum and cosine decay to 0, for a learning rate of 1.
+
+    Learning rate and weight decay are knobs of each lane: the step adds the decay to the gradient and
+    multiplies the updates, which are linear in the learning rate.
+    """
+    schedule = optax.cosine_decay_schedule(1.0, settings.steps)
+    return optax.sgd(schedule, momentum=settings.momentum)
+
+
+class Initialised(Protocol):
+    """Whatever gives initial `(params, rest)`."""
+
+    def init(self, key: Array) -> tuple[Any, Any]: ...
+
+
+def initial_state(
+    network: Initialised, transform: optax.GradientTransformation, lanes: Sequence[Lane]
+) -> TrainState:
+    """States of all lanes, stacked. The weights of a lane depend on its seed alone."""
+
+    def one(seed: Array, copy: Array, branch_step: Array, knobs: Knobs) -> TrainState:
+        params, rest = network.init(stream_key(seed, jnp.zeros_like(copy), INIT))
+        step = jnp.zeros((), jnp.int32)
+        return TrainState(
+            seed, copy, branch_step, knobs, step, params, rest, transform.init(params)
+        )
+
+    integers = [jnp.asarray([getattr(lane, k) for lane in lanes]) for k in _INTEGERS]
+    knobs = Knobs(
+        *(jnp.asarray(v, jnp.float32) for v in zip(*(x.knobs for x in lanes), strict=True))
+    )
+    return jax.jit(jax.vmap(one))(*integers, knobs)
+
+
+_INTEGERS = ("seed", "copy", "branch_step")

@@ -1,0 +1,1 @@
+"""Metrics of a network on a split, and finished runs read again."""

@@ -1,0 +1,20 @@
+"""Where metrics tend to at neural collapse."""
+
+from mirjax import theory
+
+
+def closed_forms(num_classes: int) -> dict[str, float]:
+    """Where each metric tends to at neural collapse, for pictures and tables."""
+    entropy = theory.collapsed_entropy(num_classes)
+    mir = theory.collapsed_mir(num_classes)
+    zeros = ("hdr", "hdr_batch", "class_hdr", "entropy_difference", "nc1", "nc2_equinorm")
+    zeros += ("nc2_equiangle", "nc3", "nc2_equinorm_head", "nc2_equiangle_head")
+    return dict.fromkeys(zeros, 0.0) | {
+        "mir": mir,
+        "class_mir": mir,
+        "entropy1": entropy,
+        "entropy2": entropy,
+        "mutual_information": theory.collapsed_mutual_information(num_classes),
+        "joint_entropy": 2 * entropy - theory.collapsed_mutual_information(num_classes),
+        "nc4": 1.0,
+    }

@@ -1,0 +1,213 @@
+"""Metrics of a network on a whole split: accuracy, MIR, HDR, entropies, neural collapse."""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.sharding import Mesh
+
+import mirjax
+from mirjax._batch.gram import class_means
+from train.data.batches import batches
+from train.engine.sharding import cut
+from train.engine.state import Network, TrainState
+from train.evaluation.closed_forms import closed_forms
+from train.run.settings import Settings
+
+
+class Tally(NamedTuple):
+    """What one pass over a split adds up, for each lane."""
+
+    weight: Array
+    correct: Array
+    cross_entropy: Array
+    groups: Array
+    """Full batches of `metric_batch` samples, and the sums of their MIR and HDR."""
+    mir: Array
+    hdr: Array
+    moments: mirjax.ClassMoments | None
+    """None where the features themselves are held."""
+
+
+class Evaluator:
+    """Evaluates states on one split, `networks` at a time; everything is compiled once.
+
+    Features that fit are held, so that one pass gives all. Else class moments are, and NC4, which
+    asks for the nearest class mean of each sample, takes a second pass.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        split: Any,
+        num_classes: int,
+        settings: Settings,
+        mesh: Mesh | None = None,
+        *,
+        networks: int = 1,
+    ):
+        self._network, self._split, self._classes = network, split, num_classes
+        self._group = min(settings.metric_batch, len(split))
+        groups = math.ceil(min(settings.eval_batch, len(split)) / self._group)
+        self._mesh = mesh
+        # Each device gets whole groups.
+        devices = 1 if mesh is None else mesh.size
+        self._batch = devices * math.ceil(groups / devices) * self._group
+        self._width = network.width
+        held = 4 * len(split) * self._width * networks
+        self._held = held <= settings.memory_limit_mib * 2**20
+        self._start = jax.jit(self._zeros, static_argnums=0)
+        self._add = jax.jit(self._accumulate, donate_argnums=0)
+        self._agreed = jax.jit(self._agreement)
+        self._head = jax.jit(jax.vmap(lambda state: network.head(state.params, state.rest)))
+        self._of_moments = jax.jit(
+            lambda m, head, nc4: (m.class_interplay(head), m.collapse(head, nc4=nc4))
+        )
+        self._of_features = jax.jit(self._from_features)
+
+    def __call__(self, states: TrainState, split: Any = None) -> list[dict[str, float]]:
+        """The metrics of each lane in `states`, on another split of the same size if one is given."""
+        split = self._split if split is None else split
+        seeds, n = len(states.seed), len(split)
+        tally, held, labels, agreed = self._start(seeds), [], [], jnp.zeros(seeds)
+        for batch in self._batches(split):
+            tally, features = self._add(
+                tally, states, batch["image"], batch["label"], batch["weight"]
+            )
+            held.append(features)
+            labels.append(np.asarray(batch["label"]))
+        if not self._held:
+            for batch in self._batches(split):
+                agreed += self._agreed(tally.moments, states, batch["image"], batch["weight"])
+        heads, biases = self._head(states)
+        labels = np.concatenate(labels)[:n]
+        reports = []
+        for seed in range(seeds):
+            own, head = jax.tree.map(lambda x, s=seed: x[s], tally), heads[seed]
+            if self._held:
+                rows = jnp.concatenate([features[seed] for features in held])[:n]
+                whole = mirjax.dataset_interplay(rows, head, labels)
+                others = self._of_features(rows, labels, head, biases[seed])
+            else:
+                whole = own.moments.interplay(head)
+                others = self._of_moments(own.moments, head, agreed[seed] / own.weight)
+            reports.append(self._report(own, whole, *others))
+        return reports
+
+    def _batches(self, split: Any) -> Iterator[dict[str, Any]]:
+        for batch in batches(split, self._batch):
+            yield batch if self._mesh is None else {k: cut(v, self._mesh) for k, v in batch.items()}
+
+    def _zeros(self, seeds: int) -> Tally:
+        def one(_: Array) -> Tally:
+            zero = jnp.zeros(())
+            moments = mirjax.ClassMoments.zeros(self._classes, self._width)
+            moments = None if self._held else moments
+            return Tally(zero, zero, zero, zero, zero, zero, moments)
+
+        return jax.vmap(one)(jnp.arange(seeds))
+
+    def _accumulate(
+        self, tally: Tally, states: TrainState, images: Array, labels: Array, weights: Array
+    ) -> tuple[Tally, Array | None]:
+        grouped_labels, grouped_weights = (x.reshape(-1, self._group) for x in (labels, weights))
+        full = jnp.sum(grouped_weights, axis=1) == self._group
+
+        def one(tally: Tally, state: TrainState) -> tuple[Tally, Array | None]:
+            outputs = self._network.apply(state.params, state.rest, images, train=False)
+            logits, features = outputs.logits, outputs.features
+            grouped = features.reshape(-1, self._group, self._width)
+            each = mirjax.interplay(
+                grouped,
+                jnp.broadcast_to(outputs.head, (len(grouped), *outputs.head.shape)),
+                grouped_labels,
+            )
+            ce = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            moments = tally.moments
+            new = Tally(
+                tally.weight + jnp.sum(weights),
+                tally.correct + jnp.sum(weights * (jnp.argmax(logits, -1) == labels)),
+                tally.cross_entropy + jnp.sum(weights * ce),
+                tally.groups + jnp.sum(full),
+                tally.mir + jnp.sum(jnp.where(full, each.mir, 0.0)),
+                tally.hdr + jnp.sum(jnp.where(full, each.hdr, 0.0)),
+                None if moments is None else moments.update(features, labels, weights),
+            )
+            return new, features if self._held else None
+
+        return jax.vmap(one)(tally, states)
+
+    def _agreement(
+        self, moments: mirjax.ClassMoments, states: TrainState, images: Array, weights: Array
+    ) -> Array:
+        def one(moments: mirjax.ClassMoments, state: TrainState) -> Array:
+            features = self._network.apply(state.params, state.rest, images, train=False).features
+            head, bias = self._network.head(state.params, state.rest)
+            return moments.agreement(features, head, bias=bias, weights=weights)
+
+        return jax.vmap(one)(moments, states)
+
+    def _report(
+        self,
+        tally: Tally,
+        whole: mirjax.DatasetInterplay,
+        by_class: mirjax.Interplay,
+        collapse: mirjax.NeuralCollapse,
+    ) -> dict[str, float]:
+        values = {
+            "accuracy": tally.correct / tally.weight,
+            "loss": tally.cross_entropy / tally.weight,
+            **{name: getattr(whole, name) for name in mirjax.Interplay._fields},
+            "mir_lower": whole.lower.mir,
+            "mir_upper": whole.upper.mir,
+            "mir_standard_error": whole.standard_error.mir,
+            "mir_batch": tally.mir / tally.groups,
+            "hdr_batch": tally.hdr / tally.groups,
+            "class_mir": by_class.mir,
+            "class_hdr": by_class.hdr,
+            **collapse._asdict(),
+            "n": whole.weight,
+        }
+        logged = {name: float(value) for name, value in jax.device_get(values).items()}
+        # What is 0 at collapse is its own distance.
+        distances = {
+            f"{name}_distance": logged[name] - at_collapse
+            for name, at_collapse in closed_forms(self._classes).items()
+            if at_collapse and name in logged
+        }
+        return logged | distances
+
+    def _from_features(
+        self, features: Array, labels: Array, head: Array, bias: Array
+    ) -> tuple[mirjax.Interplay, mirjax.NeuralCollapse]:
+        means, count = class_means(features, labels, self._classes, jnp.ones(len(features)))
+        centre = jnp.mean(features, axis=0)
+        means = jnp.where(count[:, None] > 0, means, centre)
+        collapse = mirjax.neural_collapse(
+            features, labels, head, num_classes=self._classes, bias=bias
+        )
+        return mirjax.class_interplay(means, head, global_mean=centre), collapse
+
+
+class Extractor:
+    """Features `[n, d]` of one network on a whole split, and the labels `[n]`; compiled once."""
+
+    def __init__(self, network: Network, split: Any, *, batch_size: int = 500):
+        self._split, self._batch = split, min(batch_size, len(split))
+        self._forward = jax.jit(
+            lambda params, rest, images: network.apply(params, rest, images, train=False).features
+        )
+
+    def __call__(self, state: TrainState) -> tuple[np.ndarray, np.ndarray]:
+        """Of the state of one lane."""
+        rows, labels = [], []
+        for batch in batches(self._split, self._batch):
+            rows.append(np.asarray(self._forward(state.params, state.rest, batch["image"])))
+            labels.append(batch["label"])
+        n = len(self._split)
+        return np.concatenate(rows)[:n], np.concatenate(labels)[:n]

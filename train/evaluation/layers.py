@@ -1,0 +1,105 @@
+"""The metrics of every layer of a network on one split."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+import mirjax
+from mirjax._batch.collapse import neural_collapse
+from mirjax._batch.gram import class_means
+from train.data.batches import batches
+from train.engine.state import Network, TrainState
+from train.run.settings import Settings
+
+# Of the split, the first in the order of `batches`: the activations of all layers are held at once.
+SAMPLES = 10_000
+
+
+class LayerEvaluator:
+    """MIR, HDR, entropy, effective rank and NC1 of each layer, of the set and of batches.
+
+    Layers are against the rows of the last layer, as features are. What counts of those rows is their
+    Gram matrix, so that a layer may be of any width.
+    """
+
+    def __init__(self, network: Network, split: Any, num_classes: int, settings: Settings):
+        self._network, self._split, self._classes = network, split, num_classes
+        self._samples = min(len(split), SAMPLES)
+        self._group = min(settings.metric_batch, self._samples)
+        self._batch = min(settings.eval_batch, self._samples)
+        self._forward = jax.jit(lambda s, images: network.layers(s.params, s.rest, images))
+        self._grouped = jax.jit(self._of_batches)
+        self._nc1 = jax.jit(self._variability)
+
+    def __call__(self, states: TrainState) -> list[dict[str, float]]:
+        """The metrics of each lane, named `LAYER_METRIC`."""
+        return [
+            self._one(jax.tree.map(lambda x, i=i: x[i], states._replace(opt_state=None)))
+            for i in range(len(states.seed))
+        ]
+
+    def _one(self, state: TrainState) -> dict[str, float]:
+        parts, labels, seen = [], [], 0
+        for batch in batches(self._split, self._batch):
+            parts.append(self._forward(state, batch["image"]))
+            labels.append(batch["label"])
+            seen += self._batch
+            if seen >= self._samples:
+                break
+        labels = np.concatenate(labels)[: self._samples]
+        layers = {
+            name: jnp.concatenate([part[name] for part in parts])[: self._samples]
+            for name in parts[0]
+        }
+        head, _ = self._network.head(state.params, state.rest)
+        head = head_coordinates(head)
+        of_batches = self._grouped(layers, head[labels])
+        values: dict[str, Any] = {"n": float(self._samples)}
+        for name, features in layers.items():
+            whole = layer_interplay(features, head, labels)
+            values |= {
+                f"{name}_mir": whole.mir,
+                f"{name}_hdr": whole.hdr,
+                f"{name}_entropy": whole.entropy1,
+                f"{name}_effective_rank": jnp.exp(whole.entropy1),
+                f"{name}_mir_batch": of_batches[name].mir,
+                f"{name}_hdr_batch": of_batches[name].hdr,
+                f"{name}_nc1": self._nc1(features, labels),
+            }
+        return dict(zip(values, map(float, jax.device_get(list(values.values()))), strict=True))
+
+    def _of_batches(self, layers: dict[str, Array], rows: Array) -> dict[str, mirjax.Interplay]:
+        """Means over all full batches of `metric_batch` samples."""
+        count = self._samples // self._group
+
+        def grouped(x: Array) -> Array:
+            return x[: count * self._group].reshape(count, self._group, -1)
+
+        each = jax.vmap(mirjax.layerwise(mirjax.feature_interplay))(
+            jax.tree.map(grouped, layers), grouped(rows)
+        )
+        return jax.tree.map(lambda x: jnp.mean(x, axis=0), each)
+
+    def _variability(self, features: Array, labels: Array) -> Array:
+        # NC1 asks for no head: the class means stand in for one.
+        means, _ = class_means(features, labels, self._classes, jnp.ones(len(features)))
+        return neural_collapse(features, labels, means, num_classes=self._classes).nc1
+
+
+def layer_interplay(features: Array, head: Array, labels: Any) -> mirjax.DatasetInterplay:
+    """`mirjax.dataset_interplay` of a layer `[n, d]` with `head_coordinates`, whatever its width.
+
+    Columns of zeros, which change no Gram matrix, make the widths equal.
+    """
+    width = max(features.shape[1], head.shape[1])
+    features, head = (jnp.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in (features, head))
+    return mirjax.dataset_interplay(features, head, labels)
+
+
+def head_coordinates(head: Array) -> Array:
+    """Rows of the same Gram matrix as the head's, in coordinates of the space that they span."""
+    left, values, _ = jnp.linalg.svd(mirjax.normalize_rows(head), full_matrices=False)
+    return left * values

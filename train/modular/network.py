@@ -1,0 +1,108 @@
+"""A one-layer transformer for sums of two numbers (Nanda et al. 2023, arXiv 2301.05217)."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+TOKENS = 3
+
+
+class ModularTransformer(nnx.Module):
+    """Reads `a b =` and gives logits over all tokens at the last place.
+
+    One block: causal attention and an MLP with ReLU, both added to the residual stream; no LayerNorm,
+    learned positions, unembedding without bias and not tied. All weights are normal: of standard
+    deviation `width^-1/2`, the unembedding of `vocabulary^-1/2`; biases (of the MLP alone) start at 0.
+
+    Args:
+        modulus: p; the vocabulary is p numbers and `=`.
+        width: of the residual stream.
+        heads: of `width / heads` each.
+        rngs: for the initial weights.
+
+    Raises:
+        ValueError: the heads do not divide the width.
+    """
+
+    def __init__(self, modulus: int, width: int = 128, heads: int = 4, *, rngs: nnx.Rngs):
+        if heads < 1 or width % heads:
+            raise ValueError(f"heads = {heads} must divide width = {width}.")
+        vocabulary, hidden, inner = modulus + 1, 4 * width, width // heads
+        self.modulus = modulus
+
+        def normal(*shape: int, scale: float = width**-0.5) -> nnx.Param:
+            return nnx.Param(scale * jax.random.normal(rngs.params(), shape))
+
+        self.embedding = normal(vocabulary, width)
+        self.positions = normal(TOKENS, width)
+        self.query = normal(heads, inner, width)
+        self.key = normal(heads, inner, width)
+        self.value = normal(heads, inner, width)
+        self.output = normal(heads, inner, width)
+        self.hidden = normal(width, hidden)
+        self.hidden_bias = nnx.Param(jnp.zeros(hidden))
+        self.back = normal(hidden, width)
+        self.back_bias = nnx.Param(jnp.zeros(width))
+        self.unembedding = normal(width, vocabulary, scale=vocabulary**-0.5)
+
+    def activations(self, pairs: jax.Array) -> dict[str, jax.Array]:
+        """The residual stream at the last place after attention (`attention`) and at the end (`stream`),
+        `[n, width]`, and the hidden layer between them (`hidden`), `[n, 4 width]`.
+
+        The last place sees all others, and no other place is read out: attention and MLP are needed there
+        alone.
+        """
+        numbers, equals = self.embedding[...][:-1], self.embedding[...][-1]
+        places = self.positions[...]
+        last = equals + places[2]
+        query = jnp.einsum("d,hid->hi", last, self.query[...]) / math.sqrt(self.query.shape[1])
+        # With one block, what a number gives at a place does not depend on the other: p rows, not p².
+        rows = [numbers + places[0], numbers + places[1], last[None]]
+        scores, outputs = [], []
+        for x, token in zip(
+            rows, (pairs[:, 0], pairs[:, 1], jnp.zeros_like(pairs[:, 0])), strict=True
+        ):
+            key = jnp.einsum("td,hid->thi", x, self.key[...])
+            value = jnp.einsum("td,hid->thi", x, self.value[...])
+            scores.append(jnp.einsum("hi,thi->th", query, key)[token])
+            outputs.append(jnp.einsum("thi,hid->thd", value, self.output[...])[token])
+        shares = jax.nn.softmax(jnp.stack(scores), axis=0)
+        attended = last + jnp.einsum("tnh,tnhd->nd", shares, jnp.stack(outputs))
+        hidden = jax.nn.relu(attended @ self.hidden[...] + self.hidden_bias[...])
+        stream = attended + hidden @ self.back[...] + self.back_bias[...]
+        return {"attention": attended, "hidden": hidden, "stream": stream}
+
+    def __call__(self, pairs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Logits `[n, modulus + 1]` and features `[n, width]` (the stream) of pairs `[n, 2]`."""
+        features = self.activations(pairs)["stream"]
+        return features @ self.unembedding[...], features
+
+    @property
+    def head(self) -> Any:
+        """`[modulus + 1, width]`, one token a row."""
+        return self.unembedding[...].T
+
+
+class ModularNetwork:
+    """The transformer as pure functions of its parameters."""
+
+    def __init__(self, modulus: int, width: int, heads: int):
+        self.modulus = modulus
+        self._build = lambda rngs: ModularTransformer(modulus, width, heads, rngs=rngs)
+        self._graphdef = nnx.split(nnx.eval_shape(lambda: self._build(nnx.Rngs(0))))[0]
+
+    def init(self, key: jax.Array) -> tuple[Any, tuple[()]]:
+        """Initial parameters, and that there is nothing else."""
+        return nnx.split(self._build(nnx.Rngs(key)))[1], ()
+
+    def model(self, params: Any) -> ModularTransformer:
+        """The module with these parameters."""
+        return nnx.merge(self._graphdef, params)
+
+    def forward(self, params: Any, pairs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Logits, features, head."""
+        model = self.model(params)
+        return *model(pairs), model.head

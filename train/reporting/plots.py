@@ -1,0 +1,174 @@
+"""Pictures: panels of lines with a band over seeds, and the closed-form values drawn in."""
+
+import dataclasses
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mirjax import plot
+from train.reporting.records import Record, curves
+
+
+class Line(NamedTuple):
+    """Mean and spread over x."""
+
+    label: str
+    x: Sequence[Any]
+    mean: Sequence[float]
+    spread: Sequence[float]
+    colour: str = "C0"
+    style: str = "-"
+    marker: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One pair of axes."""
+
+    title: str
+    xlabel: str
+    lines: Sequence[Line]
+    levels: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    xscale: str = "linear"
+    yscale: str = "linear"
+    chords: bool = False
+    """Whether the lines are paths between two networks, drawn with the chords between their ends."""
+
+
+def draw(panels: Sequence[Panel], path: Path, *, title: str, columns: int = 3) -> None:
+    """Draws panels in rows of `columns`."""
+    from matplotlib.figure import Figure
+
+    columns = min(columns, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(4.4 * columns, 3.6 * rows + 0.4), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, panel in zip(axes, panels, strict=False):
+        for label, x, mean, spread, colour, style, marker in panel.lines:
+            look = {"colour": colour, "style": style, "marker": marker}
+            draw_line = plot.path if panel.chords else plot.curve
+            draw_line(x, mean, spread, label=label, ax=axis, **look)
+        plot.levels(panel.levels, ax=axis)
+        # Setting a linear scale would take the names off an axis of names.
+        if panel.xscale != "linear":
+            axis.set_xscale(panel.xscale)
+        axis.set_yscale(panel.yscale)
+        axis.set_xlabel(panel.xlabel)
+        axis.set_title(panel.title)
+        axis.grid(alpha=0.3)
+        if panel.lines and isinstance(panel.lines[0].x[0], str):
+            names = panel.lines[0].x
+            long = sum(map(len, names)) > 35
+            axis.tick_params(axis="x", rotation=60 if long else 0)
+        entries = len(panel.lines) + len(panel.levels)
+        axis.legend(fontsize="small" if entries < 6 else "x-small")
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    lines = [part for line in title.splitlines() for part in textwrap.wrap(line, 52 * columns)]
+    figure.suptitle("\n".join(lines), fontsize="medium")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+
+
+# Panels of a training run: title, and the metrics with their names.
+PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
+    ("accuracy", (("test_accuracy", "test"), ("train_accuracy", "train"))),
+    ("cross-entropy", (("test_loss", "test"), ("train_loss", "train"))),
+    (
+        "MIR",
+        (
+            ("test_mir", "whole test set"),
+            ("test_mir_batch", "test, batches"),
+            ("train_mir", "whole training set"),
+            ("test_class_mir", "class means"),
+        ),
+    ),
+    (
+        "HDR",
+        (
+            ("test_hdr", "whole test set"),
+            ("test_hdr_batch", "test, batches"),
+            ("train_hdr", "whole training set"),
+            ("test_class_hdr", "class means"),
+        ),
+    ),
+    (
+        "entropy (nats)",
+        (
+            ("test_entropy1", "features"),
+            ("test_entropy2", "head"),
+            ("test_joint_entropy", "joint"),
+            ("test_mutual_information", "MI"),
+        ),
+    ),
+    (
+        "neural collapse",
+        (
+            ("train_nc1", "NC1"),
+            ("train_nc2_equinorm", "NC2 norms"),
+            ("train_nc2_equiangle", "NC2 angles"),
+            ("train_nc3", "NC3"),
+        ),
+    ),
+)
+
+
+def plot_runs(
+    runs: Mapping[str, Sequence[Record]],
+    closed_forms: Mapping[str, float],
+    path: Path,
+    *,
+    title: str,
+) -> None:
+    """Draws training curves; several runs are told apart by colour, metrics of one by another."""
+    several = len(runs) > 1
+    panels = []
+    for label, metrics in PANELS:
+        shown = _available(runs, metrics[:1] if several else metrics)
+        if label == "neural collapse":
+            label += " (training set)" if shown[0][0].startswith("train") else " (test set)"
+        lines = [
+            Line(run if several else name, *found, colour=f"C{row if several else column}")
+            for row, (run, records) in enumerate(runs.items())
+            for column, (metric, name) in enumerate(shown)
+            if (found := curves(records, metric))[0]
+        ]
+        panels.append(
+            Panel(
+                f"{label}: {shown[0][1]}" if several else label,
+                "step",
+                lines,
+                levels=levels(closed_forms, [metric for metric, _ in shown]),
+                yscale="log" if label.startswith("neural collapse") else "linear",
+            )
+        )
+    draw(panels, path, title=title)
+
+
+def _available(
+    runs: Mapping[str, Sequence[Record]], metrics: Sequence[tuple[str, str]]
+) -> Sequence[tuple[str, str]]:
+    """Those that were logged; of the test split, if the training split was not evaluated."""
+
+    def logged(metrics: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        return [m for m in metrics if any(curves(records, m[0])[0] for records in runs.values())]
+
+    return logged(metrics) or logged([(m.replace("train_", "test_"), name) for m, name in metrics])
+
+
+def levels(closed_forms: Mapping[str, float], metrics: Sequence[str]) -> dict[str, float]:
+    """Lines for the values at neural collapse of metrics like `test_mir`, each value once.
+
+    What tends to 0 gets none: the axis shows it. Nor do metrics of the training split, which have the
+    value of those of the test split.
+    """
+    found: dict[str, float] = {}
+    for metric in metrics:
+        name = metric.partition("_")[2]
+        value = closed_forms.get(name)
+        if value and value not in found.values():
+            shown = name.removeprefix("class_").replace("mir", "MIR").replace("_", " ")
+            found[f"{shown} at collapse"] = value
+    return found

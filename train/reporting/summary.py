@@ -1,0 +1,182 @@
+"""What an experiment found: tables, pictures, and the paper's claims beside what was measured."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from train.reporting.records import Record, cell, final_records
+from train.run.folder import RunError, write_text
+
+FILE = "summary.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of text, with a title that names n and units."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        """As Markdown, with the title above."""
+        lines = ["| " + " | ".join(self.columns) + " |", "|" + "---|" * len(self.columns)]
+        lines += ["| " + " | ".join(row) + " |" for row in self.rows]
+        return f"{self.title}\n\n" + "\n".join(lines) + "\n"
+
+    def transposed(self) -> "Table":
+        """Columns as rows."""
+        columns, *rows = zip(self.columns, *self.rows, strict=True)
+        return Table(self.title, columns, tuple(rows))
+
+    def width(self) -> int:
+        """Characters of the longest line, printed without wrapping."""
+        return sum(
+            max(map(len, column)) + 1 for column in zip(self.columns, *self.rows, strict=True)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A statement of the paper, and what was measured."""
+
+    claim: str
+    published: str
+    measured: str
+    reading: str
+    """What follows by a rule that the text names; `not decided` where it does not follow."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """The outcome of an experiment in its folder."""
+
+    folder: Path
+    title: str
+    """Experiment, data, model, seeds, n."""
+    tables: tuple[Table, ...]
+    pictures: Mapping[str, str]
+    """File names in the folder, and what they show."""
+    claims: tuple[Claim, ...] = ()
+
+    def write(self) -> "Summary":
+        """Writes `summary.json` and `summary.md`."""
+        content = dataclasses.asdict(self) | {"pictures": dict(self.pictures)}
+        del content["folder"]
+        write_text(self.folder / FILE, json.dumps(content, indent=1) + "\n")
+        parts = [f"# {self.title}\n", *(table.markdown() for table in self.all_tables())]
+        parts += [f"![{what}]({name})\n" for name, what in self.pictures.items()]
+        write_text(self.folder / "summary.md", "\n".join(parts))
+        return self
+
+    def all_tables(self) -> Sequence[Table]:
+        """The tables, and the claims as one."""
+        if not self.claims:
+            return self.tables
+        rows = tuple(dataclasses.astuple(claim) for claim in self.claims)
+        title = "What the paper reports, and what this run measured"
+        return (*self.tables, Table(title, ("claim", "paper", "here", "reading"), rows))
+
+    def show(self) -> None:
+        """Prints the tables."""
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Console
+        from rich.table import Table as Printed
+
+        console = Console()
+        console.print(f"\n{self.title}", highlight=False)
+        for table in self.all_tables():
+            console.print(f"\n{table.title}", highlight=False)
+            prose = table.columns[0] == "claim"
+            shown = table
+            if not prose and table.width() > console.width:
+                shown = min((table, table.transposed()), key=Table.width)
+            printed = Printed(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+            for number, column in enumerate(shown.columns):
+                left = prose or number == 0
+                printed.add_column(column, justify="left" if left else "right", overflow="fold")
+            for row in shown.rows:
+                printed.add_row(*row)
+            console.print(printed)
+        console.print(f"Settings, metrics, tables and pictures are in {self.folder}/")
+
+
+def read_summary(folder: Path) -> Summary:
+    """The summary that an experiment wrote.
+
+    Raises:
+        RunError: there is none, or it cannot be read.
+    """
+    place = folder / FILE
+    try:
+        found: dict[str, Any] = json.loads(place.read_text())
+        tables = tuple(
+            Table(t["title"], tuple(t["columns"]), tuple(map(tuple, t["rows"])))
+            for t in found["tables"]
+        )
+        claims = tuple(Claim(**claim) for claim in found["claims"])
+        return Summary(folder, found["title"], tables, found["pictures"], claims)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{place} cannot be read ({error}). Let the experiment finish first."
+        ) from None
+
+
+COLUMNS = {
+    "accuracy": "test_accuracy",
+    "loss": "test_loss",
+    "MIR": "test_mir",
+    "MIR - collapse": "test_mir_distance",
+    "HDR": "test_hdr",
+    "class-mean MIR": "test_class_mir",
+    "NC1": "test_nc1",
+    "NC2 angles": "test_nc2_equiangle",
+    "NC3": "test_nc3",
+    "NC4": "test_nc4",
+}
+
+
+def markdown(runs: Mapping[str, Sequence[Record]], columns: Sequence[str]) -> str:
+    """A Markdown table of the last step of each run."""
+    lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
+    for name, records in runs.items():
+        last = final_records(records)
+        lines.append(f"| {name} | " + " | ".join(cell(last, COLUMNS[c]) for c in columns) + " |")
+    return "\n".join(lines)
+
+
+def table_of(
+    groups: Mapping[str, Sequence[Record]],
+    columns: Mapping[str, str],
+    *,
+    title: str,
+    first: str,
+) -> Table:
+    """A table with a row a group of records (mean ± spread over each) and a column a metric."""
+    rows = tuple(
+        (name, *(cell(records, metric) for metric in columns.values()))
+        for name, records in groups.items()
+    )
+    return Table(title, (first, *columns), rows)
+
+
+def show(runs: Mapping[str, Sequence[Record]], *, title: str) -> None:
+    """Prints a table with one column a run and one row a metric."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("test set", no_wrap=True)
+    for name in runs:
+        table.add_column(name, justify="right", no_wrap=True)
+    for label, metric in COLUMNS.items():
+        cells = [cell(final_records(records), metric) for records in runs.values()]
+        if set(cells) != {"-"}:
+            table.add_row(label, *cells)
+    # Not the table's own title, which is wrapped to the width of the table.
+    console = Console()
+    console.print(f"\n{title}", highlight=False)
+    console.print(table)

@@ -1,0 +1,63 @@
+"""What every command does: reads its settings, keeps compiled programs, prints what it found."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import jax
+
+from train.reporting.summary import Summary
+from train.run.errors import told
+from train.run.settings import RunSettings
+
+S = TypeVar("S", bound="RunSettings")
+
+
+def from_command_line(presets: Mapping[str, S], arguments: Sequence[str] | None = None) -> S:
+    """Reads `[PRESET] --option value ...`: a preset's name first, then what differs from it.
+
+    Unknown options, wrong types and values that a setting refuses end the program with a message
+    and status 2.
+    """
+    import tyro
+
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    name = next(iter(presets))
+    if arguments and not arguments[0].startswith("-"):
+        name = arguments.pop(0)
+        if name not in presets:
+            print(
+                f"error: Preset {name!r} is unknown. There are: {', '.join(presets)}.",
+                file=sys.stderr,
+            )
+            raise SystemExit(2)
+    default = presets[name]
+    description = (
+        f"{type(default).__doc__}\n\nPresets (first argument): {', '.join(presets)}. "
+        f"The defaults below are those of {name!r}."
+    )
+    program = f"python -m train.{Path(sys.argv[0]).stem} [PRESET]"
+    try:
+        return tyro.cli(
+            type(default), default=default, args=arguments, description=description, prog=program
+        )
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def run_command(presets: Mapping[str, S], run: Callable[[S], Summary]) -> None:
+    """Reads the settings, runs the experiment, prints what it found; errors end with status 2."""
+    with told(resumable=True):
+        settings = from_command_line(presets)
+        enable_cache()
+        run(settings).show()
+
+
+def enable_cache() -> None:
+    """Uses `JAX_COMPILATION_CACHE_DIR`, or `.cache/jax` below the working directory."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(Path(".cache/jax").resolve()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

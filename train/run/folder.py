@@ -1,0 +1,126 @@
+"""The folder of a run: claimed once, never overwritten, resumed with the same settings only."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from train.run.settings import RunSettings
+
+# What may differ between a run and its resumption.
+_FREE = {"resume", "out", "data_dir", "checkpoint_every", "devices", "wandb"}
+
+
+class RunError(Exception):
+    """A run cannot start or go on; the message says why and what to do."""
+
+
+def claim(settings: RunSettings, about: dict[str, Any]) -> Path:
+    """The folder `settings.out`: new or empty, or, with `resume`, that of a run of these settings.
+
+    Writes `settings.json` with the settings and what else is told `about` the run.
+
+    Raises:
+        RunError: the folder holds something else, or a run and `resume` is not set, or a run of other
+            settings.
+    """
+    folder = Path(settings.out)
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file, not a folder. Name a folder with --out.")
+    _can_write(folder)
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / "settings.json").exists():
+            raise RunError(
+                f"{folder} exists and holds something else than a run. It was left as it is; "
+                "name another folder with --out."
+            )
+        if not settings.resume:
+            raise RunError(
+                f"{folder} holds a run already. Go on with it by --resume, or name another folder "
+                "with --out."
+            )
+        same_kind(settings, folder)
+        same_settings(settings, saved_settings(folder))
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"settings": settings.as_json(), "kind": type(settings).__name__, **about}
+    content["versions"] = {"jax": jax.__version__, "backend": jax.default_backend()}
+    write_text(folder / "settings.json", json.dumps(content, indent=2) + "\n")
+    return folder
+
+
+def saved_run(folder: Path) -> dict[str, Any]:
+    """The content of `settings.json`.
+
+    Raises:
+        RunError: there is none that can be read.
+    """
+    place = folder / "settings.json"
+    try:
+        saved = json.loads(place.read_text())
+        saved["settings"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{folder} holds no run: {place} cannot be read ({error}). Name the --out of a run."
+        ) from None
+    return saved
+
+
+def saved_settings(folder: Path) -> dict[str, Any]:
+    """The settings in `settings.json`, as `saved_run`."""
+    return saved_run(folder)["settings"]
+
+
+def same_kind(settings: RunSettings, folder: Path) -> None:
+    """Raises `RunError` where a run would be resumed by another command than it was made by."""
+    made, own = saved_run(folder).get("kind"), type(settings).__name__
+    if made is not None and made != own:
+        raise RunError(
+            f"{folder} holds a run of another command (its settings are {made}, these are {own}). Resume it by "
+            "the command that made it, or name another folder with --out."
+        )
+
+
+def new_place(path: Path) -> None:
+    """Raises `RunError` if something is there already, or if nothing can be written there."""
+    if path.exists():
+        raise RunError(f"{path} exists; name another place with --out.")
+    _can_write(path)
+
+
+def _can_write(path: Path) -> None:
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise RunError(f"{path} cannot be made: {there} is a file. Name another place with --out.")
+    if not os.access(there, os.W_OK):
+        raise RunError(
+            f"{path} cannot be written: there is no permission to write in {there}. Name another place with --out."
+        )
+
+
+def same_settings(settings: RunSettings, saved: dict[str, Any]) -> None:
+    """Raises `RunError` where a run would be resumed with other settings than it was made with."""
+    now = json.loads(json.dumps(settings.as_json()))
+    changed = [
+        k for k in now.keys() | saved.keys() if k not in _FREE and now.get(k) != saved.get(k)
+    ]
+    if changed:
+        listed = ", ".join(f"{k} was {saved.get(k)!r}, is {now.get(k)!r}" for k in sorted(changed))
+        raise RunError(
+            f"The run in {settings.out} was made with other settings ({listed}). Resume it with those, "
+            "or name another folder with --out."
+        )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file in one piece: a crash leaves the old one or the new one."""
+    temporary = path.with_name(f"{path.name}.part")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    except OSError:
+        # A full disk: nothing is left that would look like something of the user's.
+        temporary.unlink(missing_ok=True)
+        raise
