@@ -12,7 +12,7 @@ import numpy as np
 import mirjax
 from benchmarks import peers
 from benchmarks.timing import OURS, Row, measure, on_cpu, torch_device
-from mirjax._linalg.spectrum import Method
+from mirjax._linalg.spectrum import EntropyMethod
 
 SHAPES = (
     (64, 128, 10),
@@ -36,7 +36,7 @@ def drawn(n: int, d: int, classes: int, layers: int = 1) -> tuple[np.ndarray, ..
     return features, head, rng.integers(0, classes, n)
 
 
-def mir_plus_hdr(features, head, labels, method: Method = "auto"):
+def mir_plus_hdr(features, head, labels, method: EntropyMethod = "auto"):
     """By the library."""
     result = mirjax.interplay(features, head, labels, method=method)
     return result.mir + result.hdr

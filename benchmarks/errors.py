@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import mirjax
-from mirjax._linalg.spectrum import Method
+from mirjax._linalg.spectrum import EntropyMethod
 
 SIDES = (64, 256, 512, 2048)
-METHODS: tuple[Method, ...] = ("eigh", "products")
+METHODS: tuple[EntropyMethod, ...] = ("eigh", "products")
 
 
 def spectra(side: int) -> dict[str, np.ndarray]:

@@ -8,7 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 from mirjax import losses as losses
 from mirjax import theory as theory
+from mirjax._batch.collapse import ClassMeans as ClassMeans
 from mirjax._batch.collapse import NeuralCollapse as NeuralCollapse
+from mirjax._batch.collapse import class_means as class_means
 from mirjax._batch.collapse import neural_collapse as neural_collapse
 from mirjax._batch.entropy import effective_rank as effective_rank
 from mirjax._batch.entropy import feature_entropy as feature_entropy
@@ -39,6 +41,7 @@ except PackageNotFoundError:  # run from a checkout that is not installed
 
 __all__ = [
     "BatchBias",
+    "ClassMeans",
     "ClassMoments",
     "DatasetInterplay",
     "Interplay",
@@ -46,6 +49,7 @@ __all__ = [
     "batch_bias",
     "check",
     "class_interplay",
+    "class_means",
     "dataset_feature_interplay",
     "dataset_interplay",
     "effective_rank",

@@ -1,4 +1,4 @@
-"""What shapes and dtypes can show raises at trace time; what only values can show, `check` finds."""
+"""Checks of arguments: shapes and dtypes when a function is traced, values on request (`check`)."""
 
 from collections.abc import Sequence
 
@@ -11,20 +11,22 @@ from jaxtyping import Float, Int
 
 ArrayLike = Array | np.ndarray
 
+# Names rather than dtypes: bfloat16 is not a NumPy dtype.
 _FLOATS = ("bfloat16", "float16", "float32", "float64")
 
 
 def as_float(array: ArrayLike, name: str, *, axes: str) -> Array:
-    """`array` as a JAX array of the dtype it is computed in: half precision is cast up to float32.
+    """`array` as a JAX array in the dtype of the computation: half precision becomes float32.
 
-    `axes` names the trailing axes, for instance `"n d"`; any number of batch axes may precede them.
+    `axes` names the trailing axes, such as `"n d"`; any number of batch axes may precede them.
     """
     array = _as_array(array, name, axes)
     if array.dtype.name not in _FLOATS:
         raise TypeError(
-            f"{name} must be of dtype {', '.join(_FLOATS)}, got {array.dtype} of shape {array.shape}. "
-            f"Cast it, for example {name}.astype(jnp.float32)."
+            f"{name} must have dtype {', '.join(_FLOATS[:-1])} or {_FLOATS[-1]}, got {array.dtype} "
+            f"of shape {array.shape}. Cast it, for example {name}.astype(jnp.float32)."
         )
+    # Eigenvalues and sums of squares need at least float32.
     return array if array.dtype == jnp.float64 else array.astype(jnp.float32)
 
 
@@ -33,14 +35,16 @@ def as_labels(array: ArrayLike, name: str = "labels") -> Array:
     array = _as_array(array, name, "n")
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(
-            f"{name} must be integers in [0, num_classes), got {array.dtype} of shape {array.shape}. "
-            "For soft labels q of shape [n, num_classes] use feature_interplay(features, q @ head)."
+            f"{name} must be integers in [0, num_classes), got {array.dtype} of shape "
+            f"{array.shape}. For soft labels q of shape [n, num_classes] use "
+            "feature_interplay(features, q @ head)."
         )
-    # Narrow types cannot hold every class; 64 bits stay.
+    # Narrow types cannot hold every class number; 64-bit labels stay as they are.
     return array if array.dtype.itemsize > 4 else array.astype(jnp.int32)
 
 
 def _as_array(array: ArrayLike, name: str, axes: str) -> Array:
+    # A nested list would become an array of a dtype that nobody chose.
     if not hasattr(array, "shape") or not hasattr(array, "dtype"):
         raise TypeError(
             f"{name} must be an array of shape [..., {axes.replace(' ', ', ')}], "
@@ -57,7 +61,7 @@ def _as_array(array: ArrayLike, name: str, axes: str) -> Array:
 
 
 def common_float(*arrays: Array) -> list[Array]:
-    """The arrays in one dtype: float64 where any of them is."""
+    """The arrays in one dtype: float64 if any of them is float64."""
     dtype = jnp.float64 if any(a.dtype == jnp.float64 for a in arrays) else jnp.float32
     return [array.astype(dtype) for array in arrays]
 
@@ -80,7 +84,7 @@ def same_size(
 
 
 def square(kernel: Array, name: str) -> None:
-    """Raises unless the last two axes agree."""
+    """Raises unless the last two axes have the same length."""
     if kernel.shape[-1] != kernel.shape[-2]:
         raise ValueError(
             f"{name} must be square, [..., n, n], got {kernel.shape}. "
@@ -91,21 +95,21 @@ def square(kernel: Array, name: str) -> None:
 def head_of(features: Array, head: Array) -> None:
     """Raises unless the head has as many columns as the features."""
     if features.shape[-1] != head.shape[-1]:
-        turned = features.shape[-1] == head.shape[-2]
+        is_transposed = features.shape[-1] == head.shape[-2]
         hint = (
             " A Flax Dense kernel is [d, num_classes]: pass its transpose, kernel.T."
-            if turned
+            if is_transposed
             else ""
         )
         raise ValueError(
             f"features of shape {features.shape} and head of shape {head.shape} disagree in d: "
-            f"{features.shape[-1]} against {head.shape[-1]}; expected features [..., n, d] and head "
-            f"[..., num_classes, d].{hint}"
+            f"{features.shape[-1]} against {head.shape[-1]}; expected features [..., n, d] and "
+            f"head [..., num_classes, d].{hint}"
         )
 
 
 def sample_weights(weights: ArrayLike | None, rows: Array, name: str) -> Array:
-    """`weights` in the dtype of `rows`, ones where there are none."""
+    """`weights` in the dtype of `rows`; ones if None."""
     if weights is None:
         return jnp.ones(rows.shape[:-1], rows.dtype)
     array = _as_array(weights, "weights", "n")
@@ -116,12 +120,12 @@ def sample_weights(weights: ArrayLike | None, rows: Array, name: str) -> Array:
 
 
 def entropy_method(method: str, order: float | int = 1) -> None:
-    """Raises unless the method is known and goes with the order."""
+    """Raises unless the method exists and supports the order."""
     if method not in ("eigh", "products", "auto"):
         raise ValueError(f"method must be 'eigh', 'products' or 'auto', got {method!r}.")
     if method == "products" and order not in (1, 2):
         raise ValueError(
-            f"method='products' is for orders 1 and 2, got order {order}. Use 'eigh' or 'auto'."
+            f"method='products' supports orders 1 and 2, got order {order}. Use 'eigh' or 'auto'."
         )
 
 
@@ -133,26 +137,26 @@ def check(
     weights: ArrayLike | None = None,
     kernel: Float[ArrayLike, "*batch n n"] | None = None,
 ) -> None:
-    """Raises where the *values* of the arguments make a metric meaningless.
+    """Raises an error if the *values* of the arguments make a metric meaningless.
 
-    Shapes and dtypes are checked by every function when it is traced. Values are not, since a
-    compiled function cannot raise; each function documents what it returns for them, and this one
-    finds them: NaN and infinities, zero rows, labels outside `[0, num_classes)`, negative weights,
-    no weight at all, kernels that are not symmetric or not positive semi-definite. Samples of
-    weight 0 are not looked at.
+    Every function checks shapes and dtypes when it is traced. It cannot check values, since a
+    compiled function cannot raise; each function documents what it returns for meaningless ones.
+    This function finds them: NaN and infinities, zero rows, labels outside `[0, num_classes)`,
+    negative weights, weights that are all zero, kernels that are not symmetric or not positive
+    semi-definite. Samples of weight 0 are ignored.
 
     On concrete arrays it raises at once. Inside a transformed function it adds checks for
-    `jax.experimental.checkify.checkify`, and is an error without that transformation.
+    `jax.experimental.checkify.checkify`; without that transformation JAX raises an error.
 
     Args:
         features: `[..., n, d]`.
         head: `[..., num_classes, d]`.
-        labels: integers `[..., n]`; need `head` to know the number of classes.
+        labels: integers `[..., n]`; pass `head` too, which gives the number of classes.
         weights: `[..., n]`.
         kernel: `[..., n, n]`; its eigenvalues are computed, `O(n³)`.
 
     Raises:
-        ValueError: names the argument, what was found and where.
+        ValueError: the message names the argument, the problem and where it first occurs.
 
     Example:
         >>> import jax.numpy as jnp, mirjax
@@ -169,19 +173,20 @@ def check(
         _fail_where(~jnp.isfinite(w), "weights", "entries are NaN or infinite.")
         none_left = jnp.sum(w, axis=-1) == 0
         _fail_where(none_left, "weights", "sets are all zero; no sample is left.", unit="batch")
+    # Weights apply to samples, never to the rows of the head.
     for name, rows, keep in (("features", features, counted), ("head", head, None)):
         if rows is None:
             continue
         rows = as_float(rows, name, axes="n d")
-        seen = jnp.ones(rows.shape[:-1], bool) if keep is None else keep
-        broken = ~jnp.all(jnp.isfinite(rows), axis=-1) & seen
+        counts = jnp.ones(rows.shape[:-1], bool) if keep is None else keep
+        broken = ~jnp.all(jnp.isfinite(rows), axis=-1) & counts
         _fail_where(broken, name, "rows hold NaN or infinity; the metrics are NaN.", unit="row")
-        zero = jnp.all(rows == 0, axis=-1) & seen
+        zero = jnp.all(rows == 0, axis=-1) & counts
         _fail_where(zero, name, "rows are all zero; they count as weight 0.", unit="row")
     if labels is not None:
         y = as_labels(labels)
         if head is None:
-            raise ValueError("labels can be checked against a head only: pass head as well.")
+            raise ValueError("labels can only be checked against a head: pass head as well.")
         classes = head.shape[-2]
         wrong = ((y < 0) | (y >= classes)) & (True if counted is None else counted)
         _fail_where(wrong, "labels", f"entries lie outside [0, {classes}); the metrics are NaN.")
@@ -192,10 +197,12 @@ def check(
 def _check_kernel(kernel: Array) -> None:
     square(kernel, "kernel")
     _fail_where(~jnp.isfinite(kernel), "kernel", "entries are NaN or infinite.")
+    # What rounding may do to a symmetric kernel, relative to its largest entry.
     scale = jnp.max(jnp.abs(kernel), axis=(-2, -1), keepdims=True)
     tolerance = 8 * kernel.shape[-1] * jnp.finfo(kernel.dtype).eps
     skew = jnp.abs(kernel - jnp.swapaxes(kernel, -1, -2)) > tolerance * scale
     _fail_where(skew, "kernel", "entries differ from those of the transpose; it must be symmetric.")
+    # Unit scale, so that the solver neither overflows nor underflows.
     unit = kernel / jnp.where(scale == 0, 1.0, scale)
     values = jnp.linalg.eigvalsh(unit)
     negative = values < -tolerance * values[..., -1:]
@@ -204,14 +211,16 @@ def _check_kernel(kernel: Array) -> None:
 
 def _fail_where(bad: Array, name: str, what: str, unit: str = "entry") -> None:
     total = bad.size
+    # The position depends on values, so only a concrete array can report it.
     if isinstance(bad, jax.core.Tracer):
         checkify.check(~jnp.any(bad), f"{name}: {{count}} of {total} {what}", count=jnp.sum(bad))
         return
     places = np.argwhere(np.asarray(bad))
     if len(places):
         where = ", ".join(map(str, places[0])) or "0"
-        found, _, consequence = what.partition(";")
+        problem, _, consequence = what.partition(";")
+        problem = problem.rstrip(".")
         ending = f";{consequence}" if consequence else "."
         raise ValueError(
-            f"{name}: {len(places)} of {total} {found.rstrip('.')} (first at {unit} {where}){ending}"
+            f"{name}: {len(places)} of {total} {problem} (first at {unit} {where}){ending}"
         )

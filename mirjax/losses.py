@@ -1,4 +1,4 @@
-"""The two information terms as losses: add them to a cross-entropy with a weight."""
+"""The two information terms as losses, to be added to a cross-entropy with a weight."""
 
 from typing import Literal
 
@@ -7,9 +7,9 @@ from jax import Array, lax
 from jaxtyping import Float, Int
 
 from mirjax._batch.interplay import checked_arguments, interplay
-from mirjax._batch.joint import marginal_entropies, sides_of
+from mirjax._batch.joint import marginal_entropies, normalized_inputs
 from mirjax._checks import ArrayLike, entropy_method
-from mirjax._linalg.spectrum import Method
+from mirjax._linalg.spectrum import EntropyMethod
 
 Side = Literal["features", "head"]
 
@@ -22,27 +22,29 @@ def mutual_information_loss(
     *,
     weights: Float[ArrayLike, "*batch n"] | None = None,
     stop_gradient: Side | None = None,
-    method: Method = "eigh",
+    method: EntropyMethod = "eigh",
 ) -> Float[Array, "*batch"]:
     r"""`-MI(G(features), G(head[labels]))`: minimising it raises the mutual information.
 
     Args:
         features: `[..., n, d]`.
-        head: `[..., num_classes, d]`; of a Flax `Dense` the transposed kernel.
+        head: `[..., num_classes, d]`; for a Flax `Dense` layer the transposed kernel.
         labels: integers `[..., n]`, true or pseudo-labels.
-        weights: non-negative `[..., n]`; weight 0 drops a sample exactly (a confidence mask).
-        stop_gradient: the side that receives no gradient: `"features"` trains the head alone,
-            `"head"` the features alone, None (default) both.
-        method: `"eigh"`, `"products"` or `"auto"`, as `interplay`. In a training step on an accelerator
-            `"auto"` keeps decompositions out of it.
+        weights: non-negative `[..., n]`; weight 0 drops a sample exactly, as a confidence mask
+            needs it.
+        stop_gradient: the argument that receives no gradient: `"features"` trains only the head,
+            `"head"` only the features, None (default) both.
+        method: `"eigh"`, `"products"` or `"auto"`, as in `interplay`. On an accelerator `"auto"`
+            keeps decompositions out of the training step.
 
     Returns:
         `[...]` in nats, not divided by n, from `-min(H(K1), H(K2))` to 0.
 
     Raises:
-        TypeError, ValueError: shapes or dtypes do not fit, or `stop_gradient` or `method` is unknown.
+        TypeError, ValueError: shapes or dtypes do not match, or `stop_gradient` or `method` is
+            unknown.
 
-    Cost, degenerate input and differentiability: as `interplay`.
+    Cost, degenerate input and differentiability: as in `interplay`.
 
     Example:
         >>> import jax, jax.numpy as jnp, mirjax
@@ -51,8 +53,8 @@ def mutual_information_loss(
         >>> print(f"{loss:.4f} {-mirjax.theory.collapsed_mutual_information(3):.4f}")
         -0.3466 -0.3466
 
-    Source: Song et al. 2024 (arXiv 2406.03999): `L = CE - λ MI`. Weight, samples and stop-gradients
-    are not published.
+    Source: Song et al. 2024 (arXiv 2406.03999): `L = CE - λ MI`. The weight λ, the samples and
+    any stop-gradient are not published.
     """
     features, head = _stopped(features, head, stop_gradient)
     return -interplay(features, head, labels, weights=weights, method=method).mutual_information
@@ -66,28 +68,30 @@ def entropy_difference_loss(
     *,
     weights: Float[ArrayLike, "*batch n"] | None = None,
     stop_gradient: Side | None = None,
-    method: Method = "eigh",
+    method: EntropyMethod = "eigh",
 ) -> Float[Array, "*batch"]:
-    r"""`|H(G(features)) - H(G(head[labels]))|`: minimising it brings the entropies together.
+    r"""`|H(G(features)) - H(G(head[labels]))|`: minimising it brings the two entropies together.
 
-    The joint matrix is not formed, so the cost is only that of the two entropies.
+    The joint matrix is not formed, so only the two entropies have to be paid for.
 
     Args:
         features: `[..., n, d]`.
-        head: `[..., num_classes, d]`; of a Flax `Dense` the transposed kernel.
+        head: `[..., num_classes, d]`; for a Flax `Dense` layer the transposed kernel.
         labels: integers `[..., n]`, true or pseudo-labels.
         weights: non-negative `[..., n]`; weight 0 drops a sample exactly.
-        stop_gradient: the side that receives no gradient: `"features"`, `"head"` or None (default).
-        method: as `mutual_information_loss`.
+        stop_gradient: the argument that receives no gradient: `"features"`, `"head"` or None
+            (default).
+        method: as in `mutual_information_loss`.
 
     Returns:
         `[...]` in nats, from 0 to `log min(n, d)`.
 
     Raises:
-        TypeError, ValueError: shapes or dtypes do not fit, or `stop_gradient` or `method` is unknown.
+        TypeError, ValueError: shapes or dtypes do not match, or `stop_gradient` or `method` is
+            unknown.
 
-    Cost: `O(n d min(n, d))`. Degenerate input and differentiability as `interplay`; the derivative
-    is 0 where the two entropies are equal.
+    Cost: `O(n d min(n, d))`. Degenerate input and differentiability: as in `interplay`; the
+    derivative is 0 where the two entropies are equal.
 
     Example:
         >>> import jax.numpy as jnp, mirjax
@@ -101,9 +105,10 @@ def entropy_difference_loss(
     entropy_method(method)
     features, head = _stopped(features, head, stop_gradient)
     features, head, labels, weights = checked_arguments(features, head, labels, weights)
+    # Not `interplay`: when it is called eagerly, nothing would remove the joint entropy.
 
     def single(*arguments: Array) -> Array:
-        entropy1, entropy2 = marginal_entropies(sides_of(*arguments), method)
+        entropy1, entropy2 = marginal_entropies(normalized_inputs(*arguments), method)
         return jnp.abs(entropy1 - entropy2)
 
     return jnp.vectorize(single, signature="(n,d),(c,d),(n),(n)->()")(

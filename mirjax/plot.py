@@ -1,7 +1,7 @@
-"""Pictures of the metrics on Matplotlib axes (`pip install "mirjax[plot]"`).
+"""Plots of the metrics on Matplotlib axes (`pip install "mirjax[plot]"`).
 
-Each function draws on `ax`, on new axes if none are given, and returns the axes. Nothing is shown or saved,
-and no global state of Matplotlib is used.
+Each function draws on `ax`, or on new axes if none are given, and returns the axes. Nothing is
+shown or saved, and no global state of Matplotlib is used.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,17 +32,17 @@ def curve(
     marker: str = "",
     ax: Axes = None,
 ) -> Axes:
-    """A line over x, with the band `mean ± spread`.
+    """A line over x with the band `mean ± spread`.
 
     Args:
-        x: numbers or names `[k]`.
-        mean: `[k]`, for instance over seeds.
-        spread: `[k]`, for instance their standard deviation. No band without it.
-        label: in the legend.
-        colour: of Matplotlib; the next one of the axes, if not given.
-        style: of the line, of Matplotlib.
-        marker: of Matplotlib.
-        ax: to draw on.
+        x: `[k]` numbers or names.
+        mean: `[k]`, for instance the mean over seeds.
+        spread: `[k]`, for instance the standard deviation over seeds. Without it no band is drawn.
+        label: Text in the legend.
+        colour: Matplotlib colour; by default the next one of the axes.
+        style: Matplotlib style of the line.
+        marker: Matplotlib marker.
+        ax: Axes to draw on.
 
     Returns:
         The axes.
@@ -72,13 +72,13 @@ def curve(
 def levels(
     values: Mapping[str, float], /, *, colour: str = "black", style: str = ":", ax: Axes = None
 ) -> Axes:
-    """Horizontal lines, for instance where metrics tend to at neural collapse.
+    """Horizontal lines, for instance at the values that metrics reach at neural collapse.
 
     Args:
-        values: the height of each line by its name in the legend.
-        colour: of Matplotlib.
-        style: of the lines, of Matplotlib.
-        ax: to draw on.
+        values: Maps the name of each line in the legend to its height.
+        colour: Matplotlib colour.
+        style: Matplotlib style of the lines.
+        ax: Axes to draw on.
 
     Returns:
         The axes.
@@ -106,22 +106,22 @@ def spectrum(
     colour: str | None = None,
     ax: Axes = None,
 ) -> Axes:
-    r"""The spectrum whose entropy is `feature_entropy`: eigenvalues of `G(features) / n`, largest first.
+    r"""The eigenvalues of `G(features) / n`, largest first, whose entropy is `feature_entropy`.
 
-    Both axes are logarithmic; what rounding leaves below `n · eps` of the largest is not drawn. The legend
-    says the effective rank.
+    Both axes are logarithmic. Eigenvalues below `max(n, d) · eps` of the largest are rounding
+    errors and are not drawn. The legend shows the effective rank.
 
     Args:
-        features: `[n, d]`, one sample a row.
-        label: in the legend, before the effective rank.
-        colour: of Matplotlib.
-        ax: to draw on.
+        features: `[n, d]`, one sample per row.
+        label: Text in the legend, before the effective rank.
+        colour: Matplotlib colour.
+        ax: Axes to draw on.
 
     Returns:
         The axes.
 
     Raises:
-        TypeError, ValueError: as `feature_entropy`.
+        TypeError, ValueError: as in `feature_entropy`.
 
     Example:
         >>> import jax
@@ -131,6 +131,7 @@ def spectrum(
         noise, effective rank 15.5 16
     """
     features = as_float(features, "features", axes="n d")
+    # Squared singular values of the rows: small eigenvalues are lost in a Gram matrix.
     rows = np.asarray(normalize_rows(features), np.float64) / np.sqrt(len(features))
     values = np.square(np.linalg.svd(rows, compute_uv=False))
     kept = values > max(rows.shape) * jnp.finfo(features.dtype).eps * values.max(initial=0.0)
@@ -155,25 +156,25 @@ def path(
     marker: str = "",
     ax: Axes = None,
 ) -> Axes:
-    """A metric along the line between two networks, with the chord between its ends.
+    """A metric along the line between two networks, with the chord between its end points.
 
-    What is above the chord of a loss, or below that of an accuracy, is a barrier.
+    A loss above its chord, or an accuracy below it, shows a barrier.
 
     Args:
         fractions: `[k]`, ascending, from one network (0) to the other (1).
         mean: `[k]`, as in `curve`.
         spread: `[k]`, as in `curve`.
-        label: in the legend.
-        colour: of Matplotlib.
-        style: of the line, of Matplotlib; the chord is dotted.
-        marker: of Matplotlib.
-        ax: to draw on.
+        label: Text in the legend.
+        colour: Matplotlib colour.
+        style: Matplotlib style of the line; the chord is dotted.
+        marker: Matplotlib marker.
+        ax: Axes to draw on.
 
     Returns:
         The axes.
 
     Raises:
-        ValueError: as `curve`.
+        ValueError: as in `curve`.
 
     Example:
         >>> from mirjax import plot
@@ -197,14 +198,14 @@ def batch_bias(
     colour: str | None = None,
     ax: Axes = None,
 ) -> Axes:
-    """A metric over batch size, mean ± standard deviation, and its value for the whole set as a line.
+    """A metric over batch size, mean ± standard deviation, with a line at the value of the set.
 
     Args:
-        bias: of `mirjax.batch_bias`.
-        metric: a field of `Interplay`.
-        label: in the legend, before "batches" and "whole set".
-        colour: of Matplotlib.
-        ax: to draw on.
+        bias: Result of `mirjax.batch_bias`.
+        metric: Name of a field of `Interplay`.
+        label: Text in the legend, before "batches" and "whole set".
+        colour: Matplotlib colour.
+        ax: Axes to draw on.
 
     Returns:
         The axes.
@@ -244,10 +245,12 @@ def _axes(ax: Axes) -> Axes:
     except ModuleNotFoundError:
         message = "mirjax.plot needs Matplotlib: pip install 'mirjax[plot]'."
         raise ModuleNotFoundError(message) from None
-    # Not pyplot: that would keep the figure for good, and choose a backend.
+    # Not pyplot, which would keep the figure alive and choose a backend.
     return Figure(layout="constrained").subplots()
 
 
 def _same_length(name: str, values: Sequence[float], x: Sequence[Any]) -> None:
     if len(values) != len(x):
-        raise ValueError(f"{name} has {len(values)} values for {len(x)} of x: give one for each.")
+        raise ValueError(
+            f"{name} has {len(values)} values for {len(x)} of x: pass one value for each x."
+        )

@@ -1,4 +1,4 @@
-"""Closed forms at neural collapse: what the metrics tend to, and what tests compare with."""
+"""Closed forms at neural collapse: the values that the metrics tend to."""
 
 import math
 
@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 
 def simplex_etf(num_classes: int, dim: int) -> Float[Array, "num_classes dim"]:
-    r"""A simplex equiangular tight frame: `num_classes` unit vectors with cosines `-1/(num_classes-1)`.
+    r"""A simplex equiangular tight frame: C unit vectors, each pair with the cosine `-1/(C-1)`.
 
     Args:
         num_classes: C, at least 2.
@@ -34,18 +34,19 @@ def simplex_etf(num_classes: int, dim: int) -> Float[Array, "num_classes dim"]:
         raise ValueError(
             f"dim must be at least num_classes - 1 = {num_classes - 1} for a simplex, got {dim}."
         )
-    # Helmert rows: an orthonormal basis of what is orthogonal to (1, ..., 1).
+    # Helmert vectors: an orthonormal basis of the space orthogonal to (1, ..., 1).
     column = jnp.arange(1, num_classes, dtype=float)[None, :]
     row = jnp.arange(num_classes, dtype=float)[:, None]
     entries = jnp.where(row < column, 1.0, jnp.where(row == column, -column, 0.0))
     basis = entries / jnp.sqrt(column * (column + 1))
+    # Each row of the basis has squared norm (C - 1)/C; this makes it a unit vector.
     return jnp.pad(
         basis * math.sqrt(num_classes / (num_classes - 1)), ((0, 0), (0, dim - num_classes + 1))
     )
 
 
 def collapsed_entropy(num_classes: int) -> float:
-    r"""`H(G) = log(C - 1)`: the entropy of features or head at neural collapse, in nats.
+    r"""`H(G) = log(C - 1)`: the entropy of the features or the head at neural collapse, in nats.
 
     Args:
         num_classes: C, at least 2.
@@ -70,7 +71,7 @@ def collapsed_mutual_information(num_classes: int) -> float:
     `H(G ⊙ G) = log(C-1)/(C-1) + (C-2)/(C-1) · (2 log(C-1) - log(C-2))`.
 
     Args:
-        num_classes: C, at least 2 (there it is 0).
+        num_classes: C, at least 2; the result is 0 for 2 classes.
 
     Raises:
         ValueError: `num_classes < 2`.
@@ -83,6 +84,7 @@ def collapsed_mutual_information(num_classes: int) -> float:
     Source: Song et al. 2024 (arXiv 2406.03999), theorem on neural collapse.
     """
     _at_least_two(num_classes)
+    # (C - 2) log(C - 2) is 0 · log 0 here.
     if num_classes == 2:
         return 0.0
     c = num_classes
@@ -92,11 +94,11 @@ def collapsed_mutual_information(num_classes: int) -> float:
 def collapsed_mir(num_classes: int) -> float:
     r"""`MIR = 1/(C-1) + (C-2) log(C-2) / ((C-1) log(C-1))` at neural collapse, balanced classes.
 
-    Not 1: a value above it is not closer to collapse. HDR is 0 there.
+    This is below 1, and a value above it is not closer to collapse. HDR is 0 at collapse.
 
     Args:
-        num_classes: C, at least 3. For 2 classes both entropies are 0, MIR is 0/0 and, as everywhere
-            here, 0.
+        num_classes: C, at least 2. For 2 classes both entropies are 0; MIR is then 0/0, which is 0
+            throughout this library.
 
     Raises:
         ValueError: `num_classes < 2`.

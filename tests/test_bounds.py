@@ -70,7 +70,7 @@ def bracket(matrix, basis, loosen, *, exact):
     theta, turn = jnp.linalg.eigh(basis.T @ image)
     leaks = jnp.sum(jnp.square(image @ turn), axis=0) - jnp.square(theta)
     purity = jnp.sum(jnp.square(matrix)) * loosen
-    return entropy_bounds(split(theta, leaks, SIDE, purity, exact=exact))
+    return entropy_bounds(split(theta, leaks, SIDE, purity, purity_is_exact=exact))
 
 
 def test_there_are_enough_cases():

@@ -17,7 +17,7 @@ def sound():
 
 
 def broken(name):
-    """Arguments of `check` with one fault, and what the message says."""
+    """Arguments of `check` with one fault, and the message it raises."""
     (features, head, labels), options = sound()
     weights, kernel = options.values()
     match name:

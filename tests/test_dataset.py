@@ -277,8 +277,8 @@ def test_what_does_not_fit_is_refused_with_numbers_and_a_way_out():
     arguments = features.astype(np.float32), head.astype(np.float32), np.arange(3000) % 40
     with pytest.raises(
         MemoryError,
-        match=r"method='exact' needs about \d+ MiB a device for n, d, C = 3000, 60, 40, and 16 MiB "
-        r"are there\. method='lanczos' needs \d+ MiB",
+        match=r"method='exact' needs about \d+ MiB per device for n, d, C = 3000, 60, 40, but only "
+        r"16 MiB are available\. method='lanczos' needs \d+ MiB",
     ):
         mirjax.dataset_interplay(*arguments, method="exact", memory_limit=2**24)
     with pytest.raises(MemoryError, match="take fewer samples, a smaller rank, or more devices"):

@@ -114,6 +114,21 @@ REFUSED = {
         ValueError,
         r"head of shape \(3, 4\) has 3 rows, but num_classes is 5",
     ),
+    "no class": (
+        lambda: mirjax.class_means(Z, Y, num_classes=0),
+        ValueError,
+        "num_classes must be positive, got 0",
+    ),
+    "classes as an array": (
+        lambda: mirjax.class_means(Z, Y, num_classes=jnp.int32(C)),
+        TypeError,
+        "num_classes must be a Python integer",
+    ),
+    "labels of other samples": (
+        lambda: mirjax.class_means(Z, Y[:5], num_classes=C),
+        ValueError,
+        r"features of shape \(12, 4\) and labels of shape \(5,\).*12 against 5",
+    ),
     "bias": (
         lambda: mirjax.neural_collapse(Z, Y, W, num_classes=C, bias=jnp.ones(5)),
         ValueError,
@@ -122,12 +137,12 @@ REFUSED = {
     "integer features": (
         lambda: mirjax.gram(jnp.ones((3, 3), jnp.int32)),
         TypeError,
-        r"features must be of dtype .*got int32 of shape \(3, 3\)",
+        r"features must have dtype .*got int32 of shape \(3, 3\)",
     ),
     "complex features": (
         lambda: mirjax.gram(jnp.ones((3, 3), jnp.complex64)),
         TypeError,
-        r"features must be of dtype .*got complex64",
+        r"features must have dtype .*got complex64",
     ),
     "float labels": (
         lambda: mirjax.interplay(Z, W, jnp.zeros(N)),

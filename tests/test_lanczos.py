@@ -58,7 +58,7 @@ def many(operator, keys, *, rank, iterations=2):
         subspace = lanczos.top_subspace(operator, first, rank=rank, iterations=iterations)
         found = lanczos.probe_complement(operator, subspace.basis, second, probes=16, degree=20)
         purity = operator.purity()
-        return lanczos.summarize(subspace, found, operator.count, purity, exact=True)
+        return lanczos.summarize(subspace, found, operator.rank_bound, purity, purity_is_exact=True)
 
     return jax.lax.map(one, keys)
 
@@ -112,7 +112,7 @@ def test_quadrature_is_that_of_matfree(x64):
     start = jax.random.normal(jax.random.key(0), (op.size, 2))
     start = start / jnp.linalg.norm(start, axis=0, keepdims=True)
     alpha, beta = lanczos._lanczos(op, start, 8)
-    nodes, weights = jax.vmap(lanczos._rule)(alpha.T, beta.T)
+    nodes, weights = jax.vmap(lanczos._gauss_rule)(alpha.T, beta.T)
     mine = jnp.sum(weights * entropy_terms(nodes), axis=1)
 
     def term(x):

@@ -1,1 +1,1 @@
-"""Metrics of a batch."""
+"""Metrics of one batch, or of any number of batches at once."""

@@ -1,4 +1,4 @@
-"""Normalised rows, Gram matrices and the small side of a spectrum."""
+"""Normalised rows, Gram matrices and class means, from which the metrics of a batch start."""
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,13 @@ def normalize_rows(features: Float[ArrayLike, "*batch n d"], /) -> Float[Array, 
     """Divides each row by its L2 norm; a zero row stays zero, with zero derivative.
 
     Args:
-        features: `[..., n, d]`. Rows of any scale (1e-20 as well as 1e20 in float32).
+        features: `[..., n, d]`, with rows of any scale (1e-20 as well as 1e20 in float32).
 
     Returns:
-        `[..., n, d]` in float32, or float64 for float64 input.
+        `[..., n, d]` in float32, or in float64 for float64 input.
 
     Raises:
-        TypeError, ValueError: dtype or rank do not fit.
+        TypeError, ValueError: the dtype or the number of axes is wrong.
 
     Example:
         >>> import jax.numpy as jnp, mirjax
@@ -28,7 +28,8 @@ def normalize_rows(features: Float[ArrayLike, "*batch n d"], /) -> Float[Array, 
                [0. , 0. ]], dtype=float32)
     """
     features = as_float(features, "features", axes="n d")
-    # The result does not depend on the scale, so the scale needs no derivative.
+    # Squares of the raw entries could overflow or underflow. The result does not depend on the
+    # scale, so the scale needs no derivative.
     scale = lax.stop_gradient(jnp.max(jnp.abs(features), axis=-1, keepdims=True))
     empty = scale == 0
     rows = features / jnp.where(empty, 1.0, scale)
@@ -39,18 +40,18 @@ def normalize_rows(features: Float[ArrayLike, "*batch n d"], /) -> Float[Array, 
 def gram(features: Float[ArrayLike, "*batch n d"], /) -> Float[Array, "*batch n n"]:
     r"""Gram matrix of the normalised rows, `G(Z) = Ẑ Ẑᵀ` with `Z = features`.
 
-    Positive semi-definite with ones on the diagonal; row and column of a zero row are zero.
-    Products run at full precision on every backend. `O(n² d)`; differentiable, with derivative 0 at
-    zero rows. NaN rows make their row and column NaN.
+    It is positive semi-definite with ones on the diagonal; a zero row of the features gives a zero
+    row and column, a row with NaN a row and column of NaN. Products run at full precision on every
+    backend. `O(n² d)`; differentiable, with derivative 0 at zero rows.
 
     Args:
-        features: `[..., n, d]`, one sample a row.
+        features: `[..., n, d]`, one sample per row.
 
     Returns:
         `[..., n, n]`, entries in [-1, 1].
 
     Raises:
-        TypeError, ValueError: dtype or rank do not fit.
+        TypeError, ValueError: the dtype or the number of axes is wrong.
 
     Example:
         >>> import jax.numpy as jnp, mirjax
@@ -65,17 +66,17 @@ def gram(features: Float[ArrayLike, "*batch n d"], /) -> Float[Array, "*batch n 
     return matmul(rows, jnp.swapaxes(rows, -1, -2))
 
 
-def class_means(
+def means_by_class(
     features: Float[Array, "n d"], labels: Array, num_classes: int, weights: Float[Array, " n"]
 ) -> tuple[Float[Array, "c d"], Float[Array, " c"]]:
     """Weighted mean of each class (0 for a class without weight) and the weight of each class."""
     members = jax.nn.one_hot(labels, num_classes, dtype=features.dtype) * weights[:, None]
-    count = jnp.sum(members, axis=0)
-    return matmul(members.T, features) / jnp.where(count == 0, 1.0, count)[:, None], count
+    weight = jnp.sum(members, axis=0)
+    return matmul(members.T, features) / jnp.where(weight == 0, 1.0, weight)[:, None], weight
 
 
 def safe_sqrt(x: Array) -> Array:
-    """`√x` with derivative 0, not infinity, at 0; NaN below 0."""
+    """`√x` with derivative 0 instead of infinity at 0; NaN below 0."""
     return jnp.where(x == 0, 0.0, jnp.sqrt(jnp.where(x == 0, 1.0, x)))
 
 

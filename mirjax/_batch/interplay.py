@@ -1,4 +1,4 @@
-"""MIR and HDR of features and head, of two representations, of class means and head."""
+"""MI, MIR and HDR of features and head, of two representations, and of class means and head."""
 
 import functools
 
@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from mirjax._batch.entropy import entropy_of, unit_rows
 from mirjax._batch.gram import safe_sqrt, small_side
-from mirjax._batch.joint import joint_matrix, marginal_entropies, sides_of
+from mirjax._batch.joint import joint_matrix, marginal_entropies, normalized_inputs
 from mirjax._batch.kernels import Interplay, combine, over_batches
 from mirjax._checks import (
     ArrayLike,
@@ -21,7 +21,7 @@ from mirjax._checks import (
     sample_weights,
 )
 from mirjax._linalg.precision import matmul
-from mirjax._linalg.spectrum import Method
+from mirjax._linalg.spectrum import EntropyMethod
 
 
 def interplay(
@@ -31,39 +31,41 @@ def interplay(
     /,
     *,
     weights: Float[ArrayLike, "*batch n"] | None = None,
-    method: Method = "eigh",
+    method: EntropyMethod = "eigh",
 ) -> Interplay:
     r"""MI, MIR and HDR between a representation and its classification head.
 
-    `K1 = G(features)` and `K2 = G(head[labels])`, both n × n by definition; what is decomposed is
-    never larger than it must be: `min(n, d)`, `min(n, num_classes, d)` and
-    `min(n, d · min(num_classes, d))` for the joint matrix.
+    `K1 = G(features)` and `K2 = G(head[labels])` are n × n by definition. The matrices that are
+    decomposed are never larger than necessary: their sides are `min(n, d)`,
+    `min(n, num_classes, d)` and, for the joint matrix, `min(n, d · min(num_classes, d))`.
 
     Args:
-        features: `[..., n, d]`, what the head is applied to, one sample a row, of any scale.
-        head: `[..., num_classes, d]`, one class a row; of a Flax `Dense` the transposed kernel. The
-            bias does not enter.
+        features: `[..., n, d]`, the input of the head, one sample per row, of any scale.
+        head: `[..., num_classes, d]`, one class per row; for a Flax `Dense` layer the transposed
+            kernel. The bias is not used.
         labels: integers `[..., n]`. For soft labels `q` `[n, num_classes]` use
             `feature_interplay(features, q @ head)`.
-        weights: non-negative `[..., n]`: `K / n` becomes `√w K √w / Σw`, and weight 0 drops a sample
-            exactly, whatever it holds (NaN, label -1). The derivative at weight 0 is taken as 0.
+        weights: non-negative `[..., n]`: `K / n` becomes `√w K √w / Σw`. Weight 0 drops a
+            sample exactly, whatever it holds (NaN, label -1). The derivative at weight 0 is taken
+            as 0.
         method: `"eigh"` (decompositions), `"products"` (matrix products alone, for accelerators) or
-            `"auto"` (products except on a CPU); for their errors see `matrix_entropy`.
+            `"auto"` (products except on a CPU); `matrix_entropy` states their errors.
 
     Returns:
-        `Interplay` of `[...]` arrays; entropies in nats. A sample whose feature row or head row is
-        zero counts as weight 0. NaN where the head or a counted sample has a NaN, a label outside
-        `[0, num_classes)` or a negative weight; all 0 where no weight is left. `mirjax.check` finds
-        these.
+        `Interplay` of `[...]` arrays; entropies in nats. A sample counts as weight 0 if its feature
+        row or its row of the head is zero. The result is NaN where the head or a counted sample has
+        a NaN, a label outside `[0, num_classes)` or a negative weight, and 0 where no weight is
+        left. `mirjax.check` finds such input.
 
     Raises:
-        TypeError, ValueError: shapes or dtypes do not fit; the message names argument and shapes.
+        TypeError, ValueError: shapes or dtypes do not match; the message names argument and shapes.
 
-    Cost: `O(n² d + n³)` while `n <= d · min(num_classes, d)`, else
+    Cost: `O(n² d + n³)` while `n <= d · min(num_classes, d)`, otherwise
     `O(n d² num_classes + (d · min(num_classes, d))³)`.
 
-    Differentiable in features and head (forward and reverse, twice) at any rank, at neural collapse
-    too; ratios and differences as `Interplay` says.
+    Twice differentiable in features and head, in forward and reverse mode, at any rank, also at
+    neural collapse; `Interplay` states the derivatives of ratios and differences where these are
+    not smooth.
 
     Example:
         >>> import jax.numpy as jnp, mirjax
@@ -87,28 +89,28 @@ def feature_interplay(
     /,
     *,
     weights: Float[ArrayLike, "*batch n"] | None = None,
-    method: Method = "eigh",
+    method: EntropyMethod = "eigh",
 ) -> Interplay:
     r"""MI, MIR and HDR between two representations of the same samples.
 
-    `K1 = G(features1)`, `K2 = G(features2)`: a network before and after pruning, two layers, features
-    and soft-label head rows `q @ head`. The widths may differ. Decomposed are sides `min(n, d1)`,
-    `min(n, d2)` and `min(n, d1 · d2)`.
+    `K1 = G(features1)`, `K2 = G(features2)`: for instance a network before and after pruning, two
+    layers, or features and the soft-label head rows `q @ head`. The widths may differ. The matrices
+    that are decomposed have the sides `min(n, d1)`, `min(n, d2)` and `min(n, d1 · d2)`.
 
     Args:
-        features1: `[..., n, d1]`, one sample a row.
+        features1: `[..., n, d1]`, one sample per row.
         features2: `[..., n, d2]`, the same samples in the same order.
         weights: non-negative `[..., n]`; weight 0 drops a sample exactly.
-        method: as `interplay`.
+        method: as in `interplay`.
 
     Returns:
-        `Interplay` of `[...]` arrays. A sample with a zero row in either counts as weight 0; NaN rows
-        and negative weights give NaN; all 0 where no weight is left.
+        `Interplay` of `[...]` arrays. A sample with a zero row in either array counts as weight 0.
+        The result is NaN for rows with NaN and negative weights, and 0 where no weight is left.
 
     Raises:
-        TypeError, ValueError: shapes or dtypes do not fit; the message names argument and shapes.
+        TypeError, ValueError: shapes or dtypes do not match; the message names argument and shapes.
 
-    Cost: `O(n² (d1 + d2) + n³)` while `n <= d1 · d2`. Differentiable as `interplay`.
+    Cost: `O(n² (d1 + d2) + n³)` while `n <= d1 · d2`. Differentiable like `interplay`.
 
     Example:
         >>> import jax.numpy as jnp, mirjax
@@ -141,28 +143,29 @@ def class_interplay(
     /,
     *,
     global_mean: Float[ArrayLike, "*batch d"] | None = None,
-    method: Method = "eigh",
+    method: EntropyMethod = "eigh",
 ) -> Interplay:
-    r"""MI, MIR and HDR between the centred class means and the head: the theorem's own object.
+    r"""MI, MIR and HDR between the centred class means and the head, as in the collapse theorem.
 
-    `K1 = G(class_means - global_mean)`, `K2 = G(head)`, both `num_classes × num_classes`. At neural
-    collapse `mir` is `theory.collapsed_mir(num_classes)` and `hdr` is 0.
+    `K1 = G(class_means - global_mean)` and `K2 = G(head)` are both `num_classes × num_classes`. At
+    neural collapse `mir` is `theory.collapsed_mir(num_classes)` and `hdr` is 0.
 
     Args:
-        class_means: `[..., num_classes, d]`, not centred: that is done here.
+        class_means: `[..., num_classes, d]`, not centred: this function centres them.
+            `mirjax.class_means` computes them.
         head: `[..., num_classes, d]`, not centred.
-        global_mean: `[..., d]`, what to centre with. The mean of the class means if not given, which
-            is the mean of all samples for balanced classes.
-        method: as `interplay`.
+        global_mean: `[..., d]`, the mean that is subtracted. If not given, it is the mean of the
+            class means, which for balanced classes is the mean of all samples.
+        method: as in `interplay`.
 
     Returns:
-        `Interplay` of `[...]` arrays. A class whose mean is the global mean to rounding has no
-        direction and drops out, as has one with a zero head row.
+        `Interplay` of `[...]` arrays. A class whose mean equals the global mean up to rounding has
+        no direction and is left out, and so is a class whose row of the head is zero.
 
     Raises:
-        TypeError, ValueError: shapes or dtypes do not fit.
+        TypeError, ValueError: shapes or dtypes do not match.
 
-    Cost: `O(num_classes² d + num_classes³)`. Differentiable as `interplay`.
+    Cost: `O(num_classes² d + num_classes³)`. Differentiable like `interplay`.
 
     Example:
         >>> import mirjax
@@ -187,9 +190,10 @@ def class_interplay(
 
 
 def centred(class_means: Float[Array, "*batch c d"], centre: Float[Array, "*batch d"]) -> Array:
-    """`class_means - centre`, with rows that are zero to rounding set to zero."""
+    """`class_means - centre`, where rows that are zero up to rounding become exactly zero."""
     rows = class_means - centre[..., None, :]
     largest = jnp.max(jnp.abs(class_means), axis=(-2, -1), keepdims=True)
+    # The direction of a rounding error would count as much as that of any other class.
     noise = 4 * jnp.finfo(rows.dtype).eps * largest
     return jnp.where(jnp.max(jnp.abs(rows), axis=-1, keepdims=True) <= noise, 0.0, rows)
 
@@ -208,16 +212,19 @@ def checked_arguments(
 
 
 def _interplay(
-    features: Array, head: Array, labels: Array, weights: Array, method: Method
+    features: Array, head: Array, labels: Array, weights: Array, method: EntropyMethod
 ) -> Interplay:
-    sides = sides_of(features, head, labels, weights)
-    marginals = marginal_entropies(sides, method)
-    return combine(*marginals, entropy_of(joint_matrix(sides), method=method))
+    inputs = normalized_inputs(features, head, labels, weights)
+    marginals = marginal_entropies(inputs, method)
+    return combine(*marginals, entropy_of(joint_matrix(inputs), method=method))
 
 
-def _feature_interplay(rows1: Array, rows2: Array, weights: Array, method: Method) -> Interplay:
+def _feature_interplay(
+    rows1: Array, rows2: Array, weights: Array, method: EntropyMethod
+) -> Interplay:
     rows1, rows2, root = pair_rows(rows1, rows2, weights)
     samples, width = rows1.shape[0], rows1.shape[1] * rows2.shape[1]
+    # Both joint matrices have the same non-zero spectrum; the smaller one is formed.
     if samples <= width:
         joint = matmul(root * rows1, (root * rows1).T) * matmul(rows2, rows2.T)
     else:
@@ -228,8 +235,9 @@ def _feature_interplay(rows1: Array, rows2: Array, weights: Array, method: Metho
 
 
 def pair_rows(features1: Array, features2: Array, weights: Array) -> tuple[Array, Array, Array]:
-    """Normalised rows of both, and the root of each sample's share `[n, 1]`."""
+    """Normalised rows of both, and the square root `[n, 1]` of each sample's share."""
     rows1, _ = unit_rows(features1, weights)
-    # A sample without a direction in the first representation is masked in the second, and back.
+    # A sample without a direction in one representation gets weight 0 in both: the share below
+    # takes the second into account.
     rows2, share = unit_rows(features2, jnp.where(jnp.all(rows1 == 0, axis=-1), 0.0, weights))
     return rows1, rows2, safe_sqrt(share)[:, None]

@@ -1,4 +1,4 @@
-"""Interplay of two kernels: mutual information, MIR and HDR as printed in the paper."""
+"""The interplay of two kernels: mutual information, MIR and HDR as defined in the paper."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,15 +9,15 @@ from jaxtyping import Float
 
 from mirjax._batch.entropy import entropy_of, for_kernels, unit_trace
 from mirjax._checks import ArrayLike, as_float, common_float, entropy_method, same_size, square
-from mirjax._linalg.spectrum import Method, entropy_rounding
+from mirjax._linalg.spectrum import EntropyMethod, entropy_rounding
 
 
 class Interplay(NamedTuple):
-    """What two views of the same samples share. Entropies in nats, ratios without unit.
+    """What two views of the same samples share. Entropies are in nats, ratios have no unit.
 
     Attributes:
         entropy1: `H(K1)`, of the features (or the first representation).
-        entropy2: `H(K2)`, of the head rows of the labels (or the second representation).
+        entropy2: `H(K2)`, of the rows of the head at the labels (or the second representation).
         joint_entropy: `H(K1 ⊙ K2)`.
         mutual_information: `MI = H(K1) + H(K2) - H(K1 ⊙ K2)`.
         entropy_difference: `|H(K1) - H(K2)|`; derivative 0 where they are equal.
@@ -39,11 +39,11 @@ def mutual_information(
     kernel2: Float[ArrayLike, "*batch n n"],
     /,
     *,
-    method: Method = "eigh",
+    method: EntropyMethod = "eigh",
 ) -> Float[Array, "*batch"]:
-    r"""`MI = H(kernel1) + H(kernel2) - H(kernel1 ⊙ kernel2)`, in nats, as printed in the paper.
+    r"""`MI = H(kernel1) + H(kernel2) - H(kernel1 ⊙ kernel2)`, in nats, as defined in the paper.
 
-    On Gram matrices; `interplay` gives the same number from features and head at a lower cost.
+    `interplay` computes the same number from features and head, at a lower cost.
 
     Args:
         kernel1: positive semi-definite `[..., n, n]`, for instance `gram(features)`.
@@ -54,10 +54,10 @@ def mutual_information(
         `[...]`; for Gram matrices from 0 to `min(H(kernel1), H(kernel2))`.
 
     Raises:
-        TypeError, ValueError: a kernel is not square, the two differ in n, a dtype is no float, the
-            method is unknown.
+        TypeError, ValueError: a kernel is not square, the two differ in n, a dtype is not a float,
+            or the method is unknown.
 
-    Cost: three decompositions, `O(n³)`. Differentiable as `matrix_entropy`.
+    Cost: three decompositions, `O(n³)`. Differentiable like `matrix_entropy`.
 
     Example:
         >>> import jax.numpy as jnp, mirjax
@@ -74,14 +74,14 @@ def mir(
     kernel2: Float[ArrayLike, "*batch n n"],
     /,
     *,
-    method: Method = "eigh",
+    method: EntropyMethod = "eigh",
 ) -> Float[Array, "*batch"]:
     r"""Matrix mutual information ratio, `MI(kernel1, kernel2) / min(H(kernel1), H(kernel2))`.
 
-    In [0, 1] for Gram matrices, and strongly biased upwards by a small n: name the n with the value.
-    0 where the smaller entropy is 0 to rounding (0/0), with derivative 0.
-    Arguments, errors, cost and differentiability: as `mutual_information`; where the two entropies
-    are equal the derivative of the minimum is the mean of the two.
+    It lies in [0, 1] for Gram matrices, and a small n biases it strongly upwards: always state n
+    with the value. It is 0 with derivative 0 where the smaller entropy is 0 up to rounding (0/0).
+    Arguments, errors, cost and differentiability: as in `mutual_information`; where the two
+    entropies are equal, the derivative of the minimum is the mean of the two derivatives.
 
     Example:
         >>> import jax.numpy as jnp, mirjax
@@ -98,13 +98,13 @@ def hdr(
     kernel2: Float[ArrayLike, "*batch n n"],
     /,
     *,
-    method: Method = "eigh",
+    method: EntropyMethod = "eigh",
 ) -> Float[Array, "*batch"]:
     r"""Matrix entropy difference ratio, `|H(kernel1) - H(kernel2)| / max(H(kernel1), H(kernel2))`.
 
-    In [0, 1]. 0 where both entropies are 0 to rounding (0/0), with derivative 0.
-    Arguments, errors, cost and differentiability: as `mutual_information`; where the two entropies
-    are equal the derivative is 0.
+    It lies in [0, 1]. It is 0 with derivative 0 where both entropies are 0 up to rounding (0/0).
+    Arguments, errors, cost and differentiability: as in `mutual_information`; where the two
+    entropies are equal, the derivative is 0.
 
     Example:
         >>> import jax.numpy as jnp, mirjax
@@ -121,11 +121,11 @@ def kernel_interplay(
     kernel2: Float[ArrayLike, "*batch n n"],
     /,
     *,
-    method: Method = "eigh",
+    method: EntropyMethod = "eigh",
 ) -> Interplay:
     """All fields of `Interplay` for two kernels: `mutual_information`, `mir` and `hdr` at once.
 
-    Arguments, errors, cost and differentiability: as `mutual_information`.
+    Arguments, errors, cost and differentiability: as in `mutual_information`.
 
     Example:
         >>> import jax.numpy as jnp, mirjax
@@ -140,9 +140,11 @@ def kernel_interplay(
     square(kernel1, "kernel1")
     square(kernel2, "kernel2")
     same_size(kernel1, "kernel1", kernel2, "kernel2", axis=(-1, -1), what="the number of samples n")
+    # Solvers read one triangle only, products read both.
     kernel1, kernel2 = (0.5 * (k + jnp.swapaxes(k, -1, -2)) for k in common_float(kernel1, kernel2))
 
     def single(k1: Array, k2: Array) -> Interplay:
+        # Normalised first, so that entries of the product neither overflow nor underflow.
         k1, k2 = unit_trace(k1), unit_trace(k2)
         kernels = k1, k2, unit_trace(k1 * k2)
         return combine(*(entropy_of(k, method=method) for k in kernels))
@@ -151,7 +153,7 @@ def kernel_interplay(
 
 
 def over_batches(single: Callable[..., Interplay], signature: str) -> Callable[..., Interplay]:
-    """`single`, which returns an `Interplay`, over any batch axes."""
+    """Extends `single`, which returns an `Interplay` of scalars, to any number of batch axes."""
     outputs = ",".join("()" for _ in Interplay._fields)
     vectorized = jnp.vectorize(
         lambda *args: tuple(single(*args)), signature=f"{signature}->{outputs}"
@@ -160,21 +162,22 @@ def over_batches(single: Callable[..., Interplay], signature: str) -> Callable[.
 
 
 def combine(entropy1: Array, entropy2: Array, joint: Array) -> Interplay:
-    """All fields from the three entropies."""
-    shared = entropy1 + entropy2 - joint
+    """All fields of `Interplay` from the three entropies."""
+    mutual = entropy1 + entropy2 - joint
     difference = jnp.abs(entropy1 - entropy2)
     rounding = entropy_rounding(joint.dtype)
 
     def ratio(part: Array, whole: Array) -> Array:
-        defined = ~(whole <= rounding)  # NaN stays NaN
+        defined = ~(whole <= rounding)  # not `whole > rounding`: NaN stays NaN
+        # The denominator is replaced inside as well, or the derivative of 0/0 would be NaN.
         return jnp.where(defined, part / jnp.where(defined, whole, 1.0), 0.0)
 
     return Interplay(
         entropy1=entropy1,
         entropy2=entropy2,
         joint_entropy=joint,
-        mutual_information=shared,
+        mutual_information=mutual,
         entropy_difference=difference,
-        mir=ratio(shared, jnp.minimum(entropy1, entropy2)),
+        mir=ratio(mutual, jnp.minimum(entropy1, entropy2)),
         hdr=ratio(difference, jnp.maximum(entropy1, entropy2)),
     )

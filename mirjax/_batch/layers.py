@@ -12,20 +12,21 @@ from mirjax._checks import ArrayLike
 def layerwise(metric: Callable[..., Any], /) -> Callable[..., Any]:
     """Turns `metric(features, *shared)` into a function of a pytree of activations.
 
-    Layers of equal shape and dtype are stacked and go through one `vmap`, so that fifty layers of
+    Layers of equal shape and dtype are stacked and evaluated in one `vmap`, so fifty layers of
     three widths cost three batched calls, and one compilation under `jax.jit`.
 
     Args:
         metric: a function of features `[n, d]` and of further arguments that all layers share (the
-            labels, the head rows); returns an array or a pytree of arrays. For instance
-            `effective_rank`, or `feature_interplay` with `head[labels]`, whose width may differ.
+            labels, the rows of the head); it returns an array or a pytree of arrays. Examples are
+            `effective_rank`, and `feature_interplay` with `head[labels]`, whose width may differ.
 
     Returns:
-        `(activations, *shared) -> pytree` of the structure of `activations`, with the metric of each
-        layer at its leaf. Leaves are `[n, d]`; it raises `ValueError` for others, since pooling and
-        flattening a `[n, height, width, channels]` map are different questions.
+        `(activations, *shared) -> pytree` with the structure of `activations` and the metric of
+        each layer as its leaf. Leaves of the activations must be `[n, d]`: others raise
+        `ValueError`, since pooling and flattening of `[n, height, width, channels]` give different
+        metrics.
 
-    Differentiable as `metric`; gradients reach each layer. Memory: a copy of the activations.
+    Differentiable like `metric`; gradients reach all layers. Memory: a copy of the activations.
 
     Example:
         >>> import jax.numpy as jnp, mirjax
@@ -37,20 +38,22 @@ def layerwise(metric: Callable[..., Any], /) -> Callable[..., Any]:
 
     def over_layers(activations: Any, /, *shared: ArrayLike) -> Any:
         paths, structure = jax.tree_util.tree_flatten_with_path(activations)
+        # The positions of the layers of each shape and dtype.
         groups: dict[Any, list[int]] = {}
         for position, (path, leaf) in enumerate(paths):
             if jnp.ndim(leaf) != 2:
                 raise ValueError(
-                    f"activations{jax.tree_util.keystr(path)} must be [n, d], got {jnp.shape(leaf)}. "
-                    "Pool or reshape it first."
+                    f"activations{jax.tree_util.keystr(path)} must be [n, d], got "
+                    f"{jnp.shape(leaf)}. Pool or reshape it first."
                 )
             groups.setdefault((jnp.shape(leaf), jnp.result_type(leaf)), []).append(position)
         results: list[Any] = [None] * len(paths)
         for members in groups.values():
             stacked = jnp.stack([paths[position][1] for position in members])
             values = jax.vmap(lambda features: metric(features, *shared))(stacked)
-            for place, position in enumerate(members):
-                results[position] = jax.tree.map(lambda value, i=place: value[i], values)
+            # Back to the place of each layer in the tree.
+            for row, position in enumerate(members):
+                results[position] = jax.tree.map(lambda value, i=row: value[i], values)
         return jax.tree.unflatten(structure, results)
 
     return over_layers

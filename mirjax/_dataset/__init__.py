@@ -1,1 +1,1 @@
-"""Metrics of whole data sets: streamed, in blocks, by Lanczos iteration where they are large."""
+"""Metrics of whole data sets, held in memory or streamed, exact or estimated with bounds."""

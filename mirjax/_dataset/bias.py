@@ -1,4 +1,4 @@
-"""How far MIR and HDR of a batch are from those of the whole set."""
+"""How far MIR and HDR of a batch are from their values for the whole set."""
 
 import functools
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ BATCH_SIZES = (16, 32, 64, 128, 256, 512, 1024, 2048)
 
 
 class BatchBias(NamedTuple):
-    """The metrics of random batches beside those of the set they come from.
+    """The metrics of random batches, and those of the set that the batches come from.
 
     Attributes:
         batch_sizes: `[k]`, ascending.
-        batches: `[k]`, how many disjoint batches of each size were measured.
-        mean: an `Interplay` of `[k]`: the mean over these batches.
-        spread: their standard deviation (0 for a single one), likewise.
+        batches: `[k]`, the number of disjoint batches measured at each size.
+        mean: an `Interplay` of `[k]` arrays: the mean over these batches.
+        spread: an `Interplay` of `[k]` arrays: the standard deviation, 0 for a single batch.
         whole: the interplay of the whole set, with its error.
     """
 
@@ -47,28 +47,29 @@ def batch_bias(
     max_batches: int = 64,
     key: Array | None = None,
 ) -> BatchBias:
-    """MIR, HDR and the entropies over batch size, beside their value for the whole set.
+    """MIR, HDR and the entropies over batch size, with their values for the whole set.
 
-    MIR of a small batch is far above that of the set. HDR moves too, by less and in either direction.
-    For each size the samples are shuffled anew and cut into disjoint
-    batches.
+    MIR of a small batch is far above MIR of the set. HDR differs too, less and in either direction.
+    For each size the samples are shuffled again and cut into disjoint batches.
 
     Args:
         features: `[n, d]`.
         head: `[num_classes, d]`.
         labels: integers `[n]`.
         weights: non-negative `[n]`. Samples of weight 0 are drawn too and drop out of their batch.
-        batch_sizes: from 16 to 2,048 in powers of two, as far as n goes, if not given.
-        max_batches: of each size.
-        key: of the shuffles, and of `dataset_interplay`; `jax.random.key(0)` if not given.
+        batch_sizes: if not given, the powers of two from 16 to 2,048 that are at most n.
+        max_batches: the greatest number of batches of each size.
+        key: random key of the shuffles and of `dataset_interplay`; `jax.random.key(0)` if not
+            given.
 
     Returns:
         `BatchBias`.
 
     Raises:
-        TypeError, ValueError: shapes or dtypes do not fit; a batch size is not in `[1, n]`.
+        TypeError, ValueError: shapes or dtypes do not match, or a batch size is not in `[1, n]`.
 
-    Cost: `max_batches` times `interplay` for each size, one after the other, and `dataset_interplay`.
+    Cost: for each size up to `max_batches` calls of `interplay`, one after the other, and one of
+    `dataset_interplay`.
 
     Example:
         >>> import jax, jax.numpy as jnp, mirjax
@@ -118,9 +119,12 @@ def _statistics(
     count: int,
 ) -> tuple[Interplay, Interplay]:
     chosen = jax.random.permutation(key, len(features))[: count * size].reshape(count, size)
-    each = lax.map(lambda i: interplay(features[i], head, labels[i], weights=weights[i]), chosen)
+    # A loop: all batches at once would take `count` times the memory.
+    per_batch = lax.map(
+        lambda i: interplay(features[i], head, labels[i], weights=weights[i]), chosen
+    )
     ddof = min(1, count - 1)
     return (
-        jax.tree.map(lambda x: jnp.mean(x), each),
-        jax.tree.map(lambda x: jnp.std(x, ddof=ddof), each),
+        jax.tree.map(lambda x: jnp.mean(x), per_batch),
+        jax.tree.map(lambda x: jnp.std(x, ddof=ddof), per_batch),
     )

@@ -1,4 +1,4 @@
-"""Rows sorted by class and cut into blocks of one class: products by class as products of matrices."""
+"""Rows sorted by class and cut into blocks, so that sums over a class become matrix products."""
 
 import math
 from typing import NamedTuple
@@ -10,19 +10,19 @@ from jaxtyping import Float, Int
 
 from mirjax._linalg.precision import matmul
 
-# A row of a block costs d² operations, a block of its own the traffic of a d × d matrix: about this
-# many rows' worth.
+# A row in a block costs d² operations, a further block the memory traffic of a d × d matrix,
+# which costs about as much as this many rows.
 _BLOCK_OVERHEAD = 32
 _SMALLEST, _LARGEST = 8, 4096
 
 
 class Blocks(NamedTuple):
-    """Blocks `[shards, blocks, size, d]` of rows that belong to one class each.
+    """Blocks of rows, `[shards, blocks, size, d]`; all rows of a block belong to the same class.
 
     Attributes:
         rows: the rows, zero where a block is not full.
         classes: the class of each block.
-        index: for each place in a block the row that stands there, or the number of rows if none.
+        index: for each place in a block the index of its row, or the number of rows if it is empty.
     """
 
     rows: Float[Array, "s m b d"]
@@ -38,13 +38,14 @@ def block_size(samples: int, num_classes: int) -> int:
 
 
 def block_count(samples: int, num_classes: int) -> int:
-    """How many blocks any distribution of the labels may need."""
+    """The number of blocks that is enough for any distribution of the labels."""
     size = block_size(samples, num_classes)
     return samples // size + min(num_classes, samples)
 
 
 def place_rows(rows: Float[Array, "n d"], index: Int[Array, "s m b"]) -> Float[Array, "s m b d"]:
-    """Rows in the places of their blocks, 0 where there is none."""
+    """The rows in their places in the blocks; 0 in empty places."""
+    # An empty place has the index `n`, which is out of bounds and so filled with 0.
     shards = rows.reshape(index.shape[0], -1, rows.shape[-1])
     return jax.vmap(lambda r, i: r.at[i].get(mode="fill", fill_value=0))(shards, index)
 
@@ -52,10 +53,10 @@ def place_rows(rows: Float[Array, "n d"], index: Int[Array, "s m b"]) -> Float[A
 def sum_by_class(
     values: Float[Array, "s m d"], classes: Int[Array, "s m"], num_classes: int
 ) -> Float[Array, "c d"]:
-    """Sums what each block gives, class by class.
+    """The sum of the values of all blocks of each class.
 
-    A scatter-add of a million float32 numbers, one after the other, is off by 1e-3; of the few
-    blocks of a class a product with 0 and 1 is right to rounding.
+    A scatter-add of a million float32 numbers, one after the other, is off by 1e-3. A matrix
+    product with zeros and ones over the few blocks of a class is correct up to rounding.
     """
     members = jax.nn.one_hot(classes.reshape(-1), num_classes, dtype=values.dtype)
     return matmul(members.T, values.reshape(len(members), -1))
@@ -67,7 +68,7 @@ def class_blocks(
     """Cuts each of `shards` equal parts of the rows into blocks; no row leaves its part.
 
     Rows that should not count must be zero. Imbalanced and absent classes need no more blocks than
-    balanced ones: `n / size` full ones, and at most one for each class that is not.
+    balanced ones: there are at most `n / size` full blocks, and one more block for each class.
     """
     samples = len(rows)
     if samples % shards:
@@ -80,17 +81,20 @@ def class_blocks(
 def _one_shard(labels: Array, num_classes: int) -> tuple[Array, Array]:
     samples = len(labels)
     size = block_size(samples, num_classes)
-    order = jnp.argsort(labels)
+    # The rows sorted by class, where those of each class start, and how many blocks they fill.
+    by_class = jnp.argsort(labels)
     count = jnp.zeros(num_classes, jnp.int32).at[labels].add(1)
     first_row = jnp.cumsum(count) - count
     needed = -(-count // size)
     first_block = jnp.cumsum(needed) - needed
+    # Shapes must not depend on the labels: blocks beyond those that are needed stay empty.
     block = jnp.arange(block_count(samples, num_classes), dtype=jnp.int32)
     classes = jnp.searchsorted(first_block + needed, block, side="right", method="sort")
+    # Blocks that are not needed lie behind the last class; any class will do for zero rows.
     used = classes < num_classes
     classes = jnp.where(used, classes, num_classes - 1).astype(jnp.int32)
     start = (block - first_block[classes]) * size
     offset = start[:, None] + jnp.arange(size, dtype=jnp.int32)[None, :]
     filled = used[:, None] & (offset < count[classes][:, None])
     place = jnp.where(filled, first_row[classes][:, None] + offset, 0)
-    return classes, jnp.where(filled, order[place].astype(jnp.int32), samples)
+    return classes, jnp.where(filled, by_class[place].astype(jnp.int32), samples)

@@ -1,16 +1,16 @@
-"""MIR and HDR of a whole data set: exact where that is small, else estimated with bounds."""
+"""MIR and HDR of a whole data set: exact where the matrix is small, otherwise estimated."""
 
 import jax
 from jax import Array
 from jaxtyping import Float, Int
 
 from mirjax._batch.interplay import checked_arguments, feature_interplay, interplay, pair_rows
-from mirjax._batch.joint import sides_of
+from mirjax._batch.joint import normalized_inputs
 from mirjax._batch.kernels import Interplay
 from mirjax._checks import ArrayLike, as_float, common_float, same_size, sample_weights
 from mirjax._dataset import memory
 from mirjax._dataset.blocks import block_count, block_size
-from mirjax._dataset.estimate import Method, Options, Target
+from mirjax._dataset.estimate import DatasetMethod, Options, Target
 from mirjax._dataset.marginals import joint_entropy_of_pair, of_pair, of_rows, weight_of
 from mirjax._dataset.result import (
     DatasetInterplay,
@@ -31,7 +31,7 @@ def dataset_interplay(
     /,
     *,
     weights: Float[ArrayLike, " n"] | None = None,
-    method: Method = "auto",
+    method: DatasetMethod = "auto",
     key: Array | None = None,
     tolerance: float | None = None,
     target: Target = "standard_error",
@@ -42,39 +42,45 @@ def dataset_interplay(
 ) -> DatasetInterplay:
     r"""`interplay` of a whole data set: the same numbers, at a cost linear in n.
 
-    The two marginal entropies are always exact. The joint one is that of an operator with the
-    spectrum of `G(features) ⊙ G(head[labels])`, known by its products with vectors: of side n, or of
-    side `d · min(num_classes, d)` where the class moments `[num_classes, d, d]` are smaller than the
-    features. The top of the spectrum is split off by subspace iteration, the rest is stochastic
-    Lanczos quadrature; the bounds follow from the trace, the trace of the square and the Ritz values.
+    The two marginal entropies are always exact. The joint entropy is that of an operator with the
+    spectrum of `G(features) ⊙ G(head[labels])`, of which only products with vectors are needed.
+    Its side is n, or `d · min(num_classes, d)` where the class moments `[num_classes, d, d]` are
+    smaller than the features. Subspace iteration splits off the top of the spectrum; stochastic
+    Lanczos quadrature estimates the rest. The bounds follow from the trace, the trace of the square
+    and the Ritz values.
 
     Args:
         features: `[n, d]`, in memory, or sharded by rows over a mesh (equal parts).
-        head: `[num_classes, d]`, one class a row.
-        labels: integers `[n]`, sharded as the features. Absent and rare classes cost nothing extra.
+        head: `[num_classes, d]`, one class per row.
+        labels: integers `[n]`, sharded like the features. Absent and rare classes cost nothing
+            extra.
         weights: non-negative `[n]`; weight 0 drops a sample exactly.
-        method: `"exact"` decomposes the smaller side; `"lanczos"` estimates; `"auto"` is exact up to
-            a side of 4,096.
-        key: for the random vectors; `jax.random.key(0)` if not given, so that a call repeats itself.
-        tolerance: relative to the joint entropy (or to 0.25 nats, if that is more). Products are spent
-            until the standard error, or half the width of the bracket, is below it; `converged` says
-            whether that was reached. At most a quarter of the spectrum and 1,024 vectors are split off.
-            Without it one round is made. Needs concrete arrays.
-        target: what the tolerance is of, `"standard_error"` or `"bracket"`.
-        rank: how many vectors are split off first; 128 if not given. More make the bracket narrow.
-        probes: random vectors of the rest; 16 if not given.
-        max_products: at which to give up; 20,000 if not given.
-        memory_limit: bytes on each device; what is free, if not given.
+        method: `"exact"` decomposes the smaller side; `"lanczos"` estimates; `"auto"` is exact up
+            to a side of 4,096.
+        key: random key of the probes; `jax.random.key(0)` if not given, so that calls are
+            repeatable.
+        tolerance: relative to the joint entropy, or to 0.25 nats if that is more. Products are
+            spent until the standard error, or half the width of the bracket, is below it;
+            `converged` says whether that was reached. At most a quarter of the spectrum and 1,024
+            vectors are split off. Without a tolerance there is one round. Needs concrete arrays.
+        target: what must meet the tolerance, `"standard_error"` or `"bracket"`.
+        rank: how many vectors are split off first; 128 if not given. More of them narrow the
+            bracket.
+        probes: how many random vectors estimate the rest; 16 if not given.
+        max_products: the number of products at which to give up; 20,000 if not given.
+        memory_limit: how many bytes may be used on each device; by default those that are free.
 
     Returns:
-        `DatasetInterplay`. Degenerate input as `interplay`.
+        `DatasetInterplay`. Degenerate input: as in `interplay`.
 
     Raises:
-        TypeError, ValueError: shapes, dtypes or options do not fit.
-        MemoryError: the method does not fit; says what it needs and which method would fit.
+        TypeError, ValueError: shapes or dtypes do not match, or an option is invalid.
+        MemoryError: the method needs too much memory; the message says how much, and which method
+            would fit.
 
-    Cost: `O(n d²)` once and `O(num_classes d²)` a product, or `O(n d)` a product; 704 products
-    without a tolerance. Memory `O(n d)`. Not meant to be differentiated: the losses are.
+    Cost: `O(n d²)` once and `O(num_classes d²)` per product, or `O(n d)` per product; 704
+    products without a tolerance. Memory: `O(n d)`. Not meant to be differentiated; use the losses
+    for that.
 
     Example:
         >>> import jax, jax.numpy as jnp, mirjax
@@ -87,35 +93,40 @@ def dataset_interplay(
         >>> exact.method, result.method, result.products
         ('exact', 'lanczos', 704)
 
-    Source: Song et al. 2024 (arXiv 2406.03999) for the metrics, which are computed there on batches.
+    Source: Song et al. 2024 (arXiv 2406.03999) for the metrics, which that paper computes on
+    batches.
     """
     options = Options(method, key, tolerance, target, rank, probes, max_products, memory_limit)
     options.checked()
     shards = row_shards(features)
     arrays = checked_arguments(features, head, labels, weights)
+    # The compiler decides where intermediate results of sharded rows lie.
     features, head, labels, weights = map(automatic, arrays)
     _one_set(features, "features")
     (samples, width), classes = features.shape, len(head)
-    # Products with the moments are the cheaper ones, and n does not enter.
+    # Then products with the moments are cheaper, and their cost does not depend on n.
     by_moments = classes * width <= 2 * samples
     side = min(samples, width * min(classes, width))
     exact = is_exact(options, side)
-    size, own = features.dtype.itemsize, samples // shards
-    places = block_size(own, classes) * block_count(own, classes)
-    rows = 4 * size * places * width
-    moments = rows + memory.of_moments(classes, width, size)
+    itemsize, rows_per_shard = features.dtype.itemsize, samples // shards
+    # Rows are held in blocks of one class, which have more places than there are rows.
+    places = block_size(rows_per_shard, classes) * block_count(rows_per_shard, classes)
+    rows = 4 * itemsize * places * width
+    moments = rows + memory.of_moments(classes, width, itemsize)
     vectors = side if by_moments else places
     needs = {
-        "exact": (rows if side == samples else moments) + memory.of_matrix(side, size),
+        "exact": (rows if side == samples else moments) + memory.of_matrix(side, itemsize),
         "lanczos": (moments if by_moments else rows)
-        + memory.of_vectors(vectors, options.rank_for(side), size),
+        + memory.of_vectors(vectors, options.rank_for(side), itemsize),
     }
     sizes = f"n, d, C = {samples}, {width}, {classes}"
     memory.check("exact" if exact else "lanczos", needs, memory_limit, sizes)
+    # `interplay` of a batch decomposes the same n × n matrix, so it serves for small sets.
     if exact and side == samples:
         result, weight = _interplay(features, head, labels, weights)
         return exact_result(result, weight, options)
     if exact or by_moments:
+        # The method is decided already, from n as well; the sums alone would decide anew.
         sums = _sums(features, labels, weights, classes, shards)
         chosen = options._replace(method="exact" if exact else "lanczos")
         return interplay_of_sums(sums, head, chosen, samples=samples)
@@ -128,7 +139,7 @@ def dataset_feature_interplay(
     /,
     *,
     weights: Float[ArrayLike, " n"] | None = None,
-    method: Method = "auto",
+    method: DatasetMethod = "auto",
     key: Array | None = None,
     tolerance: float | None = None,
     target: Target = "standard_error",
@@ -144,22 +155,22 @@ def dataset_feature_interplay(
         features2: `[n, d2]`, the same samples in the same order.
         weights: non-negative `[n]`; weight 0 drops a sample exactly.
         method: `"exact"` decomposes the side `min(n, d1 · d2)`.
-        key: as in `dataset_interplay`, like the other options.
+        key: random key of the probes; this and the other options are as in `dataset_interplay`.
         tolerance: relative to the joint entropy.
-        target: of the tolerance.
-        rank: vectors that are split off first.
-        probes: random vectors of the rest.
-        max_products: at which to give up.
-        memory_limit: in bytes.
+        target: what must meet the tolerance.
+        rank: how many vectors are split off first.
+        probes: how many random vectors estimate the rest.
+        max_products: the number of products at which to give up.
+        memory_limit: how many bytes may be used on each device.
 
     Returns:
-        `DatasetInterplay`. Where `n (d1 + d2) > 200 d1 d2` the trace of the square of the joint matrix
-        is only bounded, and the bracket is wider.
+        `DatasetInterplay`. Where `n (d1 + d2) > 200 d1 d2`, the trace of the square of the joint
+        matrix is only bounded, and the bracket is wider.
 
     Raises:
-        TypeError, ValueError, MemoryError: as `dataset_interplay`.
+        TypeError, ValueError, MemoryError: as in `dataset_interplay`.
 
-    Cost: `O(n d1 d2)` a product.
+    Cost: `O(n d1 d2)` per product.
 
     Example:
         >>> import jax, jax.numpy as jnp, mirjax
@@ -183,23 +194,23 @@ def dataset_feature_interplay(
     features1, features2 = map(automatic, common_float(features1, features2))
     weights = automatic(sample_weights(weights, features1, "features1"))
     samples, pairs = len(features1), features1.shape[1] * features2.shape[1]
-    side, size = min(samples, pairs), features1.dtype.itemsize
+    side, itemsize = min(samples, pairs), features1.dtype.itemsize
     exact = is_exact(options, side)
-    rows = 3 * size * (features1.size + features2.size) // shards
+    rows = 3 * itemsize * (features1.size + features2.size) // shards
     vectors = pairs if pairs < samples else samples // shards
     needs = {
-        "exact": rows + memory.of_matrix(side, size),
-        "lanczos": rows + memory.of_vectors(vectors, options.rank_for(side), size),
+        "exact": rows + memory.of_matrix(side, itemsize),
+        "lanczos": rows + memory.of_vectors(vectors, options.rank_for(side), itemsize),
     }
     sizes = f"n, d1, d2 = {samples}, {features1.shape[1]}, {features2.shape[1]}"
     memory.check("exact" if exact else "lanczos", needs, memory_limit, sizes)
     if exact and side == samples:
         result, weight = _feature_interplay(features1, features2, weights)
         return exact_result(result, weight, options)
-    known = of_pair(features1, features2, weights, shards)
+    marginals = of_pair(features1, features2, weights, shards)
     if exact:
-        return exact_joint(known, joint_entropy_of_pair(known.operator), options)
-    return estimated_joint(known, options)
+        return exact_joint(marginals, joint_entropy_of_pair(marginals.operator), options)
+    return estimated_joint(marginals, options)
 
 
 def _one_set(features: Array, name: str) -> None:
@@ -214,7 +225,7 @@ _sums = jax.jit(sums_of, static_argnums=(3, 4))
 def _interplay(
     features: Array, head: Array, labels: Array, weights: Array
 ) -> tuple[Interplay, Array]:
-    counted = weight_of(sides_of(features, head, labels, weights).root, weights)
+    counted = weight_of(normalized_inputs(features, head, labels, weights).root, weights)
     return interplay(features, head, labels, weights=weights), counted
 
 

@@ -1,4 +1,4 @@
-"""How many products an entropy is worth: one round of them, or rounds until a tolerance is met."""
+"""The entropy of an operator: one round of products, or rounds until a tolerance is met."""
 
 from typing import Literal, NamedTuple
 
@@ -17,21 +17,22 @@ from mirjax._dataset.lanczos import (
 )
 from mirjax._dataset.operators import Operator
 
-Method = Literal["auto", "exact", "lanczos"]
+DatasetMethod = Literal["auto", "exact", "lanczos"]
 Target = Literal["standard_error", "bracket"]
 
+# Of the first round: (ITERATIONS + 1) · RANK + DEGREE · PROBES = 704 products.
 RANK, PROBES, DEGREE, ITERATIONS = 128, 16, 20, 2
 MAX_PRODUCTS = 20_000
-# Beyond, the k × k decompositions of the subspace cost more than the products.
+# Above this rank the k × k decompositions of the subspace cost more than the products.
 LARGEST_RANK = 1024
-# Tolerances are relative to the entropy, or to this if that is smaller (nats).
+# Tolerances are relative to the entropy, or to this many nats if the entropy is smaller.
 SMALL = 0.25
 
 
 class Options(NamedTuple):
-    """What `dataset_interplay` documents."""
+    """The options of `dataset_interplay`, which documents them."""
 
-    method: Method = "auto"
+    method: DatasetMethod = "auto"
     key: Array | None = None
     tolerance: float | None = None
     target: Target = "standard_error"
@@ -41,7 +42,11 @@ class Options(NamedTuple):
     memory_limit: int | None = None
 
     def checked(self) -> "Options":
-        """Itself, or an error that names the option."""
+        """The options themselves, if they are valid.
+
+        Raises:
+            ValueError: the message names the option, what it must be and what it is.
+        """
         for name, allowed in (
             ("method", ("auto", "exact", "lanczos")),
             ("target", ("standard_error", "bracket")),
@@ -60,18 +65,19 @@ class Options(NamedTuple):
         return self
 
     def rank_for(self, size: int) -> int:
-        """How many vectors of the top of the spectrum are split off first."""
+        """How many vectors at the top of the spectrum are split off first."""
         return min(self.rank or RANK, size)
 
 
 def estimate_entropy(operator: Operator, options: Options) -> tuple[Estimate, int, bool]:
-    """The entropy of the operator, the products spent, and whether the tolerance was met."""
+    """The entropy of the operator, the number of products spent, whether the tolerance is met."""
     key = jax.random.key(0) if options.key is None else options.key
     probes = options.probes or PROBES
     rank, iterations = options.rank_for(operator.size), ITERATIONS
-    purity, count = _known(operator)
-    exact = operator.purity_is_exact
+    purity, rank_bound = _purity_and_rank_bound(operator)
+    purity_is_exact = operator.purity_is_exact
 
+    # Even and odd numbers, so that no random key is used twice.
     def enlarge(subspace: Subspace | None, round_: int) -> Subspace:
         start = None if subspace is None else subspace.basis
         draw = jax.random.fold_in(key, 2 * round_)
@@ -82,31 +88,37 @@ def estimate_entropy(operator: Operator, options: Options) -> tuple[Estimate, in
         return probe_complement(operator, subspace.basis, draw, probes=probes, degree=DEGREE)
 
     subspace = enlarge(None, 0)
-    found = probe(subspace, 0)
+    quadrature = probe(subspace, 0)
     products = (iterations + 1) * rank + DEGREE * probes
     limit = memory.available() if options.memory_limit is None else options.memory_limit
     round_ = 0
     while True:
-        estimate = summarize(subspace, found, count, purity, exact=exact)
+        estimate = summarize(
+            subspace, quadrature, rank_bound, purity, purity_is_exact=purity_is_exact
+        )
         if options.tolerance is None or is_met(estimate, options):
             return estimate, products, True
+        # More products do not turn NaN into a number.
         if not bool(jnp.isfinite(estimate.value)):
             return estimate, products, False
         budget = options.max_products or MAX_PRODUCTS
         round_ += 1
         if options.target == "standard_error" and _probes_help(estimate, options.tolerance):
-            batches = len(found.first) // probes
+            # As many probes again as there are: their number doubles each time.
+            batches = len(quadrature.first) // probes
             cost = batches * probes * DEGREE
             if products + cost > budget:
                 return estimate, products, False
             products += cost
             new = [probe(subspace, round_ * 4096 + b) for b in range(batches)]
-            found = jax.tree.map(lambda *parts: jnp.concatenate(parts), found, *new)
+            quadrature = jax.tree.map(lambda *parts: jnp.concatenate(parts), quadrature, *new)
             continue
-        # More vectors alone make the boundary of the subspace longer: it is also brought nearer.
+        # More vectors alone would leave more eigenvalues at the edge of the subspace unconverged,
+        # so the number of iterations grows too.
         rank, iterations = min(2 * rank, operator.size), iterations + 1
         cost = (iterations + 1) * rank + DEGREE * probes
         itemsize = subspace.basis.dtype.itemsize
+        # Where a larger subspace does not pay, or does not fit, the estimate stays as it is.
         if (
             rank > max(operator.size // 4, 2 * RANK)
             or rank > LARGEST_RANK
@@ -115,7 +127,7 @@ def estimate_entropy(operator: Operator, options: Options) -> tuple[Estimate, in
         ):
             return estimate, products, False
         subspace = enlarge(subspace, round_)
-        found = probe(subspace, round_)
+        quadrature = probe(subspace, round_)
         products += cost
 
 
@@ -129,12 +141,12 @@ def is_met(estimate: Estimate, options: Options) -> bool:
 
 
 def _probes_help(estimate: Estimate, tolerance: float) -> bool:
-    """Whether up to 16 times as many probes meet the tolerance; else more must be split off first."""
+    """Whether up to 16 times as many probes meet the tolerance; if not, more must be split off."""
     size = max(float(estimate.value), SMALL) * tolerance
     systematic = float(estimate.standard_error) ** 2 - float(estimate.sampling_error) ** 2
     return systematic + float(estimate.sampling_error) ** 2 / 16 < size**2
 
 
 @jax.jit
-def _known(operator: Operator) -> tuple[Array, Array]:
-    return operator.purity(), operator.count
+def _purity_and_rank_bound(operator: Operator) -> tuple[Array, Array]:
+    return operator.purity(), operator.rank_bound

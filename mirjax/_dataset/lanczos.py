@@ -1,8 +1,9 @@
 """Entropy of an operator of unit trace from products alone: an estimate, its error, and a bracket.
 
-The top of the spectrum is split off by block subspace iteration. What remains has known trace, and
-often known trace of the square; its entropy is stochastic Lanczos quadrature with these two as
-control variates. The bracket needs neither the convergence of the one nor the luck of the other.
+Block subspace iteration splits off the top of the spectrum. The trace of the rest is known, and
+often the trace of its square. Its entropy is estimated by stochastic Lanczos quadrature with these
+two as control variates. The bracket is valid even if the iteration has not converged and whatever
+the random vectors are.
 """
 
 import functools
@@ -20,7 +21,7 @@ from mirjax._linalg.precision import matmul
 
 
 class Subspace(NamedTuple):
-    """An orthonormal basis with what the operator does to it: Ritz values and squared residuals."""
+    """An orthonormal basis, with Ritz values and squared residuals (`leaks`) of its vectors."""
 
     basis: Float[Array, "size k"]
     values: Float[Array, " k"]
@@ -28,16 +29,17 @@ class Subspace(NamedTuple):
 
 
 class Quadrature(NamedTuple):
-    """What Lanczos found of each probe on the complement.
+    """The results of Lanczos iteration for each probe on the complement.
 
     Attributes:
-        first: `⟨v, A v⟩` of the unit probe v.
+        first: `⟨v, A v⟩` for the unit probe v.
         second: `⟨v, A² v⟩`.
-        entropy: `⟨v, -A log A v⟩`, mean of the Gauss rule (from above) and the Gauss-Radau rule with a
-            node at 0 (from below), with half the steps and with all of them.
-        gap: half the difference of the two rules, likewise.
-        nodes: of the Gauss rule.
-        weights: of the Gauss rule.
+        entropy: `⟨v, -A log A v⟩`, the mean of the Gauss rule (an upper bound) and the
+            Gauss-Radau rule with a node at 0 (a lower bound), after half the steps and after all
+            of them.
+        gap: half the difference of the two rules, after half the steps and after all of them.
+        nodes: nodes of the Gauss rule.
+        weights: weights of the Gauss rule.
     """
 
     first: Float[Array, " m"]
@@ -49,9 +51,9 @@ class Quadrature(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """An entropy in nats, its standard error, and bounds that hold without any probability.
+    """An entropy in nats, its standard error, and deterministic bounds.
 
-    `sampling_error` is the part of the error that more probes make smaller.
+    `sampling_error` is the part of the error that more probes reduce.
     """
 
     value: Float[Array, ""]
@@ -65,12 +67,13 @@ class Estimate(NamedTuple):
 def top_subspace(
     operator: Operator, key: Array, *, rank: int, iterations: int, start: Array | None = None
 ) -> Subspace:
-    """`iterations` of block subspace iteration with `rank` vectors (those of `start` among them).
+    """`iterations` steps of block subspace iteration with `rank` vectors, including `start`.
 
-    Costs `iterations + 1` products of `rank` vectors.
+    Costs `iterations + 1` products with `rank` vectors.
     """
     fresh = rank if start is None else rank - start.shape[1]
     basis = operator.draw(functools.partial(jax.random.rademacher, key), fresh)
+    # New vectors start orthogonal to those that have converged already.
     if start is not None:
         basis = basis - matmul(start, matmul(start.T, basis))
         basis = jnp.concatenate([start, basis], axis=1)
@@ -79,27 +82,31 @@ def top_subspace(
         basis = _orthonormal(operator.apply(basis))
     image = operator.apply(basis)
     projected = matmul(basis.T, image)
-    turn, values = eigh(0.5 * (projected + projected.T))
-    turned = matmul(image, turn)
-    leaks = jnp.sum(jnp.square(turned), axis=0) - jnp.square(values)
-    return Subspace(matmul(basis, turn), values, leaks)
+    # Rayleigh-Ritz: the basis is rotated to the eigenvectors of the projected operator.
+    rotation, values = eigh(0.5 * (projected + projected.T))
+    rotated = matmul(image, rotation)
+    leaks = jnp.sum(jnp.square(rotated), axis=0) - jnp.square(values)
+    return Subspace(matmul(basis, rotation), values, leaks)
 
 
 def _orthonormal(columns: Array, passes: int = 3) -> Array:
     """An orthonormal basis of the columns from k × k Gram matrices alone; zero columns stay zero.
 
-    A Gram matrix sees a range of some √eps, so turned columns are scaled to unit norm and looked at
-    again: each pass reveals that much more. Unlike a QR decomposition this runs on sharded rows.
+    A Gram matrix only resolves columns down to about √eps of the largest. So the columns are
+    rotated, scaled to unit norm and decomposed again; each pass resolves another factor √eps.
+    Unlike a QR decomposition this works on sharded rows.
     """
     eps = jnp.finfo(columns.dtype).eps
     for step in range(passes):
         norms = jnp.sqrt(jnp.sum(jnp.square(columns), axis=0))
         columns = columns / jnp.where(norms > 0, norms, 1.0)[None, :]
-        turn, squares = eigh(matmul(columns.T, columns))
+        rotation, squares = eigh(matmul(columns.T, columns))
         if step == passes - 1:
+            # What is still null after the last pass is linearly dependent.
             small = squares <= len(squares) * eps
-            turn = turn * jnp.where(small, 0.0, lax.rsqrt(jnp.where(small, 1.0, squares)))[None, :]
-        columns = matmul(columns, turn)
+            inverse_root = jnp.where(small, 0.0, lax.rsqrt(jnp.where(small, 1.0, squares)))
+            rotation = rotation * inverse_root[None, :]
+        columns = matmul(columns, rotation)
     return columns
 
 
@@ -107,8 +114,12 @@ def _orthonormal(columns: Array, passes: int = 3) -> Array:
 def probe_complement(
     operator: Operator, basis: Array, key: Array, *, probes: int, degree: int
 ) -> Quadrature:
-    """Lanczos from random vectors orthogonal to `basis`; costs `degree` products of `probes` vectors."""
+    """Lanczos iteration from random vectors orthogonal to `basis`.
+
+    Costs `degree` products with `probes` vectors.
+    """
     random = operator.draw(functools.partial(jax.random.normal, key), probes)
+    # Twice: the first pass leaves a rounding error along the basis.
     for _ in range(2):
         random = random - matmul(basis, matmul(basis.T, random))
     norms = jnp.sqrt(jnp.sum(jnp.square(random), axis=0, keepdims=True))
@@ -116,7 +127,7 @@ def probe_complement(
     alpha, beta = _lanczos(operator, vectors, degree)
     pairs = [_both_rules(alpha[:t].T, beta[: t - 1].T) for t in (degree // 2, degree)]
     entropy, gap = (jnp.stack(part, axis=1) for part in zip(*pairs, strict=True))
-    nodes, weights = jax.vmap(_rule)(alpha.T, beta.T)
+    nodes, weights = jax.vmap(_gauss_rule)(alpha.T, beta.T)
     second = jnp.square(alpha[0]) + jnp.square(beta[0])
     return Quadrature(alpha[0], second, entropy, gap, nodes, weights)
 
@@ -130,10 +141,10 @@ def _lanczos(operator: Operator, start: Array, degree: int) -> tuple[Array, Arra
         image = operator.apply(now) - coupling * before
         alpha = jnp.sum(image * now, axis=0, keepdims=True)
         image = image - alpha * now
-        # Once more: rounding leaves a part along the last vector.
+        # Again, since rounding leaves a part along the last vector.
         image = image - jnp.sum(image * now, axis=0, keepdims=True) * now
         beta = jnp.sqrt(jnp.sum(jnp.square(image), axis=0, keepdims=True))
-        # The Krylov space is exhausted: what follows is zero, and so are its weights.
+        # Where the Krylov space is exhausted, all further vectors and their weights are zero.
         done = beta <= 4 * eps * (jnp.abs(alpha) + coupling)
         beta = jnp.where(done, 0.0, beta)
         after = jnp.where(done, 0.0, image / jnp.where(done, 1.0, beta))
@@ -146,26 +157,28 @@ def _lanczos(operator: Operator, start: Array, degree: int) -> tuple[Array, Arra
 
 
 def _both_rules(alpha: Array, beta: Array) -> tuple[Array, Array]:
-    """Mean of the Gauss and the Gauss-Radau rule for each probe, and half their difference."""
+    """Mean of the Gauss and the Gauss-Radau rule, and half their difference, for each probe."""
 
     def apply(diagonal: Array) -> Array:
-        nodes, weights = jax.vmap(_rule)(diagonal, beta)
+        nodes, weights = jax.vmap(_gauss_rule)(diagonal, beta)
         return jnp.sum(weights * entropy_terms(nodes), axis=1)
 
     gauss = apply(alpha)
+    # The Gauss rule is the upper bound; rounding may say otherwise.
     radau = jnp.minimum(apply(jax.vmap(_with_zero)(alpha, beta)), gauss)
     return 0.5 * (gauss + radau), 0.5 * (gauss - radau)
 
 
-def _rule(alpha: Array, beta: Array) -> tuple[Array, Array]:
-    """Nodes and weights of the quadrature rule of a tridiagonal matrix."""
+def _gauss_rule(alpha: Array, beta: Array) -> tuple[Array, Array]:
+    """Nodes and weights of the quadrature rule that belongs to a tridiagonal matrix."""
     matrix = jnp.diag(alpha) + jnp.diag(beta, -1) + jnp.diag(beta, 1)
     vectors, values = eigh(matrix)
     return jnp.maximum(values, 0.0), jnp.square(vectors[0])
 
 
 def _with_zero(alpha: Array, beta: Array) -> Array:
-    """The diagonal with its last entry changed so that 0 is an eigenvalue (Gauss-Radau)."""
+    """The diagonal with the last entry changed so that 0 is an eigenvalue (Gauss-Radau)."""
+    # The last pivot of an LDLᵀ decomposition must vanish for that.
     tiny = jnp.finfo(alpha.dtype).tiny
 
     def step(pivot: Array, entry: tuple[Array, Array]) -> tuple[Array, None]:
@@ -178,59 +191,74 @@ def _with_zero(alpha: Array, beta: Array) -> Array:
     return alpha.at[-1].set(jnp.minimum(last, alpha[-1]))
 
 
-@functools.partial(jax.jit, static_argnames="exact")
+@functools.partial(jax.jit, static_argnames="purity_is_exact")
 def summarize(
-    subspace: Subspace, probes: Quadrature, count: Array, purity: Array, *, exact: bool
+    subspace: Subspace,
+    probes: Quadrature,
+    rank_bound: Array,
+    purity: Array,
+    *,
+    purity_is_exact: bool,
 ) -> Estimate:
-    """Puts subspace and probes together; `purity` is `tr(A²)`, or a bound of it if not `exact`."""
-    parts = split(subspace.values, subspace.leaks, count, purity, exact=exact)
+    """The estimate from a subspace and probes on its complement.
+
+    `purity` is `tr(A²)`, or an upper bound of it if not `purity_is_exact`.
+    """
+    parts = split(
+        subspace.values, subspace.leaks, rank_bound, purity, purity_is_exact=purity_is_exact
+    )
     lower, upper = entropy_bounds(parts)
     theta = parts.values
-    # `⟨q, -A log A q⟩` lies between f(θ) and f(θ) - θ log(1 + leak/θ²): the middle, which is right to
-    # second order in the residual.
+    # `⟨q, -A log A q⟩` lies between f(θ) and f(θ) - θ log(1 + leak/θ²). The estimate is
+    # the middle, which is correct to second order in the residual.
     doubtful = theta * jnp.log1p(
         jnp.where(theta > 0, parts.leaks / jnp.square(jnp.where(theta > 0, theta, 1.0)), 0.0)
     )
-    head = jnp.sum(entropy_terms(theta)) - 0.5 * jnp.sum(doubtful)
-    rest, variance = _complement(parts, probes, exact)
+    top = jnp.sum(entropy_terms(theta)) - 0.5 * jnp.sum(doubtful)
+    rest, variance = _complement(parts, probes, purity_is_exact)
+    # With no mass left there is no complement, and the probes are rounding errors.
     empty = parts.mass == 0
-    value = head + jnp.where(empty, 0.0, rest)
+    value = top + jnp.where(empty, 0.0, rest)
     variance = jnp.where(empty, 0.0, variance)
-    # Systematic parts: what half the distance of their bounds is divided by was found by experiment, so
-    # that two standard errors cover 90 % and more (tests/test_lanczos.py).
+    # Systematic errors. The divisors of half the distance between the bounds come from experiments:
+    # with them two standard errors cover at least 90 % (tests/test_lanczos.py).
     gap = jnp.where(empty, 0.0, parts.side * jnp.mean(probes.gap[:, 1]))
     systematic = jnp.sum(doubtful) / 4, gap / 5, parts.rounding / 4
     error = jnp.sqrt(variance + sum(jnp.square(s) for s in systematic))
     return Estimate(jnp.clip(value, lower, upper), error, jnp.sqrt(variance), lower, upper)
 
 
-def _complement(parts: Split, probes: Quadrature, exact: bool) -> tuple[Array, Array]:
+def _complement(parts: Split, probes: Quadrature, purity_is_exact: bool) -> tuple[Array, Array]:
     """Estimate of the trace of `-A log A` on the complement, and its variance."""
+    # Nodes are scaled to [0, 1], for a well-conditioned fit.
     scale = jnp.max(probes.nodes)
     scale = jnp.where(scale > 0, scale, 1.0)
     x = (probes.nodes / scale).reshape(-1)
     root = jnp.sqrt(probes.weights.reshape(-1))
-    powers = [jnp.ones_like(x), x, jnp.square(x)][: 3 if exact else 2]
-    # The trace of 1 is known too: probes have unit norm. The fit makes f minus the controls small
-    # in the mean square over the spectrum, which is what the variance of a probe is.
-    target = probes.nodes.reshape(-1) * -jnp.log(jnp.where(x > 0, x, 1.0))
+    powers = [jnp.ones_like(x), x, jnp.square(x)][: 3 if purity_is_exact else 2]
+    # The control variates are the powers of x whose trace is known; that of 1 is known since probes
+    # have unit norm. The fit minimises the mean square of f minus the controls over the spectrum,
+    # and so the variance of a probe.
+    terms = probes.nodes.reshape(-1) * -jnp.log(jnp.where(x > 0, x, 1.0))
     design = jnp.stack(powers, axis=1) * root[:, None]
-    fit = jnp.linalg.lstsq(design, target * root)[0]
-    known = [parts.mass - parts.side * probes.first]
-    if exact:
-        known.append(parts.squares - parts.side * probes.second)
-    # f(x) = -x log(x / scale) - x log(scale), and the second part is a multiple of the first control.
+    fit = jnp.linalg.lstsq(design, terms * root)[0]
+    controls = [parts.mass - parts.side * probes.first]
+    if purity_is_exact:
+        controls.append(parts.squares - parts.side * probes.second)
+    # f(x) = -x log(x / scale) - x log(scale); the second term is a multiple of the first control.
     slope = fit[1] / scale - jnp.log(scale)
-    # The truth lies at much the same place between the two rules at any number of steps: where, shows
-    # in how the middle moved while the gap closed.
+    # The true value lies at about the same relative position between the two rules after any number
+    # of steps; how the middle moved while the gap closed shows this position.
     middle, gap = jnp.mean(probes.entropy, axis=0), jnp.mean(probes.gap, axis=0)
     closed = gap[0] - gap[1]
-    place = jnp.where(closed > 0, (middle[1] - middle[0]) / jnp.where(closed > 0, closed, 1.0), 0.0)
-    entropy = probes.entropy[:, 1] + jnp.clip(place, -1.0, 1.0) * probes.gap[:, 1]
-    estimates = parts.side * entropy + slope * known[0]
-    if exact:
-        estimates = estimates + fit[2] / jnp.square(scale) * known[1]
+    position = jnp.where(
+        closed > 0, (middle[1] - middle[0]) / jnp.where(closed > 0, closed, 1.0), 0.0
+    )
+    entropy = probes.entropy[:, 1] + jnp.clip(position, -1.0, 1.0) * probes.gap[:, 1]
+    estimates = parts.side * entropy + slope * controls[0]
+    if purity_is_exact:
+        estimates = estimates + fit[2] / jnp.square(scale) * controls[1]
     # Each fitted slope takes a degree of freedom.
-    fitted = 1 + len(known)
+    fitted = 1 + len(controls)
     variance = jnp.var(estimates, ddof=min(fitted, len(estimates) - 1)) / len(estimates)
     return jnp.mean(estimates), variance

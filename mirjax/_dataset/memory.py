@@ -1,4 +1,4 @@
-"""How much memory a method needs on each device, and how much there is."""
+"""How much memory a method needs on each device, and how much is available."""
 
 from pathlib import Path
 
@@ -6,26 +6,28 @@ import jax
 
 
 def available() -> int:
-    """Bytes that can still be allocated on the default device."""
+    """The number of bytes that can still be allocated on the default device."""
     device = jax.local_devices()[0]
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    # A CPU has no such statistics: what the system can give to this process.
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         for line in meminfo.read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return 1024 * int(line.split()[1])
+    # Unknown, so there is no limit.
     return 2**63 - 1
 
 
 def of_moments(classes: int, width: int, itemsize: int) -> int:
-    """Bytes of class moments: as accumulated, what rounding took, and as divided."""
+    """Bytes of class moments: the sums, their rounding errors, and the normalised sums."""
     return 3 * itemsize * classes * width * width
 
 
 def of_matrix(side: int, itemsize: int) -> int:
-    """Bytes of a decomposition: the matrix, its copies and the solver's own."""
+    """Bytes of a decomposition: the matrix, its copies and the workspace of the solver."""
     return 5 * itemsize * side * side
 
 
@@ -35,16 +37,16 @@ def of_vectors(size: int, rank: int, itemsize: int) -> int:
 
 
 def check(method: str, needs: dict[str, int], limit: int | None, what: str) -> None:
-    """Raises where `needs[method]` bytes exceed `limit` (what is available, if None).
+    """Raises an error if `needs[method]` exceeds `limit`.
 
     Args:
-        method: the one that was asked for.
-        needs: bytes of each method.
-        limit: bytes.
-        what: the sizes that decide, in words.
+        method: the chosen method.
+        needs: the bytes that each method needs.
+        limit: the number of bytes that may be used; if None, what is available.
+        what: a description of the sizes that determine the need, for the message.
 
     Raises:
-        MemoryError: with the numbers, and the methods that would fit.
+        MemoryError: the message has the numbers, and the methods that would fit.
     """
     limit = available() if limit is None else limit
     if needs[method] <= limit:
@@ -55,13 +57,13 @@ def check(method: str, needs: dict[str, int], limit: int | None, what: str) -> N
     else:
         advice = "No method fits: take fewer samples, a smaller rank, or more devices"
     raise MemoryError(
-        f"method={method!r} needs about {gib(needs[method])} a device for {what}, and "
-        f"{gib(limit)} are there. {advice}."
+        f"method={method!r} needs about {gib(needs[method])} per device for {what}, but only "
+        f"{gib(limit)} are available. {advice}."
     )
 
 
 def gib(size: int) -> str:
-    """A size in words."""
+    """A number of bytes, in KiB, MiB or GiB."""
     if size < 2**20:
         return f"{size / 2**10:.0f} KiB"
     return f"{size / 2**30:.2f} GiB" if size >= 2**28 else f"{size / 2**20:.0f} MiB"

@@ -1,4 +1,4 @@
-"""Additive statistics of a labelled data set, from which MIR, HDR and neural collapse follow."""
+"""Additive statistics of a labelled data set that give MIR, HDR and neural collapse."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from mirjax._batch.collapse import NeuralCollapse, collapse_of_means
 from mirjax._batch.interplay import class_interplay
 from mirjax._batch.kernels import Interplay
 from mirjax._checks import ArrayLike, as_float, as_labels, head_of, same_size, sample_weights
-from mirjax._dataset.estimate import Method, Options, Target
+from mirjax._dataset.estimate import DatasetMethod, Options, Target
 from mirjax._dataset.result import DatasetInterplay, interplay_of_sums
 from mirjax._dataset.sharding import automatic, row_shards
 from mirjax._dataset.sums import Sums, sums_of
@@ -19,15 +19,15 @@ from mirjax._linalg.precision import matmul
 
 
 class ClassMoments(NamedTuple):
-    """Statistics of any number of labelled samples, of a size that does not depend on that number.
+    """Statistics of labelled samples, whose size does not depend on the number of samples.
 
-    A pytree: the carry of `lax.scan`, an argument to donate, a thing for Orbax to save. Start with
-    `zeros`, add batches with `update`, join the parts of several workers with `merge`; then
-    `interplay`, `class_interplay` and `collapse` tell of the whole set. All sums are compensated: what
-    rounding takes from `total` is kept in `lost`.
+    They are a pytree: they can be the carry of `lax.scan`, be donated, or be saved by Orbax. Start
+    with `zeros`, add batches with `update`, and combine the statistics of several workers with
+    `merge`; then `interplay`, `class_interplay` and `collapse` give the metrics of the whole set.
+    All sums are compensated: `lost` holds the rounding errors of `total`.
 
-    Memory: `2 · num_classes · d²` numbers. Where that is more than the features themselves, `n · d`,
-    use `dataset_interplay`.
+    Memory: `2 · num_classes · d²` numbers. If that is more than the features have, `n · d`, use
+    `dataset_interplay`.
 
     Example:
         >>> import jax.numpy as jnp, mirjax
@@ -45,12 +45,12 @@ class ClassMoments(NamedTuple):
 
     @classmethod
     def zeros(cls, num_classes: int, dim: int, *, dtype: Any = jnp.float32) -> "ClassMoments":
-        """The statistics of no sample.
+        """The statistics of an empty set.
 
         Args:
             num_classes: C.
             dim: d, the width of the features.
-            dtype: float32, or float64 where JAX has it enabled.
+            dtype: float32, or float64 if it is enabled in JAX.
 
         Raises:
             ValueError: a size is not positive.
@@ -63,7 +63,7 @@ class ClassMoments(NamedTuple):
 
     @property
     def sums(self) -> Sums:
-        """The statistics with what rounding took put back."""
+        """The statistics, corrected for rounding."""
         return jax.tree.map(jnp.add, self.total, self.lost)
 
     def update(
@@ -77,22 +77,22 @@ class ClassMoments(NamedTuple):
         """Adds samples.
 
         Args:
-            features: `[n, d]`, what the head is applied to, one sample a row. Unlike in `interplay`
-                the squares of the raw rows must be finite numbers in float32.
+            features: `[n, d]`, the input of the head, one sample per row. Unlike in `interplay` the
+                squares of the raw rows must be finite numbers in float32.
             labels: integers `[n]`.
             weights: non-negative `[n]`; weight 0 drops a sample exactly, whatever it holds.
-            shards: in how many equal parts the rows lie on devices; those of `features` if not given
-                (1 inside a transformed function, which cannot see it). No row leaves its part; the
-                compiler adds the parts up.
+            shards: the number of equal parts into which the rows are split over devices. By default
+                that of `features`, or 1 inside a transformed function, where it is unknown. No row
+                leaves its part; the compiler adds the parts up.
 
         Returns:
-            New statistics. NaN where a counted sample has a NaN, a label outside `[0, num_classes)`
-            or a negative weight.
+            New statistics. They are NaN where a counted sample has a NaN, a label outside
+            `[0, num_classes)` or a negative weight.
 
         Raises:
-            TypeError, ValueError: shapes or dtypes do not fit.
+            TypeError, ValueError: shapes or dtypes do not match.
 
-        Cost: `O(n d²)` whatever the number of classes, best with many samples a class at a time.
+        Cost: `O(n d²)` for any number of classes; most efficient with many samples per class.
         """
         shards = row_shards(features) if shards is None else shards
         features = as_float(features, "features", axes="n d")
@@ -110,10 +110,10 @@ class ClassMoments(NamedTuple):
         return self._plus(new, jax.tree.map(jnp.zeros_like, new))
 
     def merge(self, other: "ClassMoments") -> "ClassMoments":
-        """The statistics of the samples of both, up to rounding in any order.
+        """The statistics of all samples of both; up to rounding the order does not matter.
 
         Raises:
-            ValueError: the two are of different sizes.
+            ValueError: the two have different sizes.
         """
         mine, theirs = self.total.sums.shape, other.total.sums.shape
         if mine != theirs:
@@ -124,7 +124,7 @@ class ClassMoments(NamedTuple):
         self,
         head: Float[ArrayLike, "c d"],
         *,
-        method: Method = "auto",
+        method: DatasetMethod = "auto",
         key: Array | None = None,
         tolerance: float | None = None,
         target: Target = "standard_error",
@@ -133,23 +133,24 @@ class ClassMoments(NamedTuple):
         max_products: int | None = None,
         memory_limit: int | None = None,
     ) -> DatasetInterplay:
-        """MIR, HDR and the entropies of the whole set against a head: a `DatasetInterplay`.
+        """MIR, HDR and the entropies of the whole set and a head, as a `DatasetInterplay`.
 
         Args:
             head: `[num_classes, d]`.
             method: `"exact"` decomposes a matrix of side `d · min(num_classes, d)`; `"lanczos"`
                 estimates from products with it; `"auto"` is exact up to a side of 4,096.
-            key: as in `dataset_interplay`, like the other options.
+            key: random key of the probes; this and the other options are as in `dataset_interplay`.
             tolerance: relative to the joint entropy.
-            target: of the tolerance.
-            rank: vectors that are split off first.
-            probes: random vectors of the rest.
-            max_products: at which to give up.
-            memory_limit: in bytes.
+            target: what must meet the tolerance.
+            rank: how many vectors are split off first.
+            probes: how many random vectors estimate the rest.
+            max_products: the number of products at which to give up.
+            memory_limit: how many bytes may be used on each device.
 
         Raises:
-            TypeError, ValueError: shapes, dtypes or options do not fit.
-            MemoryError: the method does not fit; says how much it needs, and what would fit.
+            TypeError, ValueError: shapes or dtypes do not match, or an option is invalid.
+            MemoryError: the method needs too much memory; the message says how much, and which
+                method would fit.
         """
         options = Options(
             method, key, tolerance, target, rank, probes, max_products, memory_limit
@@ -160,33 +161,36 @@ class ClassMoments(NamedTuple):
         """`mirjax.class_interplay` of the class means of the whole set, centred with its mean."""
         head = self._head(head)
         means, centre, present = self._means()
+        # A class whose mean is the centre has no direction and is left out.
         return class_interplay(jnp.where(present[:, None], means, centre), head, global_mean=centre)
 
     def collapse(
         self, head: Float[ArrayLike, "c d"], *, nc4: Float[ArrayLike, ""] | None = None
     ) -> NeuralCollapse:
-        """NC1 to NC3 of the whole set, as `neural_collapse`.
+        """NC1 to NC3 of the whole set, as in `neural_collapse`.
 
-        NC4 asks for each sample which class mean is nearest, and the means are known only at the end:
-        it takes a second pass, `agreement` of each batch, and stands here as it is passed in (NaN if
-        not).
+        NC4 asks which class mean is nearest to each sample, and the means are only known at the
+        end. It takes a second pass, with `agreement` for each batch; the result contains the `nc4`
+        that is passed in, or NaN.
         """
         head = self._head(head)
         means, centre, present = self._means()
         sums = self.sums
         weight = jnp.sum(sums.count)
         nc4 = jnp.asarray(jnp.nan if nc4 is None else nc4, head.dtype)
-        spread = sums.scatter / jnp.where(weight == 0, 1.0, weight)
-        size = jnp.sqrt(jnp.max(jnp.diagonal(spread)) + jnp.max(jnp.square(means)))
-        unit = 1 / jnp.where(size > 0, size, 1.0)
-        spread = spread * jnp.square(unit)
+        covariance = sums.scatter / jnp.where(weight == 0, 1.0, weight)
+        # NC1 to NC3 do not depend on the scale, and a unit scale keeps squares finite.
+        scale = jnp.sqrt(jnp.max(jnp.diagonal(covariance)) + jnp.max(jnp.square(means)))
+        unit = 1 / jnp.where(scale > 0, scale, 1.0)
+        covariance = covariance * jnp.square(unit)
         offsets = unit * jnp.where(present[:, None], means - centre[None, :], 0.0)
+        # Means that equal the global mean up to rounding have no direction.
         noise = 8 * jnp.finfo(head.dtype).eps
         largest = jnp.max(jnp.abs(offsets), axis=-1, keepdims=True)
         offsets = jnp.where(largest <= noise, 0.0, offsets)
         broken = (weight == 0) | ~jnp.isfinite(weight) | ~jnp.all(jnp.isfinite(sums.scatter))
         return collapse_of_means(
-            offsets, present, lambda x: jnp.sum(x * matmul(spread, x)), head, nc4, broken
+            offsets, present, lambda x: jnp.sum(x * matmul(covariance, x)), head, nc4, broken
         )
 
     def agreement(
@@ -197,9 +201,10 @@ class ClassMoments(NamedTuple):
         bias: Float[ArrayLike, " c"] | None = None,
         weights: Float[ArrayLike, " n"] | None = None,
     ) -> Float[Array, ""]:
-        """Weight of the samples that the head gives to the class of the nearest mean: NC4, once divided.
+        """Weight of the samples that the head assigns to the class with the nearest mean.
 
-        A second pass over the samples: the sum over all batches, divided by their weight, is `nc4`.
+        This is for a second pass over the samples: the sum over all batches, divided by their total
+        weight, is `nc4`.
         """
         head = self._head(head)
         features = as_float(features, "features", axes="n d").astype(head.dtype)
@@ -208,6 +213,7 @@ class ClassMoments(NamedTuple):
         features = jnp.where((weights == 0)[:, None], 0.0, features)
         means, centre, present = self._means()
         offsets = means - centre[None, :]
+        # Squared distances but for the norm of the sample, which is the same for all classes.
         distances = jnp.sum(jnp.square(offsets), axis=-1)[None, :] - 2 * matmul(
             features - centre[None, :], offsets.T
         )
@@ -227,7 +233,7 @@ class ClassMoments(NamedTuple):
         return head.astype(self.total.sums.dtype)
 
     def _means(self) -> tuple[Array, Array, Array]:
-        """Class means (0 for an absent class), mean of all samples, which classes are present."""
+        """Class means (0 for an absent class), mean of all samples, and which classes occur."""
         sums = self.sums
         present = sums.count != 0
         means = sums.sums / jnp.where(present, sums.count, 1.0)[:, None]
@@ -235,7 +241,8 @@ class ClassMoments(NamedTuple):
         return means, jnp.sum(sums.sums, axis=0) / jnp.where(weight == 0, 1.0, weight), present
 
     def _plus(self, new: Sums, new_lost: Sums) -> "ClassMoments":
-        # The scatter is about the means of each part; about the common means it is more by this.
+        # Each scatter is about the means of its own part. About the common means it is larger by
+        # `shift` (the parallel axis theorem).
         ours, theirs = self.sums, jax.tree.map(jnp.add, new, new_lost)
         both = ours.count + theirs.count
         between = ours.count * theirs.count / jnp.where(both == 0, 1.0, both)
@@ -243,6 +250,7 @@ class ClassMoments(NamedTuple):
         apart = apart - ours.sums / jnp.where(ours.count == 0, 1.0, ours.count)[:, None]
         shift = matmul((between[:, None] * apart).T, apart)
         new = new._replace(scatter=new.scatter + shift)
+        # Compensated summation: each rounding error is added up on its own.
         total, lost = zip(*map(_two_sum, self.total, new), strict=True)
         return ClassMoments(
             Sums(*total), jax.tree.map(lambda a, b, c: a + b + c, self.lost, new_lost, Sums(*lost))
@@ -250,7 +258,7 @@ class ClassMoments(NamedTuple):
 
 
 def _two_sum(a: Array, b: Array) -> tuple[Array, Array]:
-    """The sum as rounded, and what rounding took (Knuth)."""
-    total = a + b
-    seen = total - a
-    return total, (a - (total - seen)) + (b - seen)
+    """The rounded sum and its rounding error (Knuth's TwoSum)."""
+    rounded = a + b
+    part_of_b = rounded - a
+    return rounded, (a - (rounded - part_of_b)) + (b - part_of_b)

@@ -1,7 +1,7 @@
-"""`A = √p (K1 ⊙ K2) √p` of a whole data set as an operator: products with vectors, and `tr(A²)`.
+"""`A = √p (K1 ⊙ K2) √p` of a whole data set as an operator: its products and `tr(A²)`.
 
-Three ways to hold it, each a pytree; none forms a matrix of side n. Vectors come as the columns of
-`[size, k]`. Each also tells `count`, how many eigenvalues can be non-zero.
+There are three representations, each a pytree; none forms a matrix of side n. Vectors are the
+columns of a `[size, k]` array. `rank_bound` is the number of eigenvalues that can be non-zero.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from mirjax._dataset.blocks import place_rows
 from mirjax._linalg.precision import matmul, total
 
-# Temporaries of a product are kept below this many numbers, by taking fewer columns at a time.
+# Temporaries of a product are kept below this many numbers by taking fewer columns at a time.
 _WORK = 2**26
 
 Sampler = Callable[[tuple[int, int], Any], Array]
@@ -26,22 +26,22 @@ Sampler = Callable[[tuple[int, int], Any], Array]
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["moments", "coordinates", "count"],
+    data_fields=["moments", "coordinates", "rank_bound"],
     meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True)
 class MomentOperator:
-    """`X ↦ Σ_c M_c X w_c w_cᵀ` on `X` `[r, d]`: its cost does not depend on the number of samples.
+    """`X ↦ Σ_c M_c X w_c w_cᵀ` on `X` `[r, d]`, at a cost that does not depend on n.
 
     Attributes:
         moments: `M_c = Σ p_i ẑ_i ẑ_iᵀ` over the samples of class c; the traces sum to 1.
         coordinates: rows with the Gram matrix of the normalised head, r = min(num_classes, d).
-        count: how many eigenvalues can be non-zero.
+        rank_bound: the number of eigenvalues that can be non-zero.
     """
 
     moments: Float[Array, "c d d"]
     coordinates: Float[Array, "c r"]
-    count: Float[Array, ""]
+    rank_bound: Float[Array, ""]
 
     @property
     def size(self) -> int:
@@ -56,6 +56,7 @@ class MomentOperator:
         """`A @ vectors`."""
         (classes, width), rank = self.moments.shape[:2], self.coordinates.shape[-1]
 
+        # To the classes, through the moment of each, and back to the coordinates.
         def columns(x: Array) -> Array:
             x = x.reshape(rank, width * x.shape[-1])
             by_class = matmul(self.coordinates, x).reshape(classes, width, -1)
@@ -77,61 +78,64 @@ class MomentOperator:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["rows", "classes", "index", "heads"],
+    data_fields=["rows", "classes", "index", "head_rows"],
     meta_fields=["samples"],
 )
 @dataclasses.dataclass(frozen=True)
 class RowOperator:
-    """`(A v)_i = z̃_i · S[y_i]` with `S = G(W) U`, `U[c] = Σ_{j in c} v_j z̃_j` and `z̃ = √p ẑ`.
+    """`(A v)_i = z̃_i · S[y_i]` with `S = G(W) U`.
+
+    Here `U[c] = Σ_{j in c} v_j z̃_j` and `z̃ = √p ẑ`.
 
     Attributes:
-        rows: `z̃` in blocks of one class each (`blocks`), sharded along the first axis if at all.
+        rows: `z̃` in blocks of one class each (see `blocks`); may be sharded along the first axis.
         classes: the class of each block.
-        index: which row of its shard stands at each place, `samples / s` if none.
-        heads: normalised rows of the head.
+        index: which row of its shard is at each place, or `samples / s` if it is empty.
+        head_rows: normalised rows of the head.
         samples: n, over all shards.
     """
 
     rows: Float[Array, "s m b d"]
     classes: Int[Array, "s m"]
     index: Int[Array, "s m b"]
-    heads: Float[Array, "c d"]
+    head_rows: Float[Array, "c d"]
     samples: int
 
     @property
     def size(self) -> int:
-        """Length of the vectors, with a place for every place in a block."""
+        """Length of the vectors: one entry for every place in a block."""
         return math.prod(self.rows.shape[:3])
 
     @property
-    def count(self) -> Array:
-        """How many eigenvalues can be non-zero: the samples that count."""
+    def rank_bound(self) -> Array:
+        """The number of eigenvalues that can be non-zero: that of the samples that count."""
         return jnp.sum(self.support())
 
     def support(self) -> Array:
-        """1 at the places where a sample stands that counts."""
+        """1 at the places of samples that count, 0 at the others."""
         return jnp.any(self.rows != 0, axis=-1).reshape(-1).astype(self.rows.dtype)
 
     def draw(self, sample: Sampler, columns: int) -> Array:
-        """Random vectors that belong to the samples, wherever these lie."""
+        """Random vectors with an entry for each sample, independent of its place in the blocks."""
         drawn = place_rows(sample((self.samples, columns), self.rows.dtype), self.index)
         return drawn.reshape(self.size, columns) * self.support()[:, None]
 
     def apply(self, vectors: Float[Array, "size k"]) -> Float[Array, "size k"]:
         """`A @ vectors`."""
         shards, blocks, size, width = self.rows.shape
-        similarity = matmul(self.heads, self.heads.T)
+        similarity = matmul(self.head_rows, self.head_rows.T)
 
+        # Summed by class, mixed between the classes, and back to the samples.
         def columns(x: Array) -> Array:
             x = x.reshape(shards, blocks, size, -1)
             summed = matmul(jnp.swapaxes(self.rows, -1, -2), x)
-            by_class = jnp.zeros((len(self.heads), *summed.shape[2:]), x.dtype)
+            by_class = jnp.zeros((len(self.head_rows), *summed.shape[2:]), x.dtype)
             by_class = by_class.at[self.classes].add(summed)
             mixed = matmul(similarity, by_class.reshape(len(by_class), -1))
             mixed = mixed.reshape(by_class.shape)[self.classes]
             return matmul(self.rows, mixed).reshape(self.size, -1)
 
-        per_column = 2 * width * (shards * blocks + len(self.heads))
+        per_column = 2 * width * (shards * blocks + len(self.head_rows))
         return in_chunks(columns, vectors, per_column)
 
     @property
@@ -140,13 +144,14 @@ class RowOperator:
         return True
 
     def purity(self) -> Array:
-        """As `MomentOperator.purity`, with some columns of all `M_c` at a time."""
-        width, classes = self.rows.shape[-1], len(self.heads)
+        """As in `MomentOperator.purity`, with some columns of all `M_c` at a time."""
+        width, classes = self.rows.shape[-1], len(self.head_rows)
         held = width * (classes + math.prod(self.rows.shape[:2]))
         step = max(1, min(width, _WORK // held))
 
-        def some(start: Array) -> Array:
-            # The last step may reach over the end, and then looks at columns that were seen before.
+        def overlaps_of_columns(start: Array) -> Array:
+            # The last chunk may reach beyond the end: it is moved back, and columns that an earlier
+            # chunk has counted become 0.
             place = jnp.minimum(start, width - step)
             fresh = place + jnp.arange(step) >= start
             columns = jax.lax.dynamic_slice_in_dim(self.rows, place, step, axis=-1)
@@ -158,9 +163,11 @@ class RowOperator:
 
         starts = jnp.arange(0, width, step)
         overlaps = jax.lax.scan(
-            lambda s, i: (s + some(i), None), jnp.zeros((classes, classes), self.rows.dtype), starts
+            lambda s, i: (s + overlaps_of_columns(i), None),
+            jnp.zeros((classes, classes), self.rows.dtype),
+            starts,
         )[0]
-        return _weighted(self.heads, overlaps)
+        return _weighted(self.head_rows, overlaps)
 
 
 @functools.partial(
@@ -168,12 +175,12 @@ class RowOperator:
 )
 @dataclasses.dataclass(frozen=True)
 class PairOperator:
-    """Two representations: `A` on samples, or the operator with its spectrum on `X` `[d1, d2]`.
+    """Two representations: `A` on samples, or an operator with its spectrum on `X` `[d1, d2]`.
 
     Attributes:
-        rows1: `√p ẑ1`, sharded along the first axis if at all.
+        rows1: `√p ẑ1`; may be sharded along the first axis.
         rows2: `ẑ2`, 0 where the sample does not count.
-        shards: in how many equal parts the rows lie on devices.
+        shards: the number of equal parts into which the rows are split over devices.
     """
 
     rows1: Float[Array, "n d1"]
@@ -182,7 +189,7 @@ class PairOperator:
 
     @property
     def dual(self) -> bool:
-        """Whether the vectors are `[d1, d2]` rather than samples."""
+        """Whether vectors have an entry for each pair of columns rather than for each sample."""
         return self.rows1.shape[1] * self.rows2.shape[1] < self.rows1.shape[0]
 
     @property
@@ -192,23 +199,25 @@ class PairOperator:
         return min(samples, pairs)
 
     @property
-    def count(self) -> Array:
-        """How many eigenvalues can be non-zero."""
+    def rank_bound(self) -> Array:
+        """The number of eigenvalues that can be non-zero."""
         return jnp.sum(self.support())
 
     def support(self) -> Array:
-        """1 where vectors of the range can differ from 0."""
+        """1 where a vector in the range can be non-zero, 0 elsewhere."""
         if self.dual:
             return jnp.ones(self.size, self.rows1.dtype)
         return jnp.any(self.rows1 != 0, axis=-1).astype(self.rows1.dtype)
 
     def draw(self, sample: Sampler, columns: int) -> Array:
-        """Random vectors `[size, columns]`, zero where no sample counts."""
+        """Random vectors `[size, columns]`; 0 for samples that do not count."""
         return sample((self.size, columns), self.rows1.dtype) * self.support()[:, None]
 
     def apply(self, vectors: Float[Array, "size k"]) -> Float[Array, "size k"]:
         """`A @ vectors`."""
 
+        # `A` is `B Bᵀ` with the rows `√p ẑ1 ⊗ ẑ2` of `B`; `Bᵀ B` has the same non-zero
+        # spectrum.
         def to_samples(x: Array) -> Array:
             return jnp.sum(matmul(self.rows1, x) * self.rows2, axis=1)
 
@@ -225,35 +234,37 @@ class PairOperator:
 
     @property
     def purity_is_exact(self) -> bool:
-        """Whether `purity` is `tr(A²)`: where n² entries cost no more than some hundred of `apply`."""
+        """Whether `purity` is `tr(A²)`: if n² entries cost no more than about 200 products."""
         samples, width1 = self.rows1.shape
         width2 = self.rows2.shape[1]
         return samples * (width1 + width2) <= 200 * width1 * width2
 
     def purity(self) -> Array:
-        """`tr(A²)`, or the smaller purity of the two Gram matrices: no entry of either exceeds 1."""
+        """`tr(A²)`, or the smaller purity of the two Gram matrices, which is an upper bound."""
         samples = self.rows1.shape[0]
         if self.purity_is_exact:
-            own = samples // self.shards
-            step = max(1, min(own, _WORK // samples))
+            rows_per_shard = samples // self.shards
+            step = max(1, min(rows_per_shard, _WORK // samples))
 
-            def some(chunk: tuple[Array, Array]) -> Array:
+            def purity_of_rows(chunk: tuple[Array, Array]) -> Array:
                 first, second = chunk
                 kernel = matmul(first, self.rows1.T) * matmul(second, self.rows2.T)
                 return total(jnp.square(kernel))
 
             def of_shard(shard: Array) -> Array:
-                # The rows of one device go to all as a sum over devices; the others stay where they are.
+                # All devices get the rows of one device, as a sum over devices in which the other
+                # rows have weight 0.
                 chosen = jax.nn.one_hot(shard, self.shards, dtype=self.rows1.dtype)[None, :]
 
                 def cut(rows: Array) -> Array:
-                    rows = matmul(chosen, rows.reshape(self.shards, -1)).reshape(own, -1)
-                    rows = jnp.pad(rows, ((0, -own % step), (0, 0)))
+                    rows = matmul(chosen, rows.reshape(self.shards, -1)).reshape(rows_per_shard, -1)
+                    rows = jnp.pad(rows, ((0, -rows_per_shard % step), (0, 0)))
                     return rows.reshape(-1, step, rows.shape[-1])
 
-                return jnp.sum(jax.lax.map(some, (cut(self.rows1), cut(self.rows2))))
+                return jnp.sum(jax.lax.map(purity_of_rows, (cut(self.rows1), cut(self.rows2))))
 
             return jnp.sum(jax.lax.map(of_shard, jnp.arange(self.shards)))
+        # No entry of a Gram matrix exceeds 1, so an entrywise product has the smaller norm.
         root = jnp.sqrt(jnp.sum(jnp.square(self.rows1), axis=-1, keepdims=True))
         bounds = [total(jnp.square(matmul(r.T, r))) for r in (self.rows1, root * self.rows2)]
         return jnp.minimum(*bounds)
@@ -263,12 +274,16 @@ Operator = MomentOperator | RowOperator | PairOperator
 
 
 def in_chunks(function, vectors: Array, per_column: int) -> Array:
-    """`function(vectors)`, which maps `[n, k]` to `[m, k]`, on as many columns at once as memory allows."""
+    """`function(vectors)` for a function from `[n, k]` to `[m, k]`, with some columns at a time.
+
+    `per_column` is the size of the temporaries of one column.
+    """
     columns = vectors.shape[-1]
     step = max(1, _WORK // per_column)
     if step >= columns:
         return function(vectors)
     pieces = math.ceil(columns / step)
+    # Pieces of equal size need the least padding.
     step = math.ceil(columns / pieces)
     padded = jnp.pad(vectors, ((0, 0), (0, pieces * step - columns)))
     stacked = jnp.moveaxis(padded.reshape(len(vectors), pieces, step), 1, 0)
@@ -277,4 +292,5 @@ def in_chunks(function, vectors: Array, per_column: int) -> Array:
 
 
 def _weighted(vectors: Array, overlaps: Array) -> Array:
+    """`Σ_{c,c'} (v_c · v_c')² overlaps[c, c']`."""
     return total(jnp.square(matmul(vectors, vectors.T)) * overlaps)

@@ -1,4 +1,4 @@
-"""The interplay of a whole data set with its bounds, put together from three entropies."""
+"""The interplay of a whole data set and its bounds, from the three entropies."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ from mirjax._dataset.marginals import Marginals, joint_entropy_of_moments, of_su
 from mirjax._dataset.sums import Sums
 from mirjax._linalg.spectrum import entropy_rounding
 
-# Up to this side one decomposition is cheaper than some hundred products, and exact.
+# Up to this side a decomposition is cheaper than some hundred products, and exact.
 EXACT_SIDE = 4096
 
 
@@ -29,19 +29,26 @@ EXACT_SIDE = 4096
 )
 @dataclasses.dataclass(frozen=True)
 class DatasetInterplay:
-    """`Interplay` of a whole data set, with what is known of its error. A pytree.
+    """`Interplay` of a whole data set, with bounds and standard errors. A pytree.
 
     Attributes:
-        entropy1: and the six fields that follow: as in `Interplay`.
-        lower: a lower bound of each field that holds without any probability. For rounding 2e-5 nats
-            for each nat of entropy are taken off already (1e-12 in float64), and with `"lanczos"`
-            `8 eps (1 + √rank λ_max) log(N / eps)` nats.
-        upper: an upper bound of each in the same sense.
-        standard_error: of the stochastic part, and of what else was estimated; 0 where all is exact.
-        weight: of all samples that count; their number, if no weights were given.
-        method: the one that ran, `"exact"` or `"lanczos"`.
-        products: how many products with a vector were spent.
-        converged: whether the tolerance was met; True if none was asked for.
+        entropy1: this and the next six fields are as in `Interplay`.
+        entropy2: as in `Interplay`.
+        joint_entropy: as in `Interplay`.
+        mutual_information: as in `Interplay`.
+        entropy_difference: as in `Interplay`.
+        mir: as in `Interplay`.
+        hdr: as in `Interplay`.
+        lower: a deterministic lower bound of each field. It already includes an allowance for
+            rounding of 2e-5 nats per nat of entropy (1e-12 in float64), and with `"lanczos"` a
+            further `8 eps (1 + √rank λ_max) log(N / eps)` nats.
+        upper: a deterministic upper bound of each field, with the same allowance.
+        standard_error: the error of the stochastic part and of other estimates; 0 where all is
+            exact.
+        weight: the total weight of the samples that count: their number, if no weights were given.
+        method: the method that ran, `"exact"` or `"lanczos"`.
+        products: the number of products with a vector that were computed.
+        converged: whether the tolerance was met; True if there was none.
     """
 
     entropy1: Float[Array, ""]
@@ -61,7 +68,7 @@ class DatasetInterplay:
 
 
 def exact_result(result: Interplay, weight: Array, options: Options) -> DatasetInterplay:
-    """Of a decomposition: bounds as wide as its rounding."""
+    """The result of a decomposition, whose bounds are as wide as its rounding."""
     joint, nothing = result.joint_entropy, jnp.zeros_like(result.joint_entropy)
     rounding = entropy_rounding(joint.dtype) * jnp.maximum(joint, 1.0)
     estimate = Estimate(joint, nothing, nothing, joint - rounding, joint + rounding)
@@ -71,54 +78,56 @@ def exact_result(result: Interplay, weight: Array, options: Options) -> DatasetI
     )
 
 
-def exact_joint(known: Marginals, joint: Array, options: Options) -> DatasetInterplay:
-    """Of exact marginals and an exact joint entropy."""
-    return exact_result(combine(known.entropy1, known.entropy2, joint), known.weight, options)
+def exact_joint(marginals: Marginals, joint: Array, options: Options) -> DatasetInterplay:
+    """The result from exact marginals and an exact joint entropy."""
+    result = combine(marginals.entropy1, marginals.entropy2, joint)
+    return exact_result(result, marginals.weight, options)
 
 
-def estimated_joint(known: Marginals, options: Options) -> DatasetInterplay:
-    """Of exact marginals and products with the operator."""
-    joint, products, converged = estimate_entropy(known.operator, options)
-    fields = _assemble(known.entropy1, known.entropy2, joint, known.weight)
+def estimated_joint(marginals: Marginals, options: Options) -> DatasetInterplay:
+    """The result from exact marginals and products with the operator."""
+    joint, products, converged = estimate_entropy(marginals.operator, options)
+    fields = _assemble(marginals.entropy1, marginals.entropy2, joint, marginals.weight)
     return DatasetInterplay(**fields, method="lanczos", products=products, converged=converged)
 
 
 def is_exact(options: Options, side: int) -> bool:
-    """Whether a side of this size is decomposed."""
+    """Whether a matrix with this side is decomposed."""
     return options.method == "exact" or (options.method == "auto" and side <= EXACT_SIDE)
 
 
 def interplay_of_sums(
     sums: Sums, head: Array, options: Options, *, samples: int | None = None
 ) -> DatasetInterplay:
-    """From the statistics of `ClassMoments` and a head of their dtype; `samples` if that is known."""
+    """The result from the sums of `ClassMoments` and a head; pass `samples` if n is known."""
     classes, width = head.shape
-    side, size = width * min(classes, width), head.dtype.itemsize
+    side, itemsize = width * min(classes, width), head.dtype.itemsize
     exact = is_exact(options, side)
-    moments = memory.of_moments(classes, width, size)
+    moments = memory.of_moments(classes, width, itemsize)
     needs = {
-        "exact": moments + memory.of_matrix(side, size),
-        "lanczos": moments + memory.of_vectors(side, options.rank_for(side), size),
+        "exact": moments + memory.of_matrix(side, itemsize),
+        "lanczos": moments + memory.of_vectors(side, options.rank_for(side), itemsize),
     }
     what = f"d, C = {width}, {classes}"
     memory.check("exact" if exact else "lanczos", needs, options.memory_limit, what)
-    known = of_sums(sums, head, samples)
+    marginals = of_sums(sums, head, samples)
     if exact:
-        joint = joint_entropy_of_moments(known.operator.moments, normalize_rows(head))
-        return exact_joint(known, joint, options)
-    return estimated_joint(known, options)
+        joint = joint_entropy_of_moments(marginals.operator.moments, normalize_rows(head))
+        return exact_joint(marginals, joint, options)
+    return estimated_joint(marginals, options)
 
 
 @jax.jit
 def _assemble(entropy1: Array, entropy2: Array, joint: Estimate, weight: Array) -> dict[str, Any]:
-    """All fields with their bounds, as intervals of the three entropies."""
+    """All fields and their bounds, by interval arithmetic on the three entropies."""
     most, least = jnp.maximum(entropy1, entropy2), jnp.minimum(entropy1, entropy2)
     rounding = entropy_rounding(joint.value.dtype) * jnp.maximum(most, 1.0)
     empty = weight == 0
-    # A joint kernel has at least the entropy of either, and at most that of both.
+    # The joint entropy is at least the larger of the two, and at most their sum.
     floor, ceiling = most - rounding, entropy1 + entropy2 + 2 * rounding
     lower = jnp.clip(joint.lower, floor, ceiling)
     upper = jnp.clip(joint.upper, floor, ceiling)
+    # The estimate keeps to what holds without rounding, so that MI and MIR are not negative.
     middle = jnp.clip(jnp.clip(joint.value, lower, upper), most, entropy1 + entropy2)
     middle = jnp.where(empty, 0.0, middle)
     value = combine(entropy1, entropy2, middle)
@@ -128,7 +137,8 @@ def _assemble(entropy1: Array, entropy2: Array, joint: Estimate, weight: Array) 
     )
     apart = value.entropy_difference
     nothing = entropy_rounding(joint.value.dtype)
-    defined = ~(least <= nothing)  # NaN stays NaN
+    defined = ~(least <= nothing)  # not `least > nothing`: NaN stays NaN
+    # Each ratio is least where its numerator is least and its denominator greatest.
     bounds = []
     for sign, joint_bound, shared_bound in ((-1, lower, shared[0]), (1, upper, shared[1])):
         slack = sign * rounding
@@ -147,6 +157,7 @@ def _assemble(entropy1: Array, entropy2: Array, joint: Estimate, weight: Array) 
             )
         )
     bounds = [jax.tree.map(lambda b: jnp.where(empty, 0.0, b), b) for b in bounds]
+    # The marginals are exact: only what contains the joint entropy has a standard error.
     error = jnp.where(empty, 0.0, joint.standard_error)
     none = jnp.zeros_like(error)
     errors = Interplay(

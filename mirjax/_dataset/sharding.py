@@ -1,4 +1,4 @@
-"""Rows that are spread over devices."""
+"""How rows are split over devices."""
 
 import jax
 from jax import Array
@@ -8,7 +8,8 @@ from mirjax._checks import ArrayLike
 
 
 def row_shards(features: ArrayLike) -> int:
-    """Into how many equal parts the rows are cut over devices; 1 inside a transformed function."""
+    """The number of equal parts of the rows on devices; 1 inside a transformed function."""
+    # A tracer does not know where its values will be.
     sharding = getattr(features, "sharding", None)
     if sharding is None or isinstance(features, jax.core.Tracer):
         return 1
@@ -16,9 +17,10 @@ def row_shards(features: ArrayLike) -> int:
 
 
 def automatic(array: Array) -> Array:
-    """The same array on the same devices, on a mesh whose axes the compiler may use as it likes.
+    """The same array on the same devices, on a mesh with automatic axes.
 
-    Meshes of `jax.make_mesh` have explicit axes: each operation then asks where its result shall lie.
+    Meshes from `jax.make_mesh` have explicit axes, with which some operations need the sharding of
+    their result as an argument.
     """
     sharding = getattr(array, "sharding", None)
     if isinstance(array, jax.core.Tracer) or not isinstance(sharding, NamedSharding):

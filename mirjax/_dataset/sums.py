@@ -1,4 +1,4 @@
-"""What of a labelled data set adds up: counts, sums and second moments by class."""
+"""The additive statistics of a labelled data set: weights, sums and second moments by class."""
 
 from typing import NamedTuple
 
@@ -11,19 +11,19 @@ from mirjax._batch.gram import normalize_rows
 from mirjax._dataset.blocks import Blocks, class_blocks, place_rows, sum_by_class
 from mirjax._linalg.precision import matmul
 
-# d × d matrices that are formed at once in an update, in numbers.
+# An update forms d × d matrices with at most this many numbers at a time.
 _WORK = 2**25
 
 
 class Sums(NamedTuple):
-    """What adds up.
+    """Statistics that add up over samples, up to a correction of the scatter.
 
     Attributes:
         count: weight of each class.
         sums: weighted sum of the raw rows of each class.
         scatter: within-class scatter of the raw rows, `Σ w (z - μ_y)(z - μ_y)ᵀ`.
-        unit_count: weight of each class without its zero rows, which have no direction.
-        second: `Σ w ẑ ẑᵀ` of each class, with `ẑ = z / ‖z‖`.
+        unit_count: weight of each class without zero rows, which have no direction.
+        second: `Σ w ẑ ẑᵀ` over each class, with `ẑ = z / ‖z‖`.
     """
 
     count: Float[Array, " c"]
@@ -34,19 +34,23 @@ class Sums(NamedTuple):
 
 
 def sums_of(features: Array, labels: Array, weights: Array, classes: int, shards: int) -> Sums:
-    """The statistics of some rows, in plain sums."""
+    """The statistics of some rows, without compensation for rounding."""
+    # A NaN weight makes the statistics NaN; rows of weight 0 may hold anything.
     valid = (labels >= 0) & (labels < classes)
     weights = jnp.where((valid & (weights >= 0)) | (weights == 0), weights, jnp.nan)
     labels = jnp.where(valid, labels, 0)
     features = jnp.where((weights == 0)[:, None], 0.0, features)
     rows = normalize_rows(features)
+    # The weight goes into the rows as a square root, since second moments multiply them twice.
     blocks = class_blocks(jnp.sqrt(weights)[:, None] * rows, labels, classes, shards)
     directed = jnp.where(jnp.any(rows != 0, axis=-1) | jnp.isnan(weights), weights, 0.0)
     counts = place_rows(jnp.stack([weights, directed], axis=1), blocks.index)
     placed = place_rows(features, blocks.index)
+    # Summed within each block as a product with the weights, then over the blocks of a class.
     sums = matmul(jnp.swapaxes(counts[..., :1], -1, -2), placed)[:, :, 0]
     sums = sum_by_class(sums, blocks.classes, classes)
     count, unit_count = sum_by_class(jnp.sum(counts, axis=2), blocks.classes, classes).T
+    # Centred before they are squared: a large common mean would cancel digits of the scatter.
     means = sums / jnp.where(count == 0, 1.0, count)[:, None]
     centred = jnp.sqrt(weights)[:, None] * (features - means[labels])
     second = second_moments(blocks, classes)
@@ -56,6 +60,7 @@ def sums_of(features: Array, labels: Array, weights: Array, classes: int, shards
 def second_moments(blocks: Blocks, num_classes: int) -> Float[Array, "c d d"]:
     """`Σ z zᵀ` over the rows of each class."""
     shards, count, size, width = blocks.rows.shape
+    # So many blocks at a time that their d × d products fit.
     step = max(1, min(count, _WORK // (shards * width * width)))
     pad = -count % step
     rows = jnp.pad(blocks.rows, ((0, 0), (0, pad), (0, 0), (0, 0)))
@@ -66,7 +71,8 @@ def second_moments(blocks: Blocks, num_classes: int) -> Float[Array, "c d d"]:
     def add(carry: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
         rows, classes = part
         products = matmul(jnp.swapaxes(rows, -1, -2), rows)
-        return jax.vmap(lambda total, c, new: total.at[c].add(new))(carry, classes, products), None
+        added = jax.vmap(lambda sums, c, new: sums.at[c].add(new))(carry, classes, products)
+        return added, None
 
     start = jnp.zeros((shards, num_classes, width, width), blocks.rows.dtype)
     return jnp.sum(lax.scan(add, start, (rows, classes))[0], axis=0)

@@ -1,1 +1,1 @@
-"""One matrix: spectra, decompositions, entropies by products, precision."""
+"""One matrix: its spectrum, decompositions and entropy, and the precision they need."""

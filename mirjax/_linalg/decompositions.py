@@ -1,8 +1,9 @@
-"""LAPACK decompositions that are safe to batch on a CPU, and the pseudo-inverse.
+"""Decompositions that are safe to batch on a CPU, and the pseudo-inverse.
 
 jaxlib's CPU kernels split a batch over XLA's thread pool and wait inside it. Two batched
 decompositions that run at the same time can fill a small pool with waiting threads, and the program
-hangs (seen with jaxlib 0.10 on 2 cores). So a batch is a loop on the CPU, and stays a batch elsewhere.
+hangs (seen with jaxlib 0.10 on 2 cores). So a batch becomes a loop on the CPU, and stays a batch
+elsewhere.
 """
 
 import functools
@@ -26,8 +27,9 @@ def _looped_on_cpu(decompose: Callable[[Array], Arrays]) -> Callable[[Array], Ar
     @single.def_vmap
     def batched(axis_size: int, in_batched: list[bool], matrices: Array):
         del axis_size, in_batched  # there is one argument, and it is batched
+        # The loop calls `single`, so that several batch axes become nested loops.
         result = lax.platform_dependent(
-            matrices, cpu=lambda each: lax.map(single, each), default=jax.vmap(decompose)
+            matrices, cpu=lambda stack: lax.map(single, stack), default=jax.vmap(decompose)
         )
         return result, jax.tree.map(lambda _: True, result)
 
@@ -66,10 +68,10 @@ def svd(matrix: Float[Array, "m n"]) -> Arrays:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def pinv(matrix: Float[Array, "m n"], rank: Array, floor: float) -> Float[Array, "n m"]:
-    """Moore-Penrose inverse; its derivative holds while the rank does not change.
+    """Moore-Penrose inverse; its derivative is valid while the rank does not change.
 
-    The rank is known to be at most `rank`. Singular values beyond that, up to `floor`, and up to
-    rounding of the largest, count as 0.
+    The rank is known to be at most `rank`. Singular values beyond that number count as 0, and so do
+    those below `floor` or below the rounding error of the largest.
     """
     left, values, right = svd(matrix)
     rounding = max(matrix.shape) * jnp.finfo(matrix.dtype).eps * values[0]
@@ -82,7 +84,8 @@ def pinv(matrix: Float[Array, "m n"], rank: Array, floor: float) -> Float[Array,
 def _pinv_jvp(
     floor: float, primals: tuple[Array, Array], tangents: tuple[Array, Array]
 ) -> tuple[Array, Array]:
-    # Golub & Pereyra 1973.
+    # Golub & Pereyra 1973, for constant rank. Differentiating the SVD itself would divide by
+    # differences of singular values, which vanish where they coincide.
     (matrix, rank), (tangent, _) = primals, tangents
     inverse = pinv(matrix, rank, floor)
     off_range = jnp.eye(matrix.shape[0], dtype=matrix.dtype) - matmul(matrix, inverse)

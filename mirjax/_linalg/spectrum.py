@@ -1,8 +1,8 @@
 """Functions of the spectrum of a positive semi-definite matrix of unit trace.
 
-Everything here takes *one* matrix `[k, k]`, symmetric, of trace 1 (the callers normalise and
-`vmap`) and is differentiable twice, at any rank, without jitter: the derivatives live on the range
-of the matrix, where `log` is finite.
+Every function here takes *one* symmetric matrix `[k, k]` of trace 1 (the callers normalise and
+`vmap`). It is twice differentiable at any rank without added jitter, because the derivatives are
+taken on the range of the matrix, where `log` is finite.
 """
 
 import functools
@@ -19,17 +19,17 @@ from mirjax._linalg.entropy_range import entropy_range
 from mirjax._linalg.precision import matmul, mixedness, total
 from mirjax._linalg.products import entropy_by_products
 
-Method = Literal["eigh", "products", "auto"]
-"""How an entropy of order 1 is computed: by decomposition, by matrix products, or by what is faster."""
+EntropyMethod = Literal["eigh", "products", "auto"]
+"""How an entropy of order 1 is computed: by decomposition, by matrix products, or by the faster."""
 
-# Below this side, one call of the dense solver is cheaper than tridiagonalisation and bisection.
+# Up to this side one call of the dense solver is cheaper than tridiagonalisation and bisection.
 _DENSE_SIDE = 40
-# Bisection goes on this many bits below eps * ||T||: hundreds of tiny eigenvalues are summed.
+# Bisection continues this many bits below eps * ||T||, since hundreds of tiny eigenvalues add up.
 _EXTRA_BITS = 6
 
 
 def eigenvalues(matrix: Float[Array, "k k"]) -> Float[Array, " k"]:
-    """Eigenvalues of a symmetric matrix in ascending order; a NaN anywhere makes all of them NaN."""
+    """Eigenvalues of a symmetric matrix, ascending; a NaN in the matrix makes all of them NaN."""
     if matrix.shape[-1] <= _DENSE_SIDE:
         return _dense_eigenvalues(matrix)
     return lax.platform_dependent(matrix, cpu=_tridiagonal_eigenvalues, default=_dense_eigenvalues)
@@ -40,20 +40,22 @@ def _dense_eigenvalues(matrix: Array) -> Array:
 
 
 def _tridiagonal_eigenvalues(matrix: Array) -> Array:
-    # JAX's dense solver always computes the eigenvectors too, at twice the cost of this.
-    found = _bisect(*tridiagonal(matrix))
-    return jnp.where(jnp.isfinite(jnp.sum(matrix)), found, jnp.nan)
+    # JAX's dense solver always computes the eigenvectors too, which doubles the cost.
+    values = _bisect(*tridiagonal(matrix))
+    # The solver reads one triangle: a NaN in the other one must show too.
+    return jnp.where(jnp.isfinite(jnp.sum(matrix)), values, jnp.nan)
 
 
 def _bisect(diagonal: Array, off_diagonal: Array) -> Array:
     """Eigenvalues of a symmetric tridiagonal matrix by Sturm counts.
 
     `jax.scipy.linalg.eigh_tridiagonal` stops at `eps * ||T||` for each eigenvalue. Summed over the
-    null space of a low-rank matrix of side 600 that is an error of 1e-4 in a float32 entropy.
+    null space of a low-rank matrix of side 600, that gives an error of 1e-4 in a float32 entropy.
     """
     side, dtype = diagonal.shape[0], diagonal.dtype
     finfo = jnp.finfo(dtype)
     squared = jnp.square(off_diagonal)
+    # Gershgorin: every eigenvalue lies in an interval around a diagonal entry.
     reach = jnp.pad(jnp.abs(off_diagonal), (1, 1))
     radius = reach[1:] + reach[:-1]
     low, high = jnp.min(diagonal - radius), jnp.max(diagonal + radius)
@@ -62,6 +64,7 @@ def _bisect(diagonal: Array, off_diagonal: Array) -> Array:
     index = jnp.arange(side)
 
     def count_below(x: Array) -> Array:
+        # As many eigenvalues lie below x as there are negative pivots in the LDLᵀ of T - x.
         def step(carry: tuple[Array, Array], entry: tuple[Array, Array]):
             previous, count = carry
             centre, coupling = entry
@@ -86,26 +89,27 @@ def _bisect(diagonal: Array, off_diagonal: Array) -> Array:
 
 
 def spectral_sum(
-    matrix: Float[Array, "k k"], order: float | int, method: Method = "eigh"
+    matrix: Float[Array, "k k"], order: float | int, method: EntropyMethod = "eigh"
 ) -> Float[Array, ""]:
-    r"""`-Σ λ log λ` for order 1, else `Σ (λ^order - λ)`: what entropies of order α are made of.
+    r"""`-Σ λ log λ` for order 1, otherwise `Σ (λ^order - λ)`, from which an entropy follows.
 
-    Exact first and second derivatives on the range of `matrix` (eigenvalues above `eps · λ_max`
-    for order >= 1). `O(k³)`. Methods other than `"eigh"` are for order 1.
+    First and second derivatives are exact on the range of `matrix` (for order >= 1, eigenvalues
+    above `eps · λ_max`). `O(k³)`. Orders other than 1 always use `"eigh"`.
     """
     return _spectral_sum(matrix, order, method if order == 1 else "eigh")
 
 
-def _by(method: Method, matrix: Array, eigh: Callable, products: Callable) -> Any:
+def _by(method: EntropyMethod, matrix: Array, eigh: Callable, products: Callable) -> Any:
     if method == "auto":
-        # Products take, with the gradient, 0.8 to 1.05 of the time on two CPUs up to a side of 64, and more beyond; on an
-        # H100 0.45 at 64 and 0.16 at 512, on an H200 0.3 to 0.5 from 16 to 128 (`benchmarks/README.md`).
+        # Time by products over time by decomposition, both with the gradient: on two CPUs 0.8 to
+        # 1.05 up to a side of 64, and more beyond; on an H100 0.45 at 64 and 0.16 at 512; on an
+        # H200 0.3 to 0.5 from 16 to 128 (`benchmarks/README.md`).
         return lax.platform_dependent(matrix, cpu=eigh, default=products)
     return products(matrix) if method == "products" else eigh(matrix)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _spectral_sum(matrix: Array, order: float, method: Method) -> Array:
+def _spectral_sum(matrix: Array, order: float, method: EntropyMethod) -> Array:
     return _by(
         method,
         matrix,
@@ -115,7 +119,9 @@ def _spectral_sum(matrix: Array, order: float, method: Method) -> Array:
 
 
 @_spectral_sum.defjvp
-def _spectral_sum_jvp(order: float, method: Method, primals: tuple[Array], tangents: tuple[Array]):
+def _spectral_sum_jvp(
+    order: float, method: EntropyMethod, primals: tuple[Array], tangents: tuple[Array]
+):
     value, gradient = _by(
         method,
         primals[0],
@@ -142,10 +148,10 @@ def _value_and_gradient_of(
 @_value_and_gradient.defjvp
 def _value_and_gradient_jvp(order: float, primals: tuple[Array], tangents: tuple[Array]):
     # Daleckii-Krein: in the eigenbasis the derivative of a matrix function is an entrywise product
-    # with divided differences, which have a limit where eigenvalues coincide.
+    # with divided differences, which stay finite where eigenvalues coincide.
     (matrix,), (tangent,) = primals, tangents
     vectors, values = eigh(matrix)
-    # Here a null eigenvalue that passes does harm: the factor that vanishes there has a derivative.
+    # A null eigenvalue that is kept does harm here: the factor that vanishes has a derivative.
     kept = _in_range(values, order, margin=values.shape[0])
     gradient = matmul(vectors * _slope(values, kept, order)[None, :], vectors.T)
     value = _sum_of_terms(_polish(values, matrix), matrix, order)
@@ -156,8 +162,9 @@ def _value_and_gradient_jvp(order: float, primals: tuple[Array], tangents: tuple
 
 
 def _in_range(values: Array, order: float, margin: float | None = None) -> Array:
-    # For order >= 1 what passes by mistake does no harm: a factor F of the matrix vanishes there,
-    # and so does F times a logarithm. Below 1 the terms are steep at 0, so rank is decided safely.
+    # For order >= 1 a null eigenvalue that is kept does no harm: a factor F of the matrix vanishes
+    # there, and so does F times a logarithm. Below order 1 the terms are steep at 0, so a larger
+    # margin decides what counts as rank.
     if margin is None:
         margin = 1.0 if order >= 1 else values.shape[0]
     return values > margin * jnp.finfo(values.dtype).eps * values[-1]
@@ -168,7 +175,7 @@ def _sum_of_terms(values: Array, matrix: Array, order: float) -> Array:
         kept = _in_range(values, order)
         safe = jnp.where(kept, values, 1.0)
         return total(jnp.where(kept, safe * jnp.expm1((order - 1) * jnp.log(safe)), -values))
-    # The odd extension: rounding scatters null eigenvalues on both sides of 0, and their terms cancel.
+    # The odd extension: rounding scatters null eigenvalues around 0, and their terms cancel.
     logs = jnp.log(jnp.where(values == 0, 1.0, jnp.abs(values)))
     if order != 1:
         return total(values * jnp.expm1((order - 1) * logs))
@@ -176,16 +183,17 @@ def _sum_of_terms(values: Array, matrix: Array, order: float) -> Array:
 
 
 def _polish(values: Array, matrix: Array) -> Array:
-    """Moves eigenvalues, within their rounding error, onto the known trace and Frobenius norm.
+    """Corrects eigenvalues, within their rounding error, to the known trace and Frobenius norm.
 
-    A dense solver knows them to a few `eps · λ_max`; both sums are known to rounding. A common factor
-    mends the large ones, a common shift the many small ones.
+    A dense solver finds them up to a few `eps · λ_max`; both sums are known up to rounding. A
+    common factor corrects the large ones, a common shift the many small ones.
     """
     squares = total(jnp.square(values))
     mixed = mixedness(matrix)
+    # Each form of the purity is used where it loses less to rounding.
     purity = jnp.where(mixed < 0.5, 1 - mixed, total(jnp.square(matrix)))
     values = values + values * (0.5 * (purity - squares) / squares)
-    # Multiples of 2 eps add up exactly, so that what is missing from 1 is not lost in rounding.
+    # Multiples of 2 eps add up exactly, so what is missing from 1 is not lost in rounding.
     unit = 2 * jnp.finfo(values.dtype).eps
     coarse = jnp.round(values / unit) * unit
     missing = (1 - jnp.sum(coarse)) - jnp.sum(values - coarse)
@@ -208,6 +216,7 @@ def _divided_differences(values: Array, kept: Array, order: float) -> Array:
     base = safe[None, :]
     ratio = (safe[:, None] - base) / base
     equal = ratio == 0
+    # log1p and expm1 of the relative difference: nothing cancels for close eigenvalues.
     log_ratio = jnp.log1p(jnp.where(equal, 1.0, ratio))
     if order == 1:
         rise, limit = -log_ratio, -1.0
@@ -215,12 +224,12 @@ def _divided_differences(values: Array, kept: Array, order: float) -> Array:
         power = order * jnp.exp((order - 1) * jnp.log(base))
         rise, limit = power * jnp.expm1((order - 1) * log_ratio), power * (order - 1)
     inside = jnp.where(equal, limit, rise / jnp.where(equal, 1.0, ratio)) / base
-    # Between range and null space (λj = 0, g = 0): what keeps the rank, seen from the range.
+    # Between range and null space (λj = 0, g = 0): a change that keeps the rank.
     across = slopes[:, None] / safe[:, None] + slopes[None, :] / safe[None, :]
     both, either = kept[:, None] & kept[None, :], kept[:, None] ^ kept[None, :]
     return jnp.where(both, inside, jnp.where(either, across, 0.0))
 
 
 def entropy_rounding(dtype: jnp.dtype) -> float:
-    """How far rounding can move an entropy of 0, or any entropy for each nat of it."""
+    """How far rounding can move an entropy below 1 nat, or a larger one per nat."""
     return 2e-5 if jnp.finfo(dtype).bits == 32 else 1e-12

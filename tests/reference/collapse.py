@@ -1,6 +1,19 @@
-"""NC1 to NC4 (Papyan, Han & Donoho 2020) in float64 NumPy with explicit d × d covariances."""
+"""Class means and NC1 to NC4 (Papyan et al. 2020) in float64 NumPy, with d × d covariances."""
 
 import numpy as np
+
+
+def class_means(features, labels, num_classes, weights=None):
+    """Means `[num_classes, d]` and weights `[num_classes]`, sample by sample."""
+    features, labels = np.asarray(features, np.float64), np.asarray(labels)
+    weights = np.ones(len(labels)) if weights is None else np.asarray(weights, np.float64)
+    sums, weight = np.zeros((num_classes, features.shape[1])), np.zeros(num_classes)
+    for row, label, w in zip(features, labels, weights, strict=True):
+        if w > 0:
+            sums[label] += w * row
+            weight[label] += w
+    means = [s / w if w > 0 else np.zeros_like(s) for s, w in zip(sums, weight, strict=True)]
+    return np.stack(means), weight
 
 
 def neural_collapse(features, labels, head, bias=None, weights=None):

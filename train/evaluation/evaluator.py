@@ -12,7 +12,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 import mirjax
-from mirjax._batch.gram import class_means
+from mirjax._batch.gram import means_by_class as class_means
 from train.data.batches import batches
 from train.engine.sharding import cut
 from train.engine.state import Network, TrainState

@@ -9,7 +9,7 @@ from jax import Array
 
 import mirjax
 from mirjax._batch.collapse import neural_collapse
-from mirjax._batch.gram import class_means
+from mirjax._batch.gram import means_by_class as class_means
 from train.data.batches import batches
 from train.engine.state import Network, TrainState
 from train.run.settings import Settings

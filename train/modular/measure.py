@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 import mirjax
-from mirjax._batch.gram import class_means
+from mirjax._batch.gram import means_by_class as class_means
 from train.engine.state import TrainState
 from train.evaluation.layers import head_coordinates, layer_interplay
 from train.modular.fourier import (
