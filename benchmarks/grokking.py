@@ -24,19 +24,16 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
+from train.engine.optimizers import adamw_with_warmup
 from train.engine.state import initial_state
-from train.grokking import PRESETS, Grokking, lanes
+from train.grokking import PRESETS, Grokking, lanes_of_kinds, make_trainer, task_of
 from train.modular.network import ModularNetwork
-from train.modular.task import table
-from train.modular.trainer import Batch, FullBatch
 
 OURS, PLAIN, VMAPPED, COMPILED = "ours", "plain PyTorch", "vmapped PyTorch", "compiled PyTorch"
 TOLERANCE = 1e-6
@@ -46,32 +43,28 @@ Advance = Callable[[int], np.ndarray]
 """Takes so many steps; the mean loss of each seed over them."""
 
 
-def ours(settings: Grokking) -> tuple[Advance, dict[str, np.ndarray], Batch]:
-    """Training by `FullBatch`; also the initial parameters and the data, stacked over the seeds."""
-    own = lanes(settings)
-    tables = [
-        table(settings.modulus, settings.fractions[0], settings.operation, seed=lane.seed)
-        for lane in own
-    ]
-    size = tables[0].train_size
-    data = Batch(
-        np.stack([t.pairs[:size] for t in tables]), np.stack([t.labels[:size] for t in tables])
+class Data(NamedTuple):
+    """The training pairs and labels, stacked over the seeds."""
+
+    inputs: np.ndarray
+    labels: np.ndarray
+
+
+def ours(settings: Grokking) -> tuple[Advance, dict[str, np.ndarray], Data]:
+    """Training by `train.grokking`; also the initial parameters and the data, stacked over the seeds."""
+    lanes = lanes_of_kinds(settings)
+    tasks = [task_of(settings, lane) for lane in lanes]
+    size = tasks[0].train_size
+    data = Data(
+        np.stack([task.pairs[:size] for task in tasks]),
+        np.stack([task.labels[:size] for task in tasks]),
     )
     network = ModularNetwork(settings.modulus, settings.width, settings.heads)
-    transform = optax.scale_by_adam(b1=0.9, b2=0.98)
-    states = initial_state(network, transform, own)
+    optimizer = adamw_with_warmup(warmup_steps=10)
+    states = initial_state(network, optimizer, lanes)
     # Copies: the states are donated.
     initial = {str(k): np.array(v) for k, v in nnx.to_pure_dict(states.params).items()}
-    trainer = FullBatch(
-        own,
-        states,
-        [(range(len(own)), jax.tree.map(jnp.asarray, data))],
-        network.forward,
-        transform,
-        steps_per_call=settings.steps_per_call or 100,
-        information_steps=settings.information_steps,
-        information_batch=settings.information_batch,
-    )
+    trainer = make_trainer(settings, network, optimizer, lanes, tasks, states)
     step = 0
 
     def advance(count: int) -> np.ndarray:
@@ -79,7 +72,7 @@ def ours(settings: Grokking) -> tuple[Advance, dict[str, np.ndarray], Batch]:
         step += count
         terms = trainer.advance(step)
         jax.block_until_ready(trainer.states)
-        return np.array([lane["step_loss"] for lane in terms])
+        return np.array([of_lane["step_loss"] for of_lane in terms])
 
     return advance, initial, data
 
@@ -109,7 +102,7 @@ def torch_loss(device: str) -> Callable[..., Any]:
 
 
 def in_torch(
-    settings: Grokking, initial: dict[str, np.ndarray], data: Batch, peer: str, mode: str
+    settings: Grokking, initial: dict[str, np.ndarray], data: Data, peer: str, mode: str
 ) -> Advance:
     """Training by a peer; the mode is that of `torch.compile`."""
     import torch

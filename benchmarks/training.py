@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
 from benchmarks.profiling import Profile, profiled
@@ -15,16 +16,17 @@ from benchmarks.timing import OURS, Calls, Row, measure, on_cpu, torch_device
 from train.data.load import load
 from train.data.randaugment import RANGES
 from train.data.types import DataNotFound, from_arrays
-from train.engine.loader import feed_of
+from train.engine.loader import loader_of
+from train.engine.optimizers import sgd_with_cosine
 from train.engine.sharding import data_mesh
-from train.engine.state import Network, initial_state, optimizer
-from train.engine.step import information_loss, make_step
-from train.engine.trainer import Groups
+from train.engine.state import Network, initial_state
+from train.engine.step import UsedTerms
+from train.engine.trainer import Trainer, is_slow
 from train.run.lanes import lanes_of
-from train.semisupervised import start, unlabelled_batch
-from train.ssl.pool import PoolFeed, pool_of
+from train.semisupervised import start
+from train.ssl.pool import PoolLoader, pool_of
 from train.ssl.settings import Semisupervised
-from train.supervised import Supervised
+from train.supervised import Supervised, make_step
 
 IMAGES, CLASSES, SUPERVISED = 10_000, 10, 64
 WITH = "mirjax, + MI + ED"
@@ -48,12 +50,14 @@ def supervised(settings: Supervised, data: Any = None) -> Callable[[], float]:
     if data is None:
         images, labels = noise()
         data = from_arrays("noise", images, labels, images[:100], labels[:100])
-    lanes, network, transform = lanes_of(settings), Network.of(settings, data), optimizer(settings)
+    lanes, network = lanes_of(settings), Network.of(settings, data)
+    optimizer = sgd_with_cosine(steps=settings.steps, momentum=settings.momentum)
+    step = make_step(network, optimizer, UsedTerms.of(lanes), augment=True)
+    states = initial_state(network, optimizer, lanes)
     mesh = data_mesh(settings.batch_size, 1)
-    step = make_step(network, transform, information_loss(lanes), augment=True)
-    feed = feed_of(data.train, settings.batch_size, mesh)
-    states = initial_state(network, transform, lanes)
-    return _caller(Groups(settings, lanes, states, step, feed, mesh))
+    loader = loader_of(data.train, settings.batch_size, mesh)
+    slow = is_slow(settings.model)
+    return _caller(Trainer(jax.vmap(step), loader, lanes, states, mesh, slow_together=slow))
 
 
 def semisupervised(settings: Semisupervised) -> Callable[[], float]:
@@ -63,11 +67,12 @@ def semisupervised(settings: Semisupervised) -> Callable[[], float]:
     pool, lanes = pool_of(settings, data, settings.labels), lanes_of(settings)
     _, step, states = start(settings, pool, lanes)
     mesh = data_mesh(settings.batch_size, 1)
-    feed = PoolFeed(pool, settings.batch_size, unlabelled_batch(settings), mesh)
-    return _caller(Groups(settings, lanes, states, step, feed, mesh))
+    loader = PoolLoader(pool, settings.batch_size, settings.unlabelled_batch(), mesh)
+    slow = is_slow(settings.model)
+    return _caller(Trainer(jax.vmap(step), loader, lanes, states, mesh, slow_together=slow))
 
 
-def _caller(trainer: Groups) -> Callable[[], float]:
+def _caller(trainer: Trainer) -> Callable[[], float]:
     done, count = 0, steps_a_call()
 
     def take() -> float:

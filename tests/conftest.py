@@ -1,5 +1,6 @@
 """One numerical setting for all tests: float32 by default, no silent promotion, a compile cache."""
 
+import os
 from pathlib import Path
 
 import jax
@@ -11,7 +12,23 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
+# Most of the time of the tests is compilation, which takes half as long without these passes.
+UNOPTIMISED = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 MAPPINGS = Path("/proc/self/maps")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--optimised",
+        action="store_true",
+        help="compile with all of XLA's optimisations, as users do",
+    )
+
+
+def pytest_configure(config):
+    # Before the first computation, when XLA reads its flags; processes that tests start inherit them.
+    if not config.getoption("--optimised"):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {UNOPTIMISED}".strip()
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from tests import cases
 from tests.reference import definition
 from tests.tolerances import assert_near
 
+pytestmark = pytest.mark.numerics
+
 FIELDS = mirjax.Interplay._fields
 # (n, d, C): the operator is that of the moments, of the rows, and of the rows where n < d C.
 SHAPES = {"moments": (700, 12, 6), "rows": (300, 24, 40)}

@@ -10,6 +10,8 @@ from tests import cases, compiled
 from tests.reference import definition
 from tests.tolerances import assert_derivative, assert_near
 
+pytestmark = pytest.mark.numerics
+
 MIXES = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
 forward = jax.jit(
     lambda arguments, tangents, labels, mix: jax.jvp(

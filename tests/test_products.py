@@ -15,6 +15,8 @@ from tests import cases
 from tests.reference import definition
 from tests.tolerances import assert_interplay, assert_near
 
+pytestmark = pytest.mark.numerics
+
 by_products = jax.jit(functools.partial(mirjax.interplay, method="products"))
 value_and_derivative = jax.jit(entropy_by_products)
 

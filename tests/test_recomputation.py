@@ -8,6 +8,8 @@ from jax.extend.core import Literal
 
 from mirjax._linalg.products import entropy_by_products
 
+pytestmark = pytest.mark.numerics
+
 
 def recomputed(function, argument):
     """Results of `function` where only products are kept: whatever needs another value computes it anew from them.

@@ -20,10 +20,10 @@ from mirjax import plot
 from train.data.types import source_of
 from train.evaluation.closed_forms import closed_forms
 from train.evaluation.evaluator import Extractor
-from train.evaluation.finished import open_run
+from train.evaluation.finished import read_run
 from train.run.command import enable_cache
-from train.run.errors import told
-from train.run.folder import RunError, new_place
+from train.run.errors import RunError, exit_on_user_error
+from train.run.folder import new_place
 from train.supervised import Supervised, load_data
 
 _METRICS = ("mir", "hdr")
@@ -55,7 +55,7 @@ class Measured(NamedTuple):
 
 def measure(bias: Bias) -> Measured:
     """The trained and the untrained network."""
-    run = open_run(bias.run, Supervised, load_data)
+    run = read_run(bias.run, Supervised, load_data)
     if not 0 <= bias.seed < run.settings.seeds:
         raise RunError(f"seed must be below {run.settings.seeds}, the seeds of {bias.run}.")
     split = getattr(run.data, bias.split)
@@ -123,7 +123,7 @@ def main() -> None:
     """Command line."""
     bias = tyro.cli(Bias, description=__doc__, prog="python -m train.bias")
     out = bias.out or bias.run / f"bias-{bias.split}"
-    with told():
+    with exit_on_user_error():
         new_place(out)
         enable_cache()
         write(measure(bias), out)

@@ -6,10 +6,9 @@ Presets: `small` (the default: a small convolutional network on CIFAR-10, about 
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,29 +25,34 @@ from train.reporting.plots import Line, Panel, draw
 from train.reporting.records import Record, cell, curves, select
 from train.reporting.summary import Claim, Summary, Table
 from train.run.command import run_command
+from train.run.files import write_jsonl
 from train.run.folder import claim as claim_folder
-from train.run.folder import write_text
-from train.run.lanes import Lane, lanes_of
+from train.run.lanes import Lane, lanes_of, take_lane
 from train.run.loop import Result
-from train.run.settings import PAPER, SMALL, Settings
-from train.supervised import Supervised, fit, load_data
+from train.run.settings import PAPER, SMALL, InformationWeights, LabelSmoothing
+from train.supervised import SupervisedTraining, fit, load_data
 
 
 @dataclasses.dataclass(frozen=True)
-class Connectivity(Supervised):
+class Connectivity(LabelSmoothing, InformationWeights, SupervisedTraining):
     """Accuracy, loss, MIR and HDR on the straight line between two trained copies of a network."""
 
+    refused: ClassVar[dict[str, str]] = {
+        "learning_rate": "learning rates are what this experiment sweeps: give --learning-rates."
+    }
+
     learning_rates: tuple[float, ...] = (3e-2, 3e-3, 3e-4)
-    """Each is trained with every seed, in two copies or more."""
+    """Peak learning rates of SGD, decayed to 0 by a cosine. Each is trained with every seed, in two
+    copies or more."""
     branch_steps: tuple[int, ...] = (0,)
-    """Steps after which the second copy draws its own data order and augmentation; one second copy
-    for each."""
+    """Steps after which the second copy has its own order of the data and its own augmentation; there
+    is one second copy for each."""
     points: int = 21
-    """Of the path, ends included."""
+    """Number of points on each path, both ends included."""
     path_samples: int | None = None
-    """Test samples that each point is measured on, a class-balanced part; all if not given."""
+    """Number of test samples on which each point is measured, a class-balanced part; all if not given."""
     statistics_batches: int = 20
-    """Training batches (of eval_batch samples) from which batch statistics are recomputed."""
+    """Number of training batches (of `eval_batch` samples) from which batch statistics are recomputed."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -60,10 +64,6 @@ class Connectivity(Supervised):
         self.distinct("branch_steps")
         if not all(rate > 0 for rate in self.learning_rates):
             raise ValueError(f"learning_rates must be positive, got {self.learning_rates}.")
-        if self.learning_rate != Supervised.learning_rate:
-            raise ValueError(
-                "learning rates are what this experiment sweeps: give --learning-rates."
-            )
         if not all(0 <= step < self.steps for step in self.branch_steps):
             raise ValueError(
                 f"branch_steps must be in [0, steps = {self.steps}), got {self.branch_steps}."
@@ -100,7 +100,7 @@ PRESETS = {
 
 
 def run(settings: Connectivity, *, quiet: bool = False) -> Summary:
-    """Trains the copies, and goes along the lines between them."""
+    """Trains the copies, and measures networks on the lines between them."""
     data = load_data(settings)
     measured = data.test
     if settings.path_samples is not None:
@@ -109,19 +109,19 @@ def run(settings: Connectivity, *, quiet: bool = False) -> Summary:
     training = dataclasses.replace(settings, out=folder / "training")
     result = fit(training, data, copies(settings), quiet=quiet)
     records = list(path_records(settings, data, measured, result))
-    write_text(folder / "path.jsonl", "".join(json.dumps(r) + "\n" for r in records))
+    write_jsonl(folder / "path.jsonl", records)
     return summarize(settings, source_of(data), data.num_classes, records).write()
 
 
 def copies(settings: Connectivity) -> list[Lane]:
     """For each learning rate and seed: copy 0, and a copy for each step of branching off."""
-    found = []
+    lanes = []
     for lane in lanes_of(settings, learning_rate=settings.learning_rates):
-        found.append(dataclasses.replace(lane, tags={**lane.tags, "copy": 0}))
+        lanes.append(dataclasses.replace(lane, tags={**lane.tags, "copy": 0}))
         for number, step in enumerate(settings.branch_steps, 1):
             tags = {**lane.tags, "copy": number, "branch_step": step}
-            found.append(dataclasses.replace(lane, tags=tags, copy=number, branch_step=step))
-    return found
+            lanes.append(dataclasses.replace(lane, tags=tags, copy=number, branch_step=step))
+    return lanes
 
 
 def path_records(
@@ -130,9 +130,15 @@ def path_records(
     """The metrics on a split at every point between copy 0 and each other copy."""
     network = Network.of(settings, data)
     # All points under one vmap, but one after the other where batched convolutions are slow.
-    size = 1 if is_slow(settings) else settings.points
+    size = 1 if is_slow(settings.model) else settings.points
     evaluate = Evaluator(network, measured, data.num_classes, settings, networks=size)
-    recompute = Statistics(network, data.train, settings, batches=settings.statistics_batches)
+    recompute = Statistics(
+        network,
+        data.train,
+        momentum=settings.batch_norm_momentum,
+        batch_size=settings.eval_batch,
+        batches=settings.statistics_batches,
+    )
     points = np.linspace(0, 1, settings.points).tolist()
     places = {
         (lane.seed, lane.knobs.learning_rate, lane.copy): i for i, lane in enumerate(result.lanes)
@@ -140,8 +146,8 @@ def path_records(
     for place, lane in enumerate(result.lanes):
         if lane.copy == 0:
             continue
-        first = _at(result.states, places[lane.seed, lane.knobs.learning_rate, 0])
-        path = interpolate(first, _at(result.states, place), points)
+        first = take_lane(result.states, places[lane.seed, lane.knobs.learning_rate, 0])
+        path = interpolate(first, take_lane(result.states, place), points)
         normed = bool(jax.tree.leaves(path.rest))
         for kind in (INTERPOLATED, RECOMPUTED) if normed else (NO_STATISTICS,):
             for start in range(0, settings.points, size):
@@ -151,10 +157,6 @@ def path_records(
                 for point, values in zip(points[start : start + size], evaluate(part), strict=True):
                     place_on: dict[str, Any] = {"statistics": kind, "point": point}
                     yield {"seed": lane.seed, **lane.tags, **place_on, **values}
-
-
-def _at(states: TrainState, place: int) -> TrainState:
-    return jax.tree.map(lambda x: x[place], states)
 
 
 def interpolate(first: TrainState, second: TrainState, points: Sequence[float]) -> TrainState:
@@ -180,19 +182,27 @@ class Statistics:
     """Gives networks the batch statistics that their own weights have: means over training batches.
 
     Each batch norm's statistics are those of whole batches passing through the layers before it as in
-    training, averaged over `batches` of `eval_batch` samples (seed 0, no augmentation).
+    training, averaged over `batches` of `batch_size` samples (seed 0, no augmentation).
     """
 
-    def __init__(self, network: Network, split: Any, settings: Settings, *, batches: int):
+    def __init__(
+        self,
+        network: Network,
+        split: Split | RecordSplit,
+        *,
+        momentum: float,
+        batch_size: int,
+        batches: int,
+    ):
         # Training moves the statistics r to m r + (1 - m) batch: from r = 0 that is (1 - m) batch.
-        share = 1 - settings.batch_norm_momentum
-        size = min(settings.eval_batch, len(split))
+        share = 1 - momentum
+        size = min(batch_size, len(split))
         drawn = itertools.islice(stream(split, batch_size=size, seed=0), batches)
         self._images = [batch["image"] for batch in drawn]
 
         def one(total: Any, params: Any, zero: Any, images: Array) -> Any:
-            found = network.apply(params, zero, images, train=True).rest
-            return jax.tree.map(lambda t, f: t + f / (share * batches), total, found)
+            moved = network.apply(params, zero, images, train=True).rest
+            return jax.tree.map(lambda t, r: t + r / (share * batches), total, moved)
 
         self._add = jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None)))
 
@@ -222,7 +232,9 @@ METRICS = {
 }
 
 
-def summarize(settings: Any, source: str, num_classes: int, records: Sequence[Record]) -> Summary:
+def summarize(
+    settings: Connectivity, source: str, num_classes: int, records: Sequence[Record]
+) -> Summary:
     """The summary of path records, and its picture."""
     n = int(records[0]["n"])
     title = (
@@ -249,7 +261,7 @@ def _statistics(records: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys(record["statistics"] for record in records))
 
 
-def panels(settings: Any, records: Sequence[Record]) -> list[Panel]:
+def panels(settings: Connectivity, records: Sequence[Record]) -> list[Panel]:
     """A row a learning rate, a column a metric; colours for branching, styles for statistics."""
     found = []
     for rate in settings.learning_rates:
@@ -313,7 +325,7 @@ def paths(records: Sequence[Record]) -> list[dict[str, Any]]:
     return found
 
 
-def table(settings: Any, records: Sequence[Record], note: str) -> Table:
+def table(settings: Connectivity, records: Sequence[Record], note: str) -> Table:
     """Barriers and middles."""
     columns = {
         "loss barrier": "barrier",
@@ -351,7 +363,7 @@ _PUBLISHED = {
 }
 
 
-def claims(settings: Any, num_classes: int, records: Sequence[Record]) -> list[Claim]:
+def claims(settings: Connectivity, num_classes: int, records: Sequence[Record]) -> list[Claim]:
     """The paper's statements on this data set, of copies that part at the start; batches as published."""
     kind = _statistics(records)[-1]
     each = select(paths(records), statistics=kind, branch_step=0)

@@ -13,12 +13,13 @@ import tyro
 
 from train.evaluation.closed_forms import closed_forms
 from train.reporting.plots import plot_runs
-from train.reporting.summary import markdown, show
+from train.reporting.records import final_records
+from train.reporting.summary import COLUMNS, comparison, table_of
 from train.run.command import enable_cache
-from train.run.errors import told
+from train.run.errors import exit_on_user_error
 from train.supervised import Supervised, run
 
-COLUMNS = ("accuracy", "MIR", "MIR - collapse", "HDR", "class-mean MIR", "NC1")
+SHOWN = ("accuracy", "MIR", "MIR - collapse", "HDR", "class-mean MIR", "NC1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,7 @@ def main() -> None:
         "+ MI + ED": (demo.mi_weight, demo.ed_weight),
     }
     runs = {}
-    with told():
+    with exit_on_user_error():
         for number, (name, (mi, ed)) in enumerate(weights.items()):
             print(f"{name}: {demo.seeds} seeds, {demo.steps} steps", flush=True)
             settings = Supervised(
@@ -68,9 +69,12 @@ def main() -> None:
         n = int(next(iter(runs.values()))[-1]["test_n"])
         title = f"digits, {demo.seeds} seeds, {demo.steps} steps, metrics on the {n} test samples"
         plot_runs(runs, closed_forms(10), out / "curves.png", title=title)
-        (out / "table.md").write_text(f"{title}\n\n{markdown(runs, COLUMNS)}\n")
+        last = {name: final_records(records) for name, records in runs.items()}
+        columns = {name: COLUMNS[name] for name in SHOWN}
+        table = table_of(last, columns, title=title, first="")
+        (out / "table.md").write_text(table.markdown())
         (out / "demo.json").write_text(json.dumps(dataclasses.asdict(demo), default=str) + "\n")
-        show(runs, title=title)
+        comparison(runs, title=title).show()
         print(f"MIR at neural collapse, 10 classes: {closed_forms(10)['mir']:.4f}")
         print(f"Pictures: {out}/curves.png and {out}/*/curves.png; {time.time() - started:.0f} s")
 

@@ -7,9 +7,9 @@ an hour on 2 cores), `fashion` (the same on Fashion-MNIST), `smoke` (digits, sec
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from train.evaluation.closed_forms import closed_forms
 from train.reporting.paired import gains, paired, pairs_table, reading
@@ -20,63 +20,59 @@ from train.run.command import run_command
 from train.run.folder import claim as claim_folder
 from train.semisupervised import COLUMNS, fit, open_pool
 from train.semisupervised import PRESETS as SINGLE
-from train.ssl.algorithms import ALGORITHMS
+from train.ssl.algorithms import ALGORITHMS, OPTIONS
 from train.ssl.pool import pool_of
-from train.ssl.settings import Compared, Semisupervised, lanes, preset_of
+from train.ssl.settings import Comparison, Semisupervised, comparison_of, lanes_with_terms
 
 Runs = Mapping[str, Sequence[Record]]
 
 
 @dataclasses.dataclass(frozen=True)
-class FewLabels(Compared):
+class FewLabels(Comparison):
     """Algorithms on the same labels and seeds, the last of them also with each information term."""
 
+    refused: ClassVar[dict[str, str]] = {
+        **Comparison.refused,
+        **dict.fromkeys(
+            ("labels", "algorithm"),
+            "give --label-counts and --algorithms instead of labels and algorithm.",
+        ),
+    }
+
     label_counts: tuple[int, ...] = (40, 250)
-    """How many samples keep their labels; one set of runs each."""
+    """Numbers of samples that keep their labels; there is a set of runs for each."""
     algorithms: tuple[str, ...] = ("supervised", "fixmatch", "freematch")
-    """What is compared; the terms are added to the last one."""
+    """The algorithms to compare. The terms are added to the last one."""
 
     def __post_init__(self):
         super().__post_init__()
         self.distinct("label_counts")
         self.known("algorithms", ALGORITHMS)
-        if (self.labels, self.algorithm) != (Semisupervised.labels, Semisupervised.algorithm):
-            raise ValueError(
-                "give --label-counts and --algorithms instead of labels and algorithm."
-            )
-        for option in _OPTIONS:
-            if getattr(self, option) is not None and not any(map(_has(option), self.algorithms)):
+        for option in OPTIONS:
+            if getattr(self, option) is not None and not any(
+                _has(name, option) for name in self.algorithms
+            ):
                 raise ValueError(f"none of {', '.join(self.algorithms)} has a {option}.")
-        # Each fits its settings, or says so before anything is trained.
+        # The settings of every run are valid, or the error comes before anything is trained.
         for name in self.algorithms:
             self.of(name, self.label_counts[0])
         self.of(self.algorithms[-1], self.label_counts[0]).fits_terms()
 
-    def method(self) -> Any:
-        """Of no single algorithm."""
-        return None
-
     def of(self, algorithm: str, labels: int) -> Semisupervised:
         """The settings of the runs of one algorithm on so many labels."""
         # An option of one algorithm is not refused by the others.
-        options = {name: None for name in _OPTIONS if not _has(name)(algorithm)}
+        options = {name: None for name in OPTIONS if not _has(algorithm, name)}
         changes = {"algorithm": algorithm, "labels": labels, **options}
         return self.single(f"{algorithm}-{labels}", **changes)
 
 
-_OPTIONS = ("threshold", "temperature", "fairness_weight")
-
-
-def _has(option: str) -> Callable[[str], bool]:
-    def has(algorithm: str) -> bool:
-        return option in {field.name for field in dataclasses.fields(ALGORITHMS[algorithm])}
-
-    return has
+def _has(algorithm: str, option: str) -> bool:
+    return option in {field.name for field in dataclasses.fields(ALGORITHMS[algorithm])}
 
 
 _SMALL: dict[str, Any] = {"seeds": 3, "eval_train": False}
 PRESETS = {
-    "small": preset_of(
+    "small": comparison_of(
         FewLabels,
         SINGLE["small"],
         **_SMALL,
@@ -84,7 +80,7 @@ PRESETS = {
         eval_every=1200,
         out=Path("runs/few-labels"),
     ),
-    "fashion": preset_of(
+    "fashion": comparison_of(
         FewLabels,
         SINGLE["small"],
         **_SMALL,
@@ -93,10 +89,10 @@ PRESETS = {
         eval_every=800,
         out=Path("runs/few-labels-fashion"),
     ),
-    "smoke": preset_of(
+    "smoke": comparison_of(
         FewLabels, SINGLE["smoke"], label_counts=(40,), seeds=2, out=Path("runs/few-labels-smoke")
     ),
-    "paper": preset_of(
+    "paper": comparison_of(
         FewLabels, SINGLE["paper"], eval_every=2**14, seeds=3, out=Path("runs/few-labels-paper")
     ),
 }
@@ -110,9 +106,10 @@ def run(settings: FewLabels, *, quiet: bool = False) -> Summary:
     claim_folder(settings, {"data": first.data.name, "source": first.data.source_note})
     records, source = [], ""
     for count, name in runs:
-        own = settings.of(name, count)
+        single = settings.of(name, count)
         weights = settings.weights if name == settings.algorithms[-1] else ()
-        result = fit(own, pools[count], lanes(own, weights), quiet=quiet)
+        lanes = lanes_with_terms(single, weights)
+        result = fit(single, pools[count], lanes, quiet=quiet)
         source = result.data
         records += [{**r, "labels": count, "algorithm": name} for r in result.records]
     return summarize(settings, source, first.data.num_classes, records).write()

@@ -5,28 +5,30 @@ Presets: `small` (the default: modulus 23 and width 48, about 15 minutes on 2 co
 """
 
 import dataclasses
-import json
-import math
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
+from train.engine.optimizers import Optimizer, adamw_with_warmup
+from train.engine.sharding import data_mesh
 from train.engine.state import TrainState, initial_state
-from train.modular.measure import MAIN, Measure, progress_records
+from train.engine.step import UsedTerms
+from train.engine.trainer import Trainer
+from train.modular.measure import MAIN, TableEvaluator, progress_records
 from train.modular.network import ModularNetwork
+from train.modular.step import TableLoader, make_step
 from train.modular.summary import summarize
-from train.modular.task import Table, table
-from train.modular.trainer import Batch, FullBatch
+from train.modular.task import Task, modular_task
+from train.reporting.records import Record
 from train.reporting.summary import Summary
 from train.run.command import run_command
-from train.run.folder import write_text
+from train.run.files import write_jsonl
 from train.run.lanes import Knobs, Lane
-from train.run.loop import run_lanes
+from train.run.loop import open_run
 from train.run.settings import RunSettings
 
 RANDOM, NO_DECAY, EASY, MORE_MI, MORE_ED = (
@@ -45,39 +47,40 @@ class Grokking(RunSettings):
     modulus: int = 23
     """p; there are p² pairs."""
     operation: Literal["add", "subtract", "multiply", "squares"] = "add"
-    """What is learned, modulo p."""
+    """The operation to learn, modulo p."""
     fractions: tuple[float, ...] = (0.6,)
-    """Of the pairs, to train on; each is trained with every weight decay and seed."""
+    """Shares of the pairs to train on. Each is trained with every weight decay and seed."""
     weight_decays: tuple[float, ...] = (1.0,)
-    """Of AdamW, on all parameters."""
+    """Weight decays of AdamW, on all parameters."""
     width: int = 48
-    """Of the residual stream; the MLP is four times as wide."""
+    """Width of the residual stream. The MLP is four times as wide."""
     heads: int = 4
-    """Of attention."""
+    """Number of attention heads."""
     learning_rate: float = 1e-3
-    """Of AdamW, after ten steps of warm-up; betas 0.9 and 0.98."""
+    """Learning rate of AdamW after ten steps of warm-up. The betas are 0.9 and 0.98."""
     controls: bool = True
-    """Also train with random labels, without weight decay, and on `large_fraction` of the pairs."""
+    """Whether to train controls too: random labels, no weight decay, and `large_fraction` of the pairs."""
     large_fraction: float = 0.85
-    """A fraction at which the network generalises at once."""
+    """Share of the pairs at which the network generalises at once, for the control."""
     interventions: bool = True
-    """Also train with the MI and with the ED loss in `information_steps`."""
+    """Whether to train with the MI term, and with the ED term, in `information_steps` too."""
     mi_weight: float = 0.1
-    """Weight of the mutual information of features and unembedding rows there (maximised)."""
+    """Weight of the mutual information of features and unembedding rows in these steps, in nats
+    (maximised)."""
     ed_weight: float = 0.1
-    """Weight of the difference of their entropies there (minimised)."""
+    """Weight of the difference of their entropies in these steps, in nats (minimised)."""
     information_steps: tuple[int, int] = (200, 2000)
-    """First step of these terms, and the first step without them again."""
+    """The first step with these terms, and the first step without them again."""
     information_batch: int = 64
-    """Pairs that they are computed on, drawn anew for each step."""
+    """Number of pairs on which these terms are computed, drawn anew for each step."""
     log_events: int = 20
-    """Evaluations on a logarithmic scale of steps, beside those of `eval_every`."""
+    """Number of evaluations on a logarithmic scale of steps, in addition to those of `eval_every`."""
 
     def __post_init__(self):
         super().__post_init__()
         self.at_least_one("modulus", "width", "heads", "information_batch", "log_events")
         for fraction in (*self.fractions, self.large_fraction):
-            table(self.modulus, fraction, self.operation)
+            modular_task(self.modulus, fraction, self.operation)
         if self.width % self.heads:
             raise ValueError(f"heads = {self.heads} must divide width = {self.width}.")
         start, stop = self.information_steps
@@ -132,102 +135,126 @@ PRESETS = {
 }
 
 
-def lanes(settings: Grokking) -> list[Lane]:
+def run(settings: Grokking, *, quiet: bool = False) -> Summary:
+    """Trains all lanes, measures their snapshots, sums up."""
+    # On some devices products have a shorter mantissa by default: the small late losses would be noise.
+    with jax.default_matmul_precision("highest"):
+        lanes = lanes_of_kinds(settings)
+        tasks = [task_of(settings, lane) for lane in lanes]
+        network = ModularNetwork(settings.modulus, settings.width, settings.heads)
+        records = fit(settings, network, lanes, tasks, quiet=quiet)
+        progress: list[Record] = []
+        if settings.operation == "add":
+            events = [0, *settings.events()]
+            progress = progress_records(
+                network, lanes, tasks, events=events, snapshots=settings.out / "snapshots"
+            )
+        write_jsonl(settings.out / "progress.jsonl", progress)
+        return summarize(settings, records, progress).write()
+
+
+def fit(
+    settings: Grokking,
+    network: ModularNetwork,
+    lanes: Sequence[Lane],
+    tasks: Sequence[Task],
+    *,
+    quiet: bool = False,
+) -> list[dict[str, Any]]:
+    """Trains all lanes on their tasks, and evaluates them on the way; the metric records."""
+    optimizer = adamw_with_warmup(warmup_steps=10)
+    states = initial_state(network, optimizer, lanes)
+    # Lanes are trained together where their arrays have the same shapes and they share the terms.
+    ends = [i for i in range(1, len(lanes)) if _shape(lanes[i]) != _shape(lanes[i - 1])]
+    shapes = [slice(a, b) for a, b in itertools.pairwise([0, *ends, len(lanes)])]
+    about = {"data": f"{settings.operation} modulo {settings.modulus}", "classes": settings.modulus}
+
+    with open_run(settings, about, lanes, quiet=quiet) as run:
+        states, start = run.restore(states)
+        trainers = [
+            make_trainer(
+                settings,
+                network,
+                optimizer,
+                lanes[r],
+                tasks[r],
+                jax.tree.map(lambda x, r=r: x[r], states),
+            )
+            for r in shapes
+        ]
+        evaluate = TableEvaluator(network, lanes, tasks, run.folder / "snapshots")
+        for event in run.events(after=start):
+            terms = [of_lane for trainer in trainers for of_lane in trainer.advance(event)]
+            groups = [group for trainer in trainers for group in trainer.states]
+            run.record(event, terms, evaluate(groups))
+            run.save(event, groups)
+    return run.records()
+
+
+def make_trainer(
+    settings: Grokking,
+    network: ModularNetwork,
+    optimizer: Optimizer,
+    lanes: Sequence[Lane],
+    tasks: Sequence[Task],
+    states: TrainState,
+) -> Trainer:
+    """The trainer of lanes of one shape."""
+    mesh = data_mesh(1, 1)
+    step = make_step(
+        network.forward,
+        optimizer,
+        UsedTerms.of(lanes),
+        information_steps=settings.information_steps,
+        information_batch=settings.information_batch,
+    )
+    return Trainer(
+        step,
+        TableLoader(list(zip(lanes, tasks, strict=True)), mesh),
+        lanes,
+        states,
+        mesh,
+        steps_per_call=settings.steps_per_call,
+        lanes_per_call=settings.lanes_per_call or len(lanes),
+    )
+
+
+def lanes_of_kinds(settings: Grokking) -> list[Lane]:
     """All lanes, those of equal shapes and terms side by side."""
-    seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
     fraction, decay = settings.fractions[0], settings.weight_decays[0]
     base = Knobs(settings.learning_rate, decay)
 
     def kind(name: str, fraction: float, knobs: Knobs) -> list[Lane]:
         tags: dict[str, float | str] = {"kind": name, "fraction": fraction}
         tags["weight_decay"] = knobs.weight_decay
-        return [Lane(seed, knobs, tags) for seed in seeds]
+        return [Lane(seed, knobs, tags) for seed in settings.seed_range()]
 
-    found = []
+    lanes = []
     for share in settings.fractions:
-        for own in settings.weight_decays:
-            found += kind(MAIN, share, base._replace(weight_decay=own))
+        for weight_decay in settings.weight_decays:
+            lanes += kind(MAIN, share, base._replace(weight_decay=weight_decay))
     if settings.controls:
-        found += kind(RANDOM, fraction, base)
-        found += kind(NO_DECAY, fraction, base._replace(weight_decay=0.0))
-        found += kind(EASY, settings.large_fraction, base)
+        lanes += kind(RANDOM, fraction, base)
+        lanes += kind(NO_DECAY, fraction, base._replace(weight_decay=0.0))
+        lanes += kind(EASY, settings.large_fraction, base)
     if settings.interventions:
-        found += kind(MORE_MI, fraction, base._replace(mi_weight=settings.mi_weight))
-        found += kind(MORE_ED, fraction, base._replace(ed_weight=settings.ed_weight))
-    return sorted(found, key=lambda lane: _shape(lane))
+        lanes += kind(MORE_MI, fraction, base._replace(mi_weight=settings.mi_weight))
+        lanes += kind(MORE_ED, fraction, base._replace(ed_weight=settings.ed_weight))
+    return sorted(lanes, key=_shape)
 
 
 def _shape(lane: Lane) -> tuple[float, bool]:
     return float(lane.tags["fraction"]), bool(lane.knobs.mi_weight or lane.knobs.ed_weight)
 
 
-def run(settings: Grokking, *, quiet: bool = False) -> Summary:
-    """Trains all lanes, measures their snapshots, sums up."""
-    # On some devices products have a shorter mantissa by default: the small late losses would be noise.
-    with jax.default_matmul_precision("highest"):
-        return _run(settings, quiet=quiet)
-
-
-def _run(settings: Grokking, *, quiet: bool) -> Summary:
-    all_lanes = lanes(settings)
-    tables = [
-        table(
-            settings.modulus,
-            float(lane.tags["fraction"]),
-            settings.operation,
-            seed=lane.seed,
-            random=lane.tags["kind"] == RANDOM,
-        )
-        for lane in all_lanes
-    ]
-    groups = _groups(settings, all_lanes)
-    network = ModularNetwork(settings.modulus, settings.width, settings.heads)
-    transform = optax.scale_by_adam(b1=0.9, b2=0.98)
-
-    def trainer_of(states: TrainState) -> tuple[FullBatch, Any]:
-        trainer = FullBatch(
-            all_lanes,
-            states,
-            [(rows, _batch([tables[i] for i in rows])) for rows in groups],
-            network.forward,
-            transform,
-            steps_per_call=settings.steps_per_call or 100,
-            information_steps=settings.information_steps,
-            information_batch=settings.information_batch,
-        )
-        snapshots = settings.out / "snapshots"
-        measured = [
-            Measure(network, [tables[i] for i in rows], [all_lanes[i] for i in rows], snapshots)
-            for rows in groups
-        ]
-        return trainer, lambda group, states: measured[group](states)
-
-    about = {"data": f"{settings.operation} modulo {settings.modulus}", "classes": settings.modulus}
-    states = initial_state(network, transform, all_lanes)
-    records, _ = run_lanes(settings, about, all_lanes, states, trainer_of, quiet=quiet)
-    progress = progress_records(settings, network, all_lanes, tables)
-    text = "".join(json.dumps(record) + "\n" for record in progress)
-    write_text(settings.out / "progress.jsonl", text)
-    return summarize(settings, records, progress).write()
-
-
-def _groups(settings: Grokking, lanes: Sequence[Lane]) -> list[range]:
-    """Lanes of one shape, no more at once than `lanes_per_call`."""
-    found, start = [], 0
-    most = settings.lanes_per_call or math.inf
-    for end in range(1, len(lanes) + 1):
-        last = end == len(lanes)
-        if last or _shape(lanes[end]) != _shape(lanes[start]) or end - start >= most:
-            found.append(range(start, end))
-            start = end
-    return found
-
-
-def _batch(tables: Sequence[Table]) -> Batch:
-    size = tables[0].train_size
-    return Batch(
-        jnp.asarray(np.stack([t.pairs[:size] for t in tables])),
-        jnp.asarray(np.stack([t.labels[:size] for t in tables])),
+def task_of(settings: Grokking, lane: Lane) -> Task:
+    """The task of a lane: its seed draws the pairs to train on."""
+    return modular_task(
+        settings.modulus,
+        float(lane.tags["fraction"]),
+        settings.operation,
+        seed=lane.seed,
+        random=lane.tags["kind"] == RANDOM,
     )
 
 

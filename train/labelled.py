@@ -16,8 +16,8 @@ import tyro
 from train.data.load import load
 from train.data.subsets import draw_balanced
 from train.data.types import DataError, RecordSplit
-from train.run.errors import told
-from train.run.folder import write_text
+from train.run.errors import exit_on_user_error
+from train.run.files import write_text
 from train.ssl.labels import SPLITS, read_splits
 
 
@@ -67,7 +67,7 @@ def write_splits(config: Config, folder: Path = SPLITS) -> Path:
 def main() -> None:
     """Command line."""
     config = tyro.cli(Config, prog="python -m train.labelled")
-    with told():
+    with exit_on_user_error():
         place = write_splits(config)
     print(f"The lists of {config.name} are in {place}")
 

@@ -7,6 +7,7 @@ Presets: `small` (the default: a small convolutional network on CIFAR-10, about 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from train.evaluation.closed_forms import closed_forms
 from train.reporting.paired import Pairs, gains, paired, pairs_table, reading
@@ -15,24 +16,27 @@ from train.reporting.records import Record, curves, final_records, select
 from train.reporting.summary import Claim, Summary, table_of
 from train.run.command import run_command
 from train.run.lanes import Knobs, Lane, lanes_of
-from train.run.settings import PAPER, SMALL
-from train.supervised import Supervised, fit, load_data
+from train.run.settings import PAPER, SMALL, LabelSmoothing, LearningRate
+from train.supervised import SupervisedTraining, fit, load_data
 
 PLAIN = "CE"
 
 
 @dataclasses.dataclass(frozen=True)
-class Losses(Supervised):
+class Losses(LabelSmoothing, LearningRate, SupervisedTraining):
     """Cross-entropy alone, + MI, + ED and + both for each weight, with a paired test over seeds."""
 
+    refused: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("mi_weight", "ed_weight"),
+        "the weights are what this experiment sweeps: give --weights instead.",
+    )
+
     weights: tuple[float, ...] = (0.1, 0.5)
-    """Of the terms, the same for both where both are on. Every loss sees the same seeds: initial weights,
-    order and augmentation."""
+    """Weights of the information terms, equal where both are on. Every loss is trained with the same
+    seeds: the same initial weights, order of the data and augmentation."""
 
     def __post_init__(self):
         super().__post_init__()
-        if self.mi_weight or self.ed_weight:
-            raise ValueError("the weights are what this experiment sweeps: give --weights instead.")
         self.distinct("weights")
         if not all(weight > 0 for weight in self.weights):
             raise ValueError(f"weights must be positive numbers, got {self.weights}.")

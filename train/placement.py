@@ -8,7 +8,7 @@ Presets: `small` (the default: FreeMatch, an MLP on digits with 40 labels, minut
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from train.reporting.paired import Pairs, paired
 from train.reporting.plots import Line, Panel, draw
@@ -17,8 +17,14 @@ from train.reporting.summary import Summary, Table
 from train.run.command import run_command
 from train.run.folder import claim as claim_folder
 from train.semisupervised import PRESETS as SINGLE
-from train.semisupervised import fit, name_of, open_pool
-from train.ssl.settings import Compared, Semisupervised, lanes, preset_of
+from train.semisupervised import fit, open_pool
+from train.ssl.settings import (
+    Comparison,
+    OneAlgorithm,
+    Semisupervised,
+    comparison_of,
+    lanes_with_terms,
+)
 
 # What differs from the settings of the run, one thing at a time.
 VARIATIONS: dict[str, dict[str, Any]] = {
@@ -37,11 +43,13 @@ _PLAIN = "without"
 
 
 @dataclasses.dataclass(frozen=True)
-class Placement(Compared):
+class Placement(OneAlgorithm, Comparison):
     """The MI and the ED term on other samples, rows and sides, each with several weights."""
 
+    refused: ClassVar[dict[str, str]] = Comparison.refused
+
     variations: tuple[str, ...] = tuple(VARIATIONS)
-    """Which of them; the first is trained without the terms too."""
+    """The variations to train; the first one is trained without the terms too."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -56,7 +64,7 @@ class Placement(Compared):
 
 
 PRESETS = {
-    "small": preset_of(
+    "small": comparison_of(
         Placement,
         SINGLE["smoke"],
         steps=600,
@@ -68,7 +76,7 @@ PRESETS = {
         weights=(0.03, 0.1, 0.3),
         out=Path("runs/placement"),
     ),
-    "smoke": preset_of(
+    "smoke": comparison_of(
         Placement,
         SINGLE["smoke"],
         seeds=2,
@@ -84,8 +92,9 @@ def run(settings: Placement, *, quiet: bool = False) -> Summary:
     claim_folder(settings, {"data": pool.data.name, "source": pool.data.source_note})
     records, source = [], ""
     for place, name in enumerate(settings.variations):
-        own = settings.of(name)
-        result = fit(own, pool, lanes(own, settings.weights, plain=place == 0), quiet=quiet)
+        single = settings.of(name)
+        lanes = lanes_with_terms(single, settings.weights, plain=place == 0)
+        result = fit(single, pool, lanes, quiet=quiet)
         source = result.data
         records += [{**record, "variation": name} for record in result.records]
     return summarize(settings, source, records).write()
@@ -96,7 +105,7 @@ def summarize(settings: Placement, source: str, records: Sequence[Record]) -> Su
     last = final_records(records)
     n, labels = int(last[0]["test_n"]), int(last[0]["labelled_n"])
     title = (
-        f"Placement of the terms: {name_of(settings)}, {source}, {settings.model}, {labels:,} labels, "
+        f"Placement of the terms: {settings.algorithm}, {source}, {settings.model}, {labels:,} labels, "
         f"{settings.steps:,} steps, seeds: {settings.seeds}"
     )
     plain = select(last, terms="")

@@ -28,11 +28,11 @@ import numpy as np
 import tyro
 
 from train.data import archives
-from train.data import tfds as prepared
-from train.data.archives import Archive, Table
+from train.data.archives import Archive, ArchiveSplit
 from train.data.image_tree import holds_images, image_tree
+from train.data.tfds import PUBLISHED, SOURCE_NOTE_FILE, default_data_dir, import_tfds
 from train.data.types import DataError, require
-from train.run.errors import explained
+from train.run.errors import UserError, message_of
 
 Counts = Mapping[str, Sequence[int]]
 
@@ -70,9 +70,9 @@ def prepare(
     an interruption leaves nothing that looks like data.
 
     Args:
-      name: a key of `prepared.PUBLISHED`.
+      name: a key of `train.data.tfds.PUBLISHED`.
       source: the published archive or folder.
-      data_dir: where to put it; see `prepared.default_data_dir`.
+      data_dir: where to put it; see `train.data.tfds.default_data_dir`.
       labels: see `image_tree.image_tree`.
       overwrite: replace data that are already there.
       counts: images per class of each split, checked before anything is written; the official
@@ -84,13 +84,13 @@ def prepare(
     Raises:
       DataError: the source is not what it should be, or the data are already there.
     """
-    root = (prepared.default_data_dir() if data_dir is None else data_dir).expanduser()
+    root = (default_data_dir() if data_dir is None else data_dir).expanduser()
     source = source.expanduser()
     if not source.exists():
-        raise DataError(f"there is no {source}; {name} needs {prepared.PUBLISHED[name].source}")
+        raise DataError(f"there is no {source}; {name} needs {PUBLISHED[name].source}")
     if labels is not None and not labels.is_file():
         raise DataError(f"there is no file {labels}")
-    tfds = prepared.import_tfds()
+    tfds = import_tfds()
     official = tfds.builder_cls(name)
     target = root / name / str(official.VERSION)
     if target.exists() and not overwrite:
@@ -99,14 +99,14 @@ def prepare(
     with tempfile.TemporaryDirectory() as empty:
         shape = tuple(official(data_dir=empty).info.features["image"].shape)
     archive = _open(name, source, shape, labels)
-    _check_counts(source, archive, prepared.PUBLISHED[name].counts() if counts is None else counts)
+    _check_counts(source, archive, PUBLISHED[name].counts() if counts is None else counts)
 
     root.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{name}-partial-", dir=root))
     try:
         written = _write(tfds, official, archive, partial)
         if archive.note:
-            (written / prepared.SOURCE_NOTE_FILE).write_text(archive.note + "\n")
+            (written / SOURCE_NOTE_FILE).write_text(archive.note + "\n")
         target.parent.mkdir(exist_ok=True)
         if target.exists():
             target.rename(partial / "replaced")
@@ -147,16 +147,16 @@ def _check_counts(source: Path, archive: Archive, counts: Counts) -> None:
     for split, expected in counts.items():
         if split not in archive.splits:
             raise DataError(f"{source} has no split {split}")
-        table = archive.splits[split]
-        if len(table) != sum(expected):
+        images = archive.splits[split]
+        if len(images) != sum(expected):
             raise DataError(
-                f"{source} has {len(table):,} images in {split}, the published data have "
+                f"{source} has {len(images):,} images in {split}, the published data have "
                 f"{sum(expected):,}"
             )
         # The split without labels has the one number -1.
-        found, present = np.unique(table.labels["label"], return_counts=True)
+        numbers, present = np.unique(images.labels["label"], return_counts=True)
         held = [number for number in expected if number]
-        if present.tolist() != held or found.max() >= len(expected):
+        if present.tolist() != held or numbers.max() >= len(expected):
             raise DataError(
                 f"{source}: the images per class of {split} are not those of the published data"
             )
@@ -175,15 +175,15 @@ def _write(tfds: Any, official: Any, archive: Archive, root: Path) -> Path:
             del dl_manager
             for feature, names in archive.class_names.items():
                 self.info.features[feature].names = names
-            digits = prepared.PUBLISHED[self.name].id_digits
+            digits = PUBLISHED[self.name].id_digits
             with_id = "id" in self.info.features
             return {
                 split: _examples(
                     f"{self.name} {split}",
-                    table,
+                    images,
                     f"{split}_{{:0{digits}d}}" if with_id else None,
                 )
-                for split, table in archive.splits.items()
+                for split, images in archive.splits.items()
             }
 
     # It is noted in the metadata, and `tfds.builder` compares it with the code it knows.
@@ -197,19 +197,19 @@ def _write(tfds: Any, official: Any, archive: Archive, root: Path) -> Path:
 
 
 def _examples(
-    title: str, table: Table, id_format: str | None
+    title: str, split: ArchiveSplit, id_format: str | None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     pillow = require("PIL.Image", "writing PNG")
-    labels = {feature: values.tolist() for feature, values in table.labels.items()}
-    for index, image in enumerate(table.images()):
+    labels = {feature: values.tolist() for feature, values in split.labels.items()}
+    for index, image in enumerate(split.images()):
         example = {feature: values[index] for feature, values in labels.items()}
         if id_format is not None:
             example["id"] = id_format.format(index)
         # TFDS would encode an array by TensorFlow. A single channel must be given as two axes.
         example["image"] = pillow.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
         yield index, example
-        if (index + 1) % 1000 == 0 or index + 1 == len(table):
-            _progress(title, index + 1, len(table))
+        if (index + 1) % 1000 == 0 or index + 1 == len(split):
+            _progress(title, index + 1, len(split))
 
 
 def _progress(title: str, done: int, total: int) -> None:
@@ -231,8 +231,8 @@ def main(args: Sequence[str] | None = None) -> int:
             labels=config.labels,
             overwrite=config.overwrite,
         )
-    except (DataError, OSError) as error:
-        print("error:", explained(error), file=sys.stderr)
+    except (UserError, OSError) as error:
+        print("error:", message_of(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nerror: interrupted; nothing was written", file=sys.stderr)

@@ -5,7 +5,6 @@ Presets: `small` (the default: a small convolutional network on CIFAR-10, about 
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -24,8 +23,8 @@ from train.reporting.plots import Line, Panel, draw, levels
 from train.reporting.records import Record, cell, curves, final_records, select
 from train.reporting.summary import Claim, Summary, table_of
 from train.run.command import run_command
+from train.run.files import write_jsonl
 from train.run.folder import claim as claim_folder
-from train.run.folder import write_text
 from train.run.lanes import Lane, lanes_of
 from train.run.loop import Result
 from train.run.settings import PAPER, SMALL
@@ -98,7 +97,7 @@ def run(settings: Pruning, *, quiet: bool = False) -> Summary:
     tuned = fit(finetuning, data, lanes, start_from=prune, quiet=quiet)
     start = prune(tuned.states)
     records = pruning_records(settings, data, dense, tuned, start)
-    write_text(folder / "pruning.jsonl", "".join(json.dumps(r) + "\n" for r in records))
+    write_jsonl(folder / "pruning.jsonl", records)
     dense_last = final_records(dense.records)
     return summarize(settings, source_of(data), data.num_classes, records, dense_last).write()
 

@@ -15,9 +15,9 @@ import tyro
 from train.evaluation.closed_forms import closed_forms
 from train.reporting.records import final_records
 from train.reporting.summary import COLUMNS, FILE, Summary, read_summary, table_of
-from train.run.errors import told
-from train.run.folder import RunError, new_place, saved_run, write_text
-from train.run.trackers import read_jsonl
+from train.run.errors import RunError, exit_on_user_error
+from train.run.files import read_jsonl, write_text
+from train.run.folder import new_place, saved_run
 
 TEMPLATE = Path(__file__).with_name("reporting") / "report.html.j2"
 
@@ -128,7 +128,7 @@ def _data_uri(picture: Path) -> str:
 def main() -> None:
     """Command line."""
     report = tyro.cli(Report, description=__doc__, prog="python -m train.report")
-    with told():
+    with exit_on_user_error():
         if not report.runs:
             raise RunError("Name at least one run folder.")
         new_place(report.out)

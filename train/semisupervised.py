@@ -9,36 +9,31 @@ those in `PATH/unlabelled/` have none, and `PATH/test/CLASS/` is for the measure
 """
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from train.data.types import DataError, about, source_of
+from train.engine.optimizers import sgd_for_few_labels
 from train.engine.sharding import data_mesh
 from train.engine.state import Network, TrainState, initial_state
-from train.engine.trainer import Groups
+from train.engine.step import Terms, UsedTerms
+from train.engine.trainer import Trainer, is_slow
 from train.evaluation.closed_forms import closed_forms
 from train.reporting.plots import Line, Panel, draw, levels
 from train.reporting.records import Record, curves, final_records
 from train.reporting.summary import Summary, table_of
 from train.run.command import run_command
-from train.run.folder import write_text
+from train.run.files import write_text
 from train.run.lanes import Lane, lanes_of
-from train.run.loop import Result, run_lanes
+from train.run.loop import Result, open_run
 from train.run.settings import PAPER, SMALL
-from train.ssl.measure import JudgedGroups, Measure
-from train.ssl.pool import Pool, PoolFeed, load_pool
-from train.ssl.settings import Semisupervised
-from train.ssl.step import Augmentation, Information, make_step
-
-# Mirrored, these are other signs.
-_NOT_FLIPPED = ("digits", "mnist", "svhn_cropped")
-
+from train.ssl.measure import PoolEvaluator, with_pseudo_accuracy
+from train.ssl.pool import Pool, PoolLoader, load_pool
+from train.ssl.settings import OneAlgorithm, Semisupervised
+from train.ssl.step import Augmentation, make_step
 
 PRESETS = {
     "small": Semisupervised(
@@ -68,65 +63,32 @@ PRESETS = {
 }
 
 
-def optimizer(settings: Semisupervised) -> optax.GradientTransformation:
-    """SGD with Nesterov momentum and the rate `cos(7 π k / 16 K)`, for a learning rate of 1."""
-
-    def schedule(step: Any) -> Any:
-        return jnp.cos(7 * math.pi * step / (16 * settings.steps))
-
-    return optax.sgd(schedule, momentum=settings.momentum, nesterov=True)
+def run(settings: Semisupervised, *, quiet: bool = False) -> Summary:
+    """Trains, sums up, draws."""
+    pool = open_pool(settings)
+    result = fit(settings, pool, quiet=quiet)
+    return summarize(settings, result.data, pool.data.num_classes, result.records).write()
 
 
-def unlabelled_batch(settings: Semisupervised) -> int:
-    """Unlabelled samples a step."""
-    return settings.unlabelled_ratio * settings.batch_size if settings.method().uses else 0
+def open_pool(settings: OneAlgorithm) -> Pool:
+    """The images of a run, of which some keep their labels.
 
-
-def open_pool(settings: Semisupervised) -> Pool:
-    """`load_pool`, after what does not fit together is told, before a folder is claimed."""
+    Raises:
+        DataError, ValueError: data, network, batch and devices do not go together. So no run folder
+            is made for a run that cannot begin.
+    """
     pool = load_pool(settings, settings.labels)
-    unlabelled, channels = unlabelled_batch(settings), pool.data.image_shape[-1]
+    unlabelled, channels = settings.unlabelled_batch(), pool.data.image_shape[-1]
     if unlabelled > len(pool.truth):
         raise DataError(
-            f"unlabelled_ratio {settings.unlabelled_ratio} times batch_size {settings.batch_size} is more than "
-            f"the images there are, {len(pool.truth)}."
+            f"unlabelled_ratio {settings.unlabelled_ratio} times batch_size {settings.batch_size} "
+            f"is more than the images there are, {len(pool.truth)}."
         )
     if unlabelled and channels not in (1, 3):
         raise DataError(f"{pool.data.name}: images must have 1 or 3 channels, got {channels}.")
     Network.of(settings, pool.data)
     data_mesh(settings.batch_size, settings.devices)
     return pool
-
-
-def start(
-    settings: Semisupervised, pool: Pool, lanes: Sequence[Lane]
-) -> tuple[Network, Callable[..., tuple[TrainState, Any]], TrainState]:
-    """The network, the step that the settings describe, and the initial states of the lanes."""
-    network, transform = Network.of(settings, pool.data), optimizer(settings)
-    method = settings.method()
-    states = initial_state(network, transform, lanes)
-    extra = jax.tree.map(
-        lambda x: jnp.broadcast_to(x, (len(lanes), *x.shape)),
-        method.init(pool.data.num_classes, len(pool.truth)),
-    )
-    states = states._replace(average=jax.tree.map(jnp.copy, states.params), extra=extra)
-    step = make_step(
-        network,
-        transform,
-        method,
-        lanes,
-        steps=settings.steps,
-        augmentation=augmentation(settings, pool),
-        unlabelled_weight=settings.unlabelled_weight,
-        average_momentum=settings.average_momentum,
-        information=Information(
-            settings.information_on,
-            settings.information_samples,
-            settings.information_rows,
-            settings.stop_gradient,
-        ),
-    )
-    return network, step, states
 
 
 def fit(
@@ -138,36 +100,64 @@ def fit(
 ) -> Result:
     """Trains all lanes, one for each seed if none are given, and evaluates them on the way."""
     lanes = lanes_of(settings) if lanes is None else lanes
+    mesh = data_mesh(settings.batch_size, settings.devices)
     network, step, states = start(settings, pool, lanes)
-    unlabelled, mesh = unlabelled_batch(settings), data_mesh(settings.batch_size, settings.devices)
 
-    def trainer_of(states: TrainState) -> tuple[Groups, Any]:
+    with open_run(settings, about(pool.data), lanes, quiet=quiet) as run:
+        states, begin = run.restore(states)
         lists = {str(seed): chosen.tolist() for seed, chosen in pool.labelled.items()}
-        write_text(settings.out / "labelled.json", json.dumps(lists) + "\n")
-        feed = PoolFeed(pool, settings.batch_size, unlabelled, mesh)
-        groups = JudgedGroups(settings, lanes, states, step, feed, mesh)
-        measure = Measure(network, settings, pool, settings.method(), groups, mesh)
-        return groups, lambda group, states: measure(
-            states, [lanes[i].seed for i in groups.rows[group]]
+        write_text(run.folder / "labelled.json", json.dumps(lists) + "\n")
+        trainer = Trainer(
+            jax.vmap(step),
+            PoolLoader(pool, settings.batch_size, settings.unlabelled_batch(), mesh),
+            lanes,
+            states,
+            mesh,
+            steps_per_call=settings.steps_per_call,
+            lanes_per_call=settings.lanes_per_call,
+            slow_together=is_slow(settings.model),
         )
+        evaluate = PoolEvaluator(
+            network, settings, pool, settings.method(), mesh, networks=trainer.largest_group
+        )
+        for event in run.events(after=begin):
+            terms = [with_pseudo_accuracy(of_lane) for of_lane in trainer.advance(event)]
+            run.record(event, terms, evaluate(trainer.states, [lane.seed for lane in lanes]))
+            run.save(event, trainer.states)
+    return Result(run.folder, source_of(pool.data), run.records(), lanes, trainer.all_states())
 
-    records, states = run_lanes(settings, about(pool.data), lanes, states, trainer_of, quiet=quiet)
-    return Result(settings.out, source_of(pool.data), records, lanes, states)
+
+def start(
+    settings: Semisupervised, pool: Pool, lanes: Sequence[Lane]
+) -> tuple[Network, Callable[..., tuple[TrainState, Terms]], TrainState]:
+    """The network, the step that the settings describe, and the initial states of the lanes."""
+    network, method = Network.of(settings, pool.data), settings.method()
+    optimizer = sgd_for_few_labels(steps=settings.steps, momentum=settings.momentum)
+    step = make_step(
+        network,
+        optimizer,
+        method,
+        UsedTerms.of(lanes),
+        steps=settings.steps,
+        augmentation=augmentation(settings, pool),
+        unlabelled_weight=settings.unlabelled_weight,
+        ema_momentum=settings.average_momentum,
+        placement=settings.placement(),
+    )
+    states = initial_state(network, optimizer, lanes)
+    algorithm_state = jax.tree.map(
+        lambda x: jnp.broadcast_to(x, (len(lanes), *x.shape)),
+        method.init(pool.data.num_classes, len(pool.truth)),
+    )
+    states = states._replace(ema_params=states.params, algorithm_state=algorithm_state)
+    return network, step, states
 
 
 def augmentation(settings: Semisupervised, pool: Pool) -> Augmentation:
     """The weak augmentation for images of this size."""
     if not settings.augment:
         return Augmentation(0, False)
-    flip = pool.data.name not in _NOT_FLIPPED if settings.flip is None else settings.flip
-    return Augmentation(min(pool.data.image_shape[:2]) // 8, flip)
-
-
-def run(settings: Semisupervised, *, quiet: bool = False) -> Summary:
-    """Trains, sums up, draws."""
-    pool = open_pool(settings)
-    result = fit(settings, pool, quiet=quiet)
-    return summarize(settings, result.data, pool.data.num_classes, result.records).write()
+    return Augmentation(min(pool.data.image_shape[:2]) // 8, settings.flips(pool.data.name))
 
 
 COLUMNS = {
@@ -181,19 +171,16 @@ COLUMNS = {
 }
 
 
-def name_of(settings: Any) -> str:
+def name_of(settings: Semisupervised) -> str:
     """The algorithm and its information terms."""
-    terms = (
-        (f"{settings.mi_weight:g} MI", settings.mi_weight),
-        (
-            f"{settings.ed_weight:g} ED",
-            settings.ed_weight,
-        ),
-    )
-    return " + ".join([settings.algorithm, *(name for name, weight in terms if weight)])
+    terms = {"MI": settings.mi_weight, "ED": settings.ed_weight}
+    weighted = [f"{weight:g} {name}" for name, weight in terms.items() if weight]
+    return " + ".join([settings.algorithm, *weighted])
 
 
-def summarize(settings: Any, source: str, num_classes: int, records: Sequence[Record]) -> Summary:
+def summarize(
+    settings: Semisupervised, source: str, num_classes: int, records: Sequence[Record]
+) -> Summary:
     """The summary of metric records, and its picture."""
     last = final_records(records)
     labels = int(last[0]["labelled_n"])

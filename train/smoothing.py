@@ -7,6 +7,7 @@ Presets: `small` (the default: a small convolutional network on CIFAR-10, about 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from train.evaluation.closed_forms import closed_forms
 from train.reporting.plots import Line, Panel, draw, levels
@@ -14,21 +15,23 @@ from train.reporting.records import Record, curves, final_records, select
 from train.reporting.summary import Claim, Summary, table_of
 from train.run.command import run_command
 from train.run.lanes import lanes_of
-from train.run.settings import PAPER, SMALL
-from train.supervised import Supervised, fit, load_data
+from train.run.settings import PAPER, SMALL, InformationWeights, LearningRate
+from train.supervised import SupervisedTraining, fit, load_data
 
 
 @dataclasses.dataclass(frozen=True)
-class Smoothing(Supervised):
+class Smoothing(InformationWeights, LearningRate, SupervisedTraining):
     """Accuracy, MIR, HDR and neural collapse over the ε of label smoothing."""
 
+    refused: ClassVar[dict[str, str]] = {
+        "smoothing": "smoothing is what this experiment sweeps: give --epsilons instead."
+    }
+
     epsilons: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
-    """Values of ε in y' = (1 - ε) y + ε / C; each is trained with every seed."""
+    """Values of ε in the smoothed labels (1 - ε) y + ε / C. Each is trained with every seed."""
 
     def __post_init__(self):
         super().__post_init__()
-        if self.smoothing:
-            raise ValueError("smoothing is what this experiment sweeps: give --epsilons instead.")
         self.distinct("epsilons")
         if not all(0 <= epsilon < 1 for epsilon in self.epsilons):
             raise ValueError(f"epsilons must be in [0, 1), got {self.epsilons}.")

@@ -9,46 +9,67 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
+import jax.numpy as jnp
+import optax
 from jax import Array
 from jax.sharding import Mesh
 
+from mirjax.losses import Side
+from train.data.augment import crop_and_flip
 from train.data.load import load
 from train.data.subsets import balanced_part
 from train.data.types import DataError, ImageData, about, source_of
-from train.engine.loader import feed_of
+from train.engine.loader import loader_of
+from train.engine.optimizers import Optimizer, sgd_with_cosine
 from train.engine.sharding import data_mesh
-from train.engine.state import Network, TrainState, initial_state, optimizer
-from train.engine.step import information_loss, make_step
-from train.engine.trainer import Groups
+from train.engine.state import Network, TrainState, initial_state
+from train.engine.step import (
+    Terms,
+    UsedTerms,
+    augmentation_key,
+    descend,
+    information_terms,
+    with_information,
+)
+from train.engine.trainer import Trainer, is_slow
 from train.evaluation.closed_forms import closed_forms
 from train.evaluation.evaluator import Evaluator
 from train.evaluation.layers import LayerEvaluator
 from train.reporting.plots import plot_runs
-from train.reporting.summary import show
+from train.reporting.summary import comparison
 from train.run.command import enable_cache, from_command_line
-from train.run.errors import told
-from train.run.lanes import Lane, lanes_of
-from train.run.loop import Result, run_lanes
-from train.run.settings import PAPER, Settings
+from train.run.errors import exit_on_user_error
+from train.run.lanes import Knobs, Lane, lanes_of
+from train.run.loop import Metrics, Result, open_run
+from train.run.settings import (
+    PAPER,
+    ImageSettings,
+    InformationWeights,
+    LabelSmoothing,
+    LearningRate,
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Supervised(Settings):
-    """Cross-entropy - mi_weight · MI + ed_weight · |H1 - H2| on a labelled data set."""
+class SupervisedTraining(ImageSettings):
+    """Training with labels, whatever the knobs of its lanes are."""
 
-    mi_weight: float = 0.0
-    """Weight of the mutual information of features and head rows of a batch, in nats (maximised)."""
-    ed_weight: float = 0.0
-    """Weight of the difference of their entropies, in nats (minimised)."""
+    train_size: int | None = None
+    """Number of training samples, a class-balanced part drawn with seed 0; all if not given."""
+    eval_layers: bool = False
+    """Whether each evaluation measures every layer too, on the test split."""
     stop_gradient: Literal["features", "head"] | None = None
-    """The side that the two terms do not train."""
-    smoothing: float = 0.0
-    """ε of label smoothing: the cross-entropy is against (1 - ε) y + ε / C."""
+    """The side, features or head, that the information terms do not train."""
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 <= self.smoothing < 1:
-            raise ValueError(f"smoothing must be in [0, 1), got {self.smoothing}.")
+        self.at_least_one("train_size")
+
+
+@dataclasses.dataclass(frozen=True)
+class Supervised(LabelSmoothing, InformationWeights, LearningRate, SupervisedTraining):
+    """Cross-entropy - mi_weight · MI + ed_weight · |H1 - H2| on a labelled data set."""
 
 
 PRESETS = {
@@ -62,104 +83,6 @@ PRESETS = {
 }
 
 
-def load_data(settings: Settings) -> ImageData:
-    """The data set that the settings name, cut to `train_size`."""
-    data = load(
-        settings.dataset,
-        data_dir=settings.data_dir,
-        memory_limit_mib=settings.memory_limit_mib,
-        image_size=settings.image_size,
-    )
-    if settings.train_size is not None:
-        part = balanced_part(data.train, settings.train_size, name="train_size")
-        note = f"{settings.train_size:,} of {len(data.train):,} training images"
-        note = f"{data.source_note}; {note}" if data.source_note else note
-        data = dataclasses.replace(data, train=part, source_note=note)
-    # What does not fit together is told before a folder is claimed.
-    Network.of(settings, data)
-    data_mesh(settings.batch_size, settings.devices)
-    if settings.batch_size > len(data.train):
-        raise DataError(
-            f"batch_size {settings.batch_size} is larger than the training split, "
-            f"{len(data.train)} samples."
-        )
-    return data
-
-
-def train(
-    settings: Settings,
-    data: Any,
-    loss: Callable[..., tuple[Array, Any]],
-    lanes: Sequence[Lane],
-    *,
-    start_from: Callable[[TrainState], TrainState] | None = None,
-    quiet: bool = False,
-) -> Result:
-    """Trains all lanes on `data` and evaluates them on the way.
-
-    Args:
-        settings: of the run.
-        data: from `train.data.load`.
-        loss: `(logits, features, head, labels, knobs) -> (loss, Terms)`.
-        lanes: what is trained side by side.
-        start_from: changes the initial states of the lanes: other weights, masks.
-        quiet: no progress bar.
-
-    Raises:
-        RunError, CheckpointError: as `run_lanes`.
-    """
-    mesh = data_mesh(settings.batch_size, settings.devices)
-    network, transform = Network.of(settings, data), optimizer(settings)
-    states = initial_state(network, transform, lanes)
-    states = states if start_from is None else start_from(states)
-    step = make_step(network, transform, loss, augment=settings.augment)
-
-    def trainer_of(states: TrainState) -> tuple[Groups, Callable]:
-        feed = feed_of(data.train, settings.batch_size, mesh)
-        groups = Groups(settings, lanes, states, step, feed, mesh)
-        return groups, _evaluation(network, settings, data, groups, mesh)
-
-    records, states = run_lanes(settings, about(data), lanes, states, trainer_of, quiet=quiet)
-    return Result(settings.out, source_of(data), records, lanes, states)
-
-
-def fit(
-    settings: Supervised,
-    data: ImageData,
-    lanes: Sequence[Lane] | None = None,
-    *,
-    start_from: Callable[[TrainState], TrainState] | None = None,
-    quiet: bool = False,
-) -> Result:
-    """`train` with the loss of the settings; a lane for each seed, if none are given."""
-    lanes = lanes_of(settings) if lanes is None else lanes
-    loss = information_loss(lanes, settings.stop_gradient)
-    return train(settings, data, loss, lanes, start_from=start_from, quiet=quiet)
-
-
-def _evaluation(
-    network: Network, settings: Settings, data: Any, groups: Groups, mesh: Mesh
-) -> Callable[[int, TrainState], list[dict[str, float]]]:
-    """All that is measured of the states of one group, a dictionary a lane."""
-    networks = max(map(len, groups.rows))
-    splits = {"test": data.test} | ({"train": data.train} if settings.eval_train else {})
-    evaluators: dict[str, Callable] = {
-        f"{name}_": Evaluator(network, split, data.num_classes, settings, mesh, networks=networks)
-        for name, split in splits.items()
-    }
-    if settings.eval_layers:
-        evaluators["layer_"] = LayerEvaluator(network, data.test, data.num_classes, settings)
-
-    def evaluate(_: int, states: TrainState) -> list[dict[str, float]]:
-        logged: list[dict[str, float]] = [{} for _ in states.seed]
-        for prefix, evaluator in evaluators.items():
-            for values, found in zip(logged, evaluator(states), strict=True):
-                values |= {f"{prefix}{name}": value for name, value in found.items()}
-        return logged
-
-    return evaluate
-
-
 def run(settings: Supervised, *, quiet: bool = False) -> Result:
     """Trains, and writes pictures beside the metrics."""
     data = load_data(settings)
@@ -171,6 +94,151 @@ def run(settings: Supervised, *, quiet: bool = False) -> Result:
     picture = result.folder / "curves.png"
     plot_runs({"": result.records}, closed_forms(data.num_classes), picture, title=title)
     return result
+
+
+def load_data(settings: SupervisedTraining) -> ImageData:
+    """The data set that the settings name, cut to `train_size`.
+
+    Raises:
+        DataError, ValueError: data, network, batch and devices do not go together. So no run folder
+            is made for a run that cannot begin.
+    """
+    data = load(
+        settings.dataset,
+        data_dir=settings.data_dir,
+        memory_limit_mib=settings.memory_limit_mib,
+        image_size=settings.image_size,
+    )
+    if settings.train_size is not None:
+        part = balanced_part(data.train, settings.train_size, name="train_size")
+        note = f"{settings.train_size:,} of {len(data.train):,} training images"
+        note = f"{data.source_note}; {note}" if data.source_note else note
+        data = dataclasses.replace(data, train=part, source_note=note)
+    Network.of(settings, data)
+    data_mesh(settings.batch_size, settings.devices)
+    if settings.batch_size > len(data.train):
+        raise DataError(
+            f"batch_size {settings.batch_size} is larger than the training split, "
+            f"{len(data.train)} samples."
+        )
+    return data
+
+
+def fit(
+    settings: SupervisedTraining,
+    data: ImageData,
+    lanes: Sequence[Lane] | None = None,
+    *,
+    start_from: Callable[[TrainState], TrainState] | None = None,
+    quiet: bool = False,
+) -> Result:
+    """Trains all lanes on `data` and evaluates them on the way.
+
+    Args:
+        settings: of the run.
+        data: from `load_data`.
+        lanes: what is trained side by side; one for each seed if not given.
+        start_from: changes the initial states of the lanes: other weights, masks.
+        quiet: no progress bar.
+
+    Raises:
+        RunError, CheckpointError, TrackerError: the run cannot start or go on; see `train.run`.
+    """
+    lanes = lanes_of(settings) if lanes is None else lanes
+    mesh = data_mesh(settings.batch_size, settings.devices)
+    network = Network.of(settings, data)
+    optimizer = sgd_with_cosine(steps=settings.steps, momentum=settings.momentum)
+    step = make_step(
+        network,
+        optimizer,
+        UsedTerms.of(lanes),
+        stop_gradient=settings.stop_gradient,
+        augment=settings.augment,
+    )
+    states = initial_state(network, optimizer, lanes)
+    if start_from is not None:
+        states = start_from(states)
+
+    with open_run(settings, about(data), lanes, quiet=quiet) as run:
+        states, start = run.restore(states)
+        trainer = Trainer(
+            jax.vmap(step),
+            loader_of(data.train, settings.batch_size, mesh),
+            lanes,
+            states,
+            mesh,
+            steps_per_call=settings.steps_per_call,
+            lanes_per_call=settings.lanes_per_call,
+            slow_together=is_slow(settings.model),
+        )
+        evaluate = evaluation(network, settings, data, mesh, networks=trainer.largest_group)
+        for event in run.events(after=start):
+            terms = trainer.advance(event)
+            run.record(event, terms, evaluate(trainer.states))
+            run.save(event, trainer.states)
+    return Result(run.folder, source_of(data), run.records(), lanes, trainer.all_states())
+
+
+def make_step(
+    network: Network,
+    optimizer: Optimizer,
+    used: UsedTerms,
+    *,
+    stop_gradient: Side | None = None,
+    augment: bool = False,
+) -> Callable[[TrainState, Array, Array], tuple[TrainState, Terms]]:
+    """The step of one lane on one batch: `(state, images, labels) -> (state, terms)`.
+
+    With `augment` the images are cropped and flipped first, by a key of seed, copy and step. Weights
+    that the masks of the state hold at zero stay exactly there.
+    """
+
+    def step(state: TrainState, images: Array, labels: Array) -> tuple[TrainState, Terms]:
+        if augment:
+            images = crop_and_flip(images, augmentation_key(state))
+
+        def loss(params: Any) -> tuple[Array, tuple[Terms, Any]]:
+            logits, features, head, rest = network.apply(params, state.rest, images, train=True)
+            ce = smoothed_cross_entropy(logits, labels, state.knobs)
+            information = information_terms(
+                features, head, labels, used, stop_gradient=stop_gradient
+            )
+            terms = with_information(ce, information, state.knobs)
+            return terms.loss, (terms, rest)
+
+        gradient, (terms, rest) = jax.grad(loss, has_aux=True)(state.params)
+        return descend(state._replace(rest=rest), gradient, optimizer), terms
+
+    return step
+
+
+def smoothed_cross_entropy(logits: Array, labels: Array, knobs: Knobs) -> Array:
+    """Mean cross-entropy against `(1 - smoothing) y + smoothing / num_classes`."""
+    hard = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+    uniform = -jnp.mean(jax.nn.log_softmax(logits))
+    return (1 - knobs.smoothing) * hard + knobs.smoothing * uniform
+
+
+def evaluation(
+    network: Network, settings: SupervisedTraining, data: ImageData, mesh: Mesh, *, networks: int
+) -> Callable[[Sequence[TrainState]], list[Metrics]]:
+    """All that is measured at an event: `(states of each group) -> metrics of each lane`."""
+    splits = {"test": data.test} | ({"train": data.train} if settings.eval_train else {})
+    evaluators: dict[str, Callable[[TrainState], list[Metrics]]] = {
+        f"{name}_": Evaluator(network, split, data.num_classes, settings, mesh, networks=networks)
+        for name, split in splits.items()
+    }
+    if settings.eval_layers:
+        evaluators["layer_"] = LayerEvaluator(network, data.test, data.num_classes, settings)
+
+    def evaluate_group(states: TrainState) -> list[Metrics]:
+        metrics: list[Metrics] = [{} for _ in states.seed]
+        for prefix, evaluator in evaluators.items():
+            for of_lane, measured in zip(metrics, evaluator(states), strict=True):
+                of_lane |= {f"{prefix}{name}": value for name, value in measured.items()}
+        return metrics
+
+    return lambda groups: [metrics for states in groups for metrics in evaluate_group(states)]
 
 
 def describe(settings: Supervised) -> str:
@@ -187,12 +255,13 @@ def describe(settings: Supervised) -> str:
 
 def main() -> None:
     """Command line."""
-    with told(resumable=True):
+    with exit_on_user_error(resumable=True):
         settings = from_command_line(PRESETS)
         enable_cache()
         result = run(settings)
         n = int(result.records[-1]["test_n"])
-        show({describe(settings): result.records}, title=f"{result.data}, n = {n}")
+        runs = {describe(settings): result.records}
+        comparison(runs, title=f"{result.data}, n = {n}").show()
         print(f"Metrics, events, checkpoints and pictures are in {result.folder}/")
 
 

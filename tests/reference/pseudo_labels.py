@@ -113,9 +113,9 @@ class FlexMatch(FixMatch):
 
 
 class SoftMatch(FixMatch):
-    def __init__(self, classes, pool, momentum=0.999, sigmas=2.0):
+    def __init__(self, classes, pool, statistics_momentum=0.999, sigmas=2.0):
         super().__init__(classes, pool)
-        self.momentum, self.sigmas = momentum, sigmas
+        self.momentum, self.sigmas = statistics_momentum, sigmas
         self.mean_q, self.mu, self.var = None, 1 / classes, 1.0
 
     def gate(self, q):
@@ -135,9 +135,9 @@ class SoftMatch(FixMatch):
 
 
 class FreeMatch(FixMatch):
-    def __init__(self, classes, pool, momentum=0.999, fairness_weight=0.01):
+    def __init__(self, classes, pool, statistics_momentum=0.999, fairness_weight=0.01):
         super().__init__(classes, pool)
-        self.momentum, self.fairness_weight = momentum, fairness_weight
+        self.momentum, self.fairness_weight = statistics_momentum, fairness_weight
         self.tau, self.mean_q, self.labels = 1 / classes, *np.full((2, classes), 1 / classes)
 
     def step(self, views):

@@ -1,4 +1,4 @@
-"""Run by test_parallel.py on simulated devices: trains a few steps and prints what came out as JSON."""
+"""Run by test_sharding.py on simulated devices: trains a few steps and prints what came out as JSON."""
 
 import json
 import os
@@ -6,7 +6,8 @@ import sys
 
 DEVICES, OUT = int(sys.argv[1]), sys.argv[2]
 # JAX reads these when it is imported.
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES}"
+FLAGS = f"--xla_force_host_platform_device_count={DEVICES}"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import dataclasses  # noqa: E402
@@ -15,18 +16,23 @@ from pathlib import Path  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
+from tests.train.experiments import sgd_of  # noqa: E402
 from train import semisupervised  # noqa: E402
 from train.data.types import from_arrays  # noqa: E402
-from train.engine.loader import feed_of  # noqa: E402
+from train.engine.loader import loader_of  # noqa: E402
 from train.engine.sharding import data_mesh, replicated  # noqa: E402
-from train.engine.state import Network, initial_state, optimizer  # noqa: E402
-from train.engine.step import information_loss, make_step  # noqa: E402
+from train.engine.state import Network, initial_state  # noqa: E402
+from train.engine.step import UsedTerms  # noqa: E402
 from train.engine.trainer import make_call  # noqa: E402
 from train.run.checkpoint import Checkpoints  # noqa: E402
 from train.run.lanes import lanes_of  # noqa: E402
 from train.ssl.pool import pool_of  # noqa: E402
 from train.ssl.settings import Semisupervised  # noqa: E402
-from train.supervised import Supervised, fit  # noqa: E402
+from train.supervised import (  # noqa: E402
+    Supervised,
+    fit,
+    make_step,
+)
 
 
 def main():
@@ -74,7 +80,7 @@ def main():
                 "records": result.records,
                 "few": [
                     np.asarray(x).ravel().tolist()
-                    for x in jax.tree.leaves((states.average, states.extra))
+                    for x in jax.tree.leaves((states.ema_params, states.algorithm_state))
                 ],
                 "params": [
                     np.asarray(x).ravel().tolist() for x in jax.tree.leaves(result.states.params)
@@ -88,12 +94,12 @@ def compiled_step(settings, data):
     """What the compiler makes of a step of one network on the mesh."""
     lanes = lanes_of(dataclasses.replace(settings, seeds=1, mi_weight=0.0, ed_weight=0.0))
     mesh = data_mesh(settings.batch_size, None)
-    network, transform = Network.of(settings, data), optimizer(settings)
-    step = make_step(network, transform, information_loss(lanes))
-    feed = feed_of(data.train, settings.batch_size, mesh)
-    call = make_call(step, feed.take, looped=False, mesh=mesh)
+    network, transform = Network.of(settings, data), sgd_of(settings)
+    step = make_step(network, transform, UsedTerms.of(lanes))
+    loader = loader_of(data.train, settings.batch_size, mesh)
+    call = make_call(jax.vmap(step), loader.take, looped=False, mesh=mesh)
     states = replicated(initial_state(network, transform, lanes), mesh)
-    return call.lower(states, *feed.example(1), 1).compile().as_text()
+    return call.lower(states, *loader.example(lanes), 1).compile().as_text()
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ CASES = [
     ("uda", {"threshold": 0.6, "temperature": 1.5}),
     ("fixmatch", {"threshold": 0.7}),
     ("flexmatch", {"threshold": 0.8}),
-    ("softmatch", {"momentum": 0.5, "sigmas": 3.0}),
-    ("freematch", {"momentum": 0.5, "fairness_weight": 0.3}),
+    ("softmatch", {"statistics_momentum": 0.5, "sigmas": 3.0}),
+    ("freematch", {"statistics_momentum": 0.5, "fairness_weight": 0.3}),
 ]
 each_name = pytest.mark.parametrize("name", REFERENCES)
 each_case = pytest.mark.parametrize(("name", "options"), CASES)
@@ -121,8 +121,8 @@ def test_the_gradient_is_that_of_the_cross_entropy_in_one_of_the_views(name, opt
 
 @pytest.mark.parametrize("predicted", [CLASSES, 2])
 def test_gradient_of_the_fairness_term(predicted):
-    views, found = course("freematch", momentum=0.5, fairness_weight=0.3)[1]
-    chosen = algorithm("freematch", momentum=0.5, fairness_weight=1.0)
+    views, found = course("freematch", statistics_momentum=0.5, fairness_weight=0.3)[1]
+    chosen = algorithm("freematch", statistics_momentum=0.5, fairness_weight=1.0)
     strong = np.random.default_rng(0).normal(size=(SAMPLES, CLASSES))
     strong -= 20.0 * (np.arange(CLASSES) >= predicted)
     with jax.enable_x64(True):  # here, not as a fixture: the course is in float32
@@ -156,7 +156,7 @@ def test_no_sample_passes(name):
 
 @pytest.mark.parametrize("name", ["pseudo_label", "uda", "fixmatch", "flexmatch", "freematch"])
 def test_a_confidence_equal_to_the_threshold_passes(name):
-    options = {"momentum": 0.0} if name == "freematch" else {"threshold": 1 / CLASSES}
+    options = {"statistics_momentum": 0.0} if name == "freematch" else {"threshold": 1 / CLASSES}
     chosen = algorithm(name, **options)
     state, logits = chosen.init(CLASSES, SAMPLES), np.zeros((SAMPLES, CLASSES))
     for _ in range(2):  # class 0 is fully learned after one step
@@ -167,7 +167,7 @@ def test_a_confidence_equal_to_the_threshold_passes(name):
 
 def test_classes_that_are_never_predicted():
     """Their shares in the histograms are 0, exactly."""
-    options = {"momentum": 0.0, "fairness_weight": 1.0}
+    options = {"statistics_momentum": 0.0, "fairness_weight": 1.0}
     views = next(random_views("freematch", seed=1))
     absent = np.float32([0, 0, 30, 30])
     expected = reference.FreeMatch(CLASSES, POOL, **options)
@@ -223,9 +223,9 @@ def test_options_that_an_algorithm_lacks():
     with pytest.raises(ValueError, match=r"threshold .*freematch.*momentum, fairness_weight"):
         algorithm("freematch", threshold=0.9)
     with pytest.raises(ValueError, match=r"momentum .*supervised.*none"):
-        algorithm("supervised", momentum=0.9)
-    assert algorithm("freematch", threshold=None, momentum=0.9) == algorithm(
-        "freematch", momentum=0.9
+        algorithm("supervised", statistics_momentum=0.9)
+    assert algorithm("freematch", threshold=None, statistics_momentum=0.9) == algorithm(
+        "freematch", statistics_momentum=0.9
     )
 
 
@@ -259,7 +259,7 @@ def test_flexmatch_by_hand():
 
 
 def test_freematch_by_hand():
-    chosen = algorithm("freematch", momentum=0.5)
+    chosen = algorithm("freematch", statistics_momentum=0.5)
     step = jax.jit(chosen.step)
     state, places, progress = chosen.init(2, 2), jnp.arange(2), jnp.zeros(())
     first = logits_of([[0.9, 0.1], [0.7, 0.3]]), logits_of([[0.8, 0.2], [0.4, 0.6]])
@@ -295,7 +295,7 @@ def test_a_sample_that_comes_twice_keeps_its_confident_class():
 
 def test_a_single_sample_or_equal_ones_have_a_weight():
     for weak in (jnp.asarray([[2.0, 0.0, 0.0]]), jnp.zeros((4, 3))):
-        method = algorithm("softmatch", momentum=0.0)
+        method = algorithm("softmatch", statistics_momentum=0.0)
         places = jnp.arange(len(weak))
         _, pseudo = method.step(method.init(3, 4), Views(weak, weak, places, 0.0))
         assert pseudo.weights.tolist() == [1.0] * len(weak)

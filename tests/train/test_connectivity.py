@@ -8,8 +8,8 @@ from tests.train.experiments import assert_resumes_bit_identical
 from train.connectivity import PRESETS, claims, copies, paths, run
 from train.reporting.records import select
 from train.reporting.summary import read_summary
+from train.run.files import read_jsonl
 from train.run.lanes import lanes_of
-from train.run.trackers import read_jsonl
 from train.supervised import fit, load_data
 
 
@@ -60,7 +60,7 @@ def test_branching_at_the_end_is_the_same_network(tmp_path):
         eval_train=False,
         out=tmp_path / "run",
     )
-    lane = lanes_of(settings)[0]
+    lane = lanes_of(settings, learning_rate=(0.03,))[0]
     late = dataclasses.replace(lane, copy=1, branch_step=6, tags={"copy": 1})
     early = dataclasses.replace(lane, copy=1, branch_step=5, tags={"copy": 2})
     states = fit(settings, load_data(settings), [lane, late, early], quiet=True).states

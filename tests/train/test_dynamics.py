@@ -8,7 +8,7 @@ from train.data.subsets import with_random_labels
 from train.dynamics import PRESETS, RANDOM, TRUE, claims, run
 from train.reporting.records import final_records
 from train.reporting.summary import read_summary
-from train.run.trackers import read_jsonl
+from train.run.files import read_jsonl
 from train.supervised import load_data
 
 

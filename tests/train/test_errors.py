@@ -201,7 +201,7 @@ def test_an_odd_list_of_digests_does_no_harm(made):
 
 
 def told_of(error, **options):
-    with pytest.raises(SystemExit) as found, errors.told(**options):
+    with pytest.raises(SystemExit) as found, errors.exit_on_user_error(**options):
         raise error
     return found.value.code
 
@@ -240,7 +240,7 @@ def test_each_kind_of_error(capsys):
 
 
 def test_what_no_user_can_mend_keeps_its_traceback():
-    with pytest.raises(AssertionError, match="bug"), errors.told():
+    with pytest.raises(AssertionError, match="bug"), errors.exit_on_user_error():
         raise AssertionError("bug")
-    with pytest.raises(jax.errors.JaxRuntimeError), errors.told():
+    with pytest.raises(jax.errors.JaxRuntimeError), errors.exit_on_user_error():
         raise jax.errors.JaxRuntimeError("INTERNAL: bug")

@@ -14,7 +14,7 @@ from train.modular.fourier import (
     sum_waves,
 )
 from train.modular.network import ModularTransformer
-from train.modular.trainer import precise_cross_entropy
+from train.modular.step import precise_cross_entropy
 
 P = 11
 GRID = np.stack(np.divmod(np.arange(P**2), P), axis=1).astype(np.int32)

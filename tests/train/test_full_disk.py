@@ -50,7 +50,7 @@ def test_a_full_disk_within_the_metrics(step, tiny, settings, monkeypatch, capsy
 
     with monkeypatch.context() as patch:
         patch.setattr(JsonLines, "write", fills)
-        with pytest.raises(SystemExit, match="2"), errors.told():
+        with pytest.raises(SystemExit, match="2"), errors.exit_on_user_error():
             fit(settings, tiny, quiet=True)
     told = capsys.readouterr().err
     assert f"{settings.out}/metrics.jsonl could not be written: No space left on device" in told

@@ -7,12 +7,12 @@ import pytest
 
 import mirjax
 from tests.train.experiments import assert_resumes_bit_identical
-from train.grokking import PRESETS, lanes, run
+from train.grokking import PRESETS, lanes_of_kinds, run
 from train.modular.course import first_step, halfway, leads
 from train.modular.summary import claims, interventions_table
 from train.reporting.records import select
 from train.reporting.summary import read_summary
-from train.run.trackers import read_jsonl
+from train.run.files import read_jsonl
 
 
 def kinds(records):
@@ -72,7 +72,7 @@ def test_grokking_end_to_end_resumed_and_alone(tmp_path, monkeypatch):
 
 
 def test_lanes_of_a_kind_differ_in_their_seed_alone():
-    found = lanes(
+    found = lanes_of_kinds(
         dataclasses.replace(PRESETS["small"], fractions=(0.5, 0.4), weight_decays=(1.0, 0.5))
     )
     main = [lane for lane in found if lane.tags["kind"] == "grokking"]
@@ -171,18 +171,20 @@ def test_wrong_settings(change, message):
 
 
 def test_metrics_are_those_of_the_features(tmp_path):
+    from train.engine.optimizers import adamw_with_warmup
     from train.engine.state import initial_state
-    from train.modular.measure import Measure
+    from train.modular.measure import TableEvaluator
     from train.modular.network import ModularNetwork
-    from train.modular.task import table
+    from train.modular.task import modular_task
 
     settings = dataclasses.replace(PRESETS["smoke"], controls=False, interventions=False)
-    network, own = ModularNetwork(settings.modulus, settings.width, settings.heads), lanes(settings)
-    import optax
-
-    states = initial_state(network, optax.scale_by_adam(), own)
-    pairs = table(7, 0.5)
-    (values,) = Measure(network, [pairs], own, tmp_path)(states)
+    network, own = (
+        ModularNetwork(settings.modulus, settings.width, settings.heads),
+        lanes_of_kinds(settings),
+    )
+    states = initial_state(network, adamw_with_warmup(warmup_steps=10), own)
+    pairs = modular_task(7, 0.5)
+    (values,) = TableEvaluator(network, own, [pairs], tmp_path)([states])
     params = jax.tree.map(lambda x: x[0], states.params)
     logits, features, head = network.forward(params, pairs.pairs)
     test = slice(pairs.train_size, None)

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from train.modular.task import OPERATIONS, table
+from train.modular.task import OPERATIONS, modular_task
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_train_and_test_pairs_are_disjoint_complete_and_right(operation):
-    found = table(7, 0.3, operation, seed=1)
+    found = modular_task(7, 0.3, operation, seed=1)
     assert found.train_size == 14
     pairs = {tuple(pair) for pair in found.pairs.tolist()}
     assert pairs == {(a, b) for a in range(7) for b in range(7)}
@@ -20,14 +20,14 @@ def test_train_and_test_pairs_are_disjoint_complete_and_right(operation):
 
 
 def test_the_published_split_has_3830_pairs():
-    assert table(113, 0.3).train_size == 3830
+    assert modular_task(113, 0.3).train_size == 3830
 
 
 def test_the_seed_decides_the_split_and_random_labels_keep_their_number():
-    first, again, other = (table(7, 0.3, seed=s) for s in (1, 1, 2))
+    first, again, other = (modular_task(7, 0.3, seed=s) for s in (1, 1, 2))
     assert np.array_equal(first.pairs, again.pairs)
     assert not np.array_equal(first.pairs, other.pairs)
-    random = table(7, 0.3, seed=1, random=True)
+    random = modular_task(7, 0.3, seed=1, random=True)
     assert np.array_equal(random.pairs, first.pairs)
     assert np.array_equal(np.sort(random.labels), np.sort(first.labels))
     assert np.mean(random.labels == first.labels) < 0.5
@@ -44,4 +44,4 @@ def test_the_seed_decides_the_split_and_random_labels_keep_their_number():
 )
 def test_what_does_not_fit(arguments, message):
     with pytest.raises(ValueError, match=message):
-        table(*arguments)
+        modular_task(*arguments)

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tests.train.experiments import sgd_of
 from train.connectivity import Statistics, barrier, interpolate
 from train.data.batches import stream
 from train.data.types import from_arrays
-from train.engine.state import Network, initial_state, optimizer
+from train.engine.state import Network, initial_state
 from train.run.lanes import lanes_of
 
 POINTS = [0.0, 0.25, 0.5, 1.0]
@@ -26,7 +27,7 @@ def pair():
     data = from_arrays("noise", images, np.arange(48) % 3, images[:6], np.arange(6) % 3)
     settings = Supervised(model="conv", seeds=2, eval_batch=12)
     network = Network.of(settings, data)
-    states = jax.jit(lambda: initial_state(network, optimizer(settings), lanes_of(settings)))()
+    states = jax.jit(lambda: initial_state(network, sgd_of(settings), lanes_of(settings)))()
     rest = jax.tree.map(
         lambda x: x + 0.1 + jnp.abs(jnp.sin(jnp.arange(x.size).reshape(x.shape))), states.rest
     )
@@ -61,7 +62,10 @@ def test_recomputed_statistics_are_means_over_batches(pair, momentum):
     settings = dataclasses.replace(settings, batch_norm_momentum=momentum)
     network = Network.of(settings, data)
     path = interpolate(one, two, [0.5, 1.0])
-    found = Statistics(network, data.train, settings, batches=4)(path)
+    statistics = Statistics(
+        network, data.train, momentum=momentum, batch_size=settings.eval_batch, batches=4
+    )
+    found = statistics(path)
     jax.tree.map(np.testing.assert_array_equal, found.params, path.params)
     # The first layer by hand, over the same four batches of twelve.
     model = nnx.merge(network.graphdef, two.params, two.rest)

@@ -204,10 +204,8 @@ def test_command_reports_errors_in_one_line(tmp_path, capsys):
 
 def test_command_prepares(tmp_path, capsys, monkeypatch):
     folder, *_ = write_idx(tmp_path / "idx")
-    published = prepare_module.tfds.PUBLISHED["mnist"]
-    monkeypatch.setitem(
-        prepare_module.tfds.PUBLISHED, "mnist", type(published)("", "", train=2, test=1)
-    )
+    published = prepare_module.PUBLISHED["mnist"]
+    monkeypatch.setitem(prepare_module.PUBLISHED, "mnist", type(published)("", "", train=2, test=1))
     assert main(["mnist", "--from", str(folder), "--data-dir", str(tmp_path)]) == 0
     output = capsys.readouterr()
     assert output.out == f"mnist is in {tmp_path / 'mnist/3.0.1'}\n"

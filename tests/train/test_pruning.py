@@ -8,7 +8,7 @@ from train import pruning
 from train.pruning import PRESETS, claims, run
 from train.reporting.records import select
 from train.reporting.summary import read_summary
-from train.run.trackers import read_jsonl
+from train.run.files import read_jsonl
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 from mirjax.theory import collapsed_mir
 from train import report
 from train.reporting.summary import Claim, Summary, Table
-from train.run.folder import RunError
+from train.run.errors import RunError
 from train.smoothing import PRESETS as SMOOTHING
 from train.smoothing import run as run_smoothing
 from train.supervised import PRESETS, run

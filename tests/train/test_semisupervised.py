@@ -19,7 +19,7 @@ from train.reporting.summary import read_summary
 from train.run.command import from_command_line, run_command
 from train.run.lanes import lanes_of
 from train.semisupervised import PRESETS, fit, run
-from train.ssl.pool import PoolFeed, load_pool, pool_of
+from train.ssl.pool import PoolLoader, load_pool, pool_of
 
 
 @pytest.fixture
@@ -78,10 +78,10 @@ def test_hidden_labels_are_those_that_training_is_not_told(tiny, smoke):
     assert np.array_equal(split.images, tiny.train.images[hidden])
     assert np.array_equal(split.labels, tiny.train.labels[hidden])
     # And of a batch only those are judged.
-    feed = PoolFeed(pool, 6, 12, data_mesh(6, None))
-    sources, found = feed.of(lanes_of(smoke))(0, 2)
+    loader = PoolLoader(pool, 6, 12, data_mesh(6, None))
+    sources, found = loader.batches(lanes_of(smoke))(0, 2)
     one = jax.tree.map(lambda x: x[0], found)
-    *_, truth, places = feed.take(sources, one)
+    *_, truth, places = loader.take(sources, one)
     expected = np.where(hidden[places], tiny.train.labels[places], -1)
     assert np.array_equal(truth, expected)
     assert np.any(expected < 0)
@@ -137,7 +137,7 @@ def test_a_users_folder_with_unlabelled_images(tmp_path, smoke):
     # What is evaluated is the average of the weights.
     one = jax.tree.map(lambda x: x[0], result.states)
     network, test = Network.of(settings, pool.data), pool.data.test
-    logits = network.apply(one.average, one.rest, test.images, train=False).logits
+    logits = network.apply(one.ema_params, one.rest, test.images, train=False).logits
     each = optax.softmax_cross_entropy_with_integer_labels(logits, test.labels)
     assert result.records[-1]["test_loss"] == pytest.approx(float(each.mean()), rel=1e-5)
 

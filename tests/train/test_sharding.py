@@ -10,12 +10,14 @@ import jax
 import numpy as np
 import pytest
 
-from train.engine.loader import feed_of
+from tests.train.experiments import sgd_of
+from train.engine.loader import loader_of
 from train.engine.sharding import data_mesh
-from train.engine.state import Network, initial_state, optimizer
-from train.engine.step import information_loss, make_step
-from train.engine.trainer import Groups, largest_that_fits
+from train.engine.state import Network, initial_state
+from train.engine.step import UsedTerms
+from train.engine.trainer import Trainer, largest_that_fits
 from train.run.lanes import lanes_of
+from train.supervised import make_step
 
 ROOT = Path(__file__).parents[2]
 
@@ -82,29 +84,30 @@ def test_as_many_lanes_as_fit():
 
 
 def test_the_next_call_begins_before_the_last_is_waited_for(tiny, settings, monkeypatch):
-    one = dataclasses.replace(settings, seeds=1, steps_per_call=1)
+    one = dataclasses.replace(settings, seeds=1)
     lanes = lanes_of(one)
-    network, transform = Network.of(one, tiny), optimizer(one)
-    step = make_step(network, transform, information_loss(lanes))
+    network, transform = Network.of(one, tiny), sgd_of(one)
+    step = make_step(network, transform, UsedTerms.of(lanes))
     mesh = data_mesh(one.batch_size, None)
-    feed = feed_of(tiny.train, one.batch_size, mesh)
-    groups = Groups(one, lanes, initial_state(network, transform, lanes), step, feed, mesh)
-    order, call, get = [], groups._call, jax.device_get
-    monkeypatch.setattr(groups, "_call", lambda *args: order.append("call") or call(*args))
+    loader = loader_of(tiny.train, one.batch_size, mesh)
+    states = initial_state(network, transform, lanes)
+    trainer = Trainer(jax.vmap(step), loader, lanes, states, mesh, steps_per_call=1)
+    order, call, get = [], trainer._call, jax.device_get
+    monkeypatch.setattr(trainer, "_call", lambda *args: order.append("call") or call(*args))
     monkeypatch.setattr(jax, "device_get", lambda x: order.append("get") or get(x))
-    groups.advance(3)
+    trainer.advance(3)
     assert order == ["call", "call", "get", "call", "get", "get"]
 
 
 def test_what_a_call_needs_grows_with_its_lanes(tiny, settings):
     lanes = lanes_of(dataclasses.replace(settings, seeds=4, mi_weight=0.0, ed_weight=0.0))
-    network, transform = Network.of(settings, tiny), optimizer(settings)
+    network, transform = Network.of(settings, tiny), sgd_of(settings)
     states = initial_state(network, transform, lanes)
-    step = make_step(network, transform, information_loss(lanes))
+    step = make_step(network, transform, UsedTerms.of(lanes))
     mesh = data_mesh(settings.batch_size, None)
-    feed = feed_of(tiny.train, settings.batch_size, mesh)
-    groups = Groups(settings, lanes, states, step, feed, mesh)
-    one, four = (groups._needs(size, states) for size in (1, 4))
+    loader = loader_of(tiny.train, settings.batch_size, mesh)
+    trainer = Trainer(jax.vmap(step), loader, lanes, states, mesh)
+    one, four = (trainer._needs(lanes[:size], states) for size in (1, 4))
     weights = 4 * sum(x[0].size for x in jax.tree.leaves(states.params))
     # States in and out, each with weights and momentum.
     assert one > 4 * weights

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import chex
 import jax
@@ -7,41 +8,57 @@ import optax
 import pytest
 
 import mirjax
+from tests.train.experiments import sgd_of
 from train.engine.loader import BatchOrder, images_and_labels
-from train.engine.state import Network, initial_state, optimizer
-from train.engine.step import Terms, information_loss, make_step
+from train.engine.optimizers import sgd_for_few_labels, sgd_with_cosine
+from train.engine.state import Network, initial_state
+from train.engine.step import UsedTerms, information_terms, with_information
 from train.engine.trainer import make_call
-from train.run.folder import RunError
-from train.run.lanes import Knobs, Lane, lanes_of
-from train.supervised import fit, train
+from train.run.errors import RunError
+from train.run.lanes import Knobs, Lane, lanes_of, take_lane
+from train.supervised import fit, make_step, smoothed_cross_entropy
 
 
-def test_loss_is_the_sum_of_its_terms():
-    key = jax.random.split(jax.random.key(0), 3)
-    features, head = jax.random.normal(key[0], (12, 5)), jax.random.normal(key[1], (3, 5))
-    logits, labels = features @ head.T, jnp.arange(12) % 3
-    lane = Lane(0, Knobs(0.1, 0.0, smoothing=0.0, mi_weight=0.5, ed_weight=0.25))
-    loss = jax.jit(information_loss([lane]))
-    total, terms = loss(logits, features, head, labels, lane.knobs)
+def terms_of(features, head, labels, lane, *, stop_gradient=None):
+    """The terms of the supervised loss, of arrays."""
+    ce = smoothed_cross_entropy(features @ head.T, labels, lane.knobs)
+    used = UsedTerms.of([lane])
+    information = information_terms(features, head, labels, used, stop_gradient=stop_gradient)
+    return with_information(ce, information, lane.knobs)
+
+
+def test_loss_is_the_sum_of_its_terms(tiny, settings):
+    network, lanes = Network.of(settings, tiny), lanes_of(settings)
+    state = take_lane(initial_state(network, sgd_of(settings), lanes), 0)
+    knobs = state.knobs._replace(smoothing=jnp.float32(0.2))
+    images, labels = tiny.train.images[:12], tiny.train.labels[:12]
+    step = jax.jit(make_step(network, sgd_of(settings), UsedTerms.of(lanes)))
+    _, terms = step(state._replace(knobs=knobs), images, labels)
+    logits, features, head, _ = network.apply(state.params, state.rest, images, train=True)
     result = jax.jit(mirjax.interplay)(features, head, labels)
-    ce = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-    expected = ce - 0.5 * result.mutual_information + 0.25 * result.entropy_difference
-    assert jnp.allclose(total, expected, atol=1e-5)
-    assert jnp.allclose(jnp.stack(terms[1:]), jnp.stack([ce, *result[3:5]]), atol=1e-5)
+    smoothed = optax.smooth_labels(jax.nn.one_hot(labels, 3), 0.2)
+    ce = optax.softmax_cross_entropy(logits, smoothed).mean()
+    mi, ed = result.mutual_information, result.entropy_difference
+    assert (settings.mi_weight, settings.ed_weight) == (0.2, 0.1)
+    expected = [ce - 0.2 * mi + 0.1 * ed, ce, mi, ed]
+    assert jnp.allclose(jnp.stack(jax.tree.leaves(terms)), jnp.stack(expected), atol=1e-5)
+    assert list(terms.named()) == [
+        "loss",
+        "cross_entropy",
+        "mutual_information",
+        "entropy_difference",
+    ]
 
 
 def test_terms_of_weight_zero_are_not_computed():
-    def head_gradient(mi_weight):
+    def decomposes(mi_weight):
         lane = Lane(0, Knobs(0.1, 0.0, mi_weight=mi_weight))
-        loss = information_loss([lane])
         features, labels = jnp.eye(4), jnp.arange(4) % 2
-        jaxpr = jax.make_jaxpr(
-            lambda head: loss(features @ head.T, features, head, labels, lane.knobs)
-        )
+        jaxpr = jax.make_jaxpr(lambda head: terms_of(features, head, labels, lane))
         return "eigh" in str(jaxpr(jnp.ones((2, 4))))
 
-    assert not head_gradient(0.0)
-    assert head_gradient(0.1)
+    assert not decomposes(0.0)
+    assert decomposes(0.1)
 
 
 @pytest.mark.parametrize("stopped", ["features", "head"])
@@ -51,10 +68,9 @@ def test_stop_gradient_reaches_the_terms_only(stopped):
 
     def gradient(weight, stop):
         lane = Lane(0, Knobs(0.1, 0.0, mi_weight=weight))
-        loss = information_loss([lane], stop)
 
         def of(features, head):
-            return loss(features @ head.T, features, head, labels, lane.knobs)[0]
+            return terms_of(features, head, labels, lane, stop_gradient=stop).loss
 
         gradients = jax.jit(jax.grad(of, (0, 1)))(features, head)
         return dict(zip(("features", "head"), gradients, strict=True))
@@ -70,19 +86,36 @@ def test_smoothing_is_the_cross_entropy_against_smoothed_labels():
     logits, labels = jax.random.normal(jax.random.key(0), (12, 4)), jnp.arange(12) % 4
 
     def value(smoothing):
-        lane = Lane(0, Knobs(0.1, 0.0, smoothing=smoothing))
-        return information_loss([lane])(logits, logits, jnp.eye(4), labels, lane.knobs)[0]
+        return smoothed_cross_entropy(logits, labels, Knobs(0.1, 0.0, smoothing=smoothing))
 
     smoothed = optax.smooth_labels(jax.nn.one_hot(labels, 4), 0.3)
     assert jnp.allclose(value(0.3), optax.softmax_cross_entropy(logits, smoothed).mean(), atol=1e-6)
     assert value(0.0) == optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_the_optimizer_is_sgd_of_the_lane_with_decay_on_kernels_alone(nesterov):
+    params = {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.ones(2)}
+    build = sgd_for_few_labels if nesterov else sgd_with_cosine
+    transform = build(steps=10, momentum=0.9)(Knobs(jnp.float32(0.5), jnp.float32(0.1)))
+    state = transform.init(params)
+    velocity = {"kernel": 0.0, "bias": 0.0}
+    for k in range(3):
+        gradient = {"kernel": jnp.full((2, 2), 0.2), "bias": jnp.full(2, 0.2)}
+        updates, state = transform.update(gradient, state, params)
+        cosine = 0.5 * (1 + math.cos(math.pi * k / 10))
+        rate = 0.5 * (math.cos(7 * math.pi * k / 160) if nesterov else cosine)
+        for name, decay in (("kernel", 0.1 * 3.0), ("bias", 0.0)):
+            velocity[name] = 0.9 * velocity[name] + 0.2 + decay
+            moved = 0.9 * velocity[name] + 0.2 + decay if nesterov else velocity[name]
+            assert jnp.allclose(updates[name], -rate * moved, rtol=1e-5)
+
+
 def test_calls_of_any_length_compile_once(tiny, settings):
     lanes = lanes_of(dataclasses.replace(settings, seeds=2))
-    network, transform = Network.of(settings, tiny), optimizer(settings)
-    step = make_step(network, transform, information_loss(lanes))
-    call = make_call(chex.assert_max_traces(step, n=1), images_and_labels, looped=True)
+    network, transform = Network.of(settings, tiny), sgd_of(settings)
+    step = make_step(network, transform, UsedTerms.of(lanes))
+    call = make_call(jax.vmap(chex.assert_max_traces(step, n=1)), images_and_labels, looped=True)
     states = initial_state(network, transform, lanes)
     images, labels = jnp.asarray(tiny.train.images), jnp.asarray(tiny.train.labels)
     indices = BatchOrder(lanes, 60, 16)(0, 3)
@@ -131,28 +164,25 @@ def test_the_way_steps_are_called_does_not_matter(tiny, settings):
     chex.assert_trees_all_close(first.states.params, second.states.params, rtol=1e-4, atol=1e-5)
 
 
-def test_a_term_that_is_not_finite_stops_the_run(tiny, settings):
-    lanes = lanes_of(settings)
-    plain = information_loss(lanes)
+def test_a_term_that_is_not_finite_stops_the_run(tiny, settings, monkeypatch):
+    def broken(*arguments, **options):
+        mi, ed = information_terms(*arguments, **options)
+        return jnp.nan * mi, ed
 
-    def broken(*arguments):
-        loss, terms = plain(*arguments)
-        mi = jnp.nan * terms.mutual_information
-        return loss + 0 * mi, Terms(loss + 0 * mi, terms.cross_entropy, mi, terms[3])
-
+    monkeypatch.setattr("train.supervised.information_terms", broken)
     with pytest.raises(
         RunError, match=r"non-finite at step 1 \(seed 0\): mutual_information is nan"
     ):
-        train(settings, tiny, broken, lanes, quiet=True)
+        fit(settings, tiny, quiet=True)
 
 
 def test_bfloat16_is_a_setting(tiny, settings):
     def products_of(precision):
         own = dataclasses.replace(settings, precision=precision)
         network, lanes = Network.of(own, tiny), lanes_of(own)
-        states = initial_state(network, optimizer(own), lanes)
+        states = initial_state(network, sgd_of(own), lanes)
         one = jax.tree.map(lambda x: x[0], states)
-        step = make_step(network, optimizer(own), information_loss(lanes))
+        step = make_step(network, sgd_of(own), UsedTerms.of(lanes))
         images, labels = tiny.train.images[:8], tiny.train.labels[:8]
         after, terms = jax.jit(step)(one, images, labels)
         assert {x.dtype for x in jax.tree.leaves(after.params)} == {jnp.dtype("float32")}

@@ -12,10 +12,11 @@ from tensorboardX.proto.event_pb2 import Event
 
 from train.evaluation.finished import read_settings
 from train.run.checkpoint import Checkpoints
-from train.run.folder import RunError
+from train.run.errors import RunError
+from train.run.files import read_jsonl
 from train.run.lanes import Knobs, Lane
 from train.run.settings import RunSettings
-from train.run.trackers import TensorBoard, TrackerError, WandB, read_jsonl
+from train.run.trackers import TensorBoard, TrackerError, WandB
 from train.supervised import Supervised, fit
 
 

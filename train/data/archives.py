@@ -26,7 +26,7 @@ _CHUNK = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class ArchiveSplit:
     """One split of an archive.
 
     Attributes:
@@ -51,7 +51,7 @@ class Archive:
       note: how the data depart from the published data, or "".
     """
 
-    splits: dict[str, Table]
+    splits: dict[str, ArchiveSplit]
     class_names: dict[str, list[str]]
     note: str = ""
 
@@ -109,7 +109,7 @@ def cifar(path: Path, name: str) -> Archive:
         data = data.reshape(-1, record)
         labels = {feature: data[:, i].astype(np.int64) for i, feature in enumerate(features)}
         images = data[:, len(features) :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        splits[split] = Table(labels, functools.partial(iter, images))
+        splits[split] = ArchiveSplit(labels, functools.partial(iter, images))
     return Archive(
         splits, {feature: _lines(contents[file]) for feature, file in name_files.items()}
     )
@@ -139,7 +139,7 @@ def stl10(path: Path) -> Archive:
             labels = np.frombuffer(contents[f"{split}_y.bin"], np.uint8).astype(np.int64) - 1
         if rest or len(labels) != count:
             raise DataError(f"{path}: {file} holds {count} images, there are {len(labels)} labels")
-        splits[split] = Table({"label": labels}, functools.partial(_stl10_images, path, file))
+        splits[split] = ArchiveSplit({"label": labels}, functools.partial(_stl10_images, path, file))
     return Archive(splits, {"label": _lines(contents["class_names.txt"])})
 
 
@@ -163,7 +163,7 @@ def idx(path: Path) -> Archive:
         labels = _idx_array(_idx_file(path, f"{prefix}-labels", 1), 1)
         if len(images) != len(labels):
             raise DataError(f"{path}: {split} has {len(images)} images and {len(labels)} labels")
-        splits[split] = Table(
+        splits[split] = ArchiveSplit(
             {"label": labels.astype(np.int64)}, functools.partial(iter, images[..., None])
         )
     return Archive(splits, {})
@@ -178,7 +178,7 @@ def svhn(path: Path) -> Archive:
             raise DataError(f"{path} lacks {file.name}: put the published file there")
         images, labels = _svhn_arrays(file)
         # The published files write the digit 0 as 10.
-        splits[split] = Table({"label": labels % 10}, functools.partial(iter, images))
+        splits[split] = ArchiveSplit({"label": labels % 10}, functools.partial(iter, images))
     return Archive(splits, {})
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train.data.archives import Archive, Table, damage, members
+from train.data.archives import Archive, ArchiveSplit, damage, members
 from train.data.local import IMAGE_SUFFIXES
 from train.data.types import DataError, require
 
@@ -57,7 +57,7 @@ def image_tree(path: Path, name: str, shape: tuple[int, int, int], labels: Path 
             raise DataError(f"{labels} does not match the images of {split} in {path}")
         queues = [iter(group) for group in groups]
         queue = [next(queues[label]) for label in sequence]
-        splits[split] = Table(
+        splits[split] = ArchiveSplit(
             {"label": sequence}, functools.partial(_decode, path, tuple(queue), shape)
         )
     class_names = {"label": CLASSES[name]} if name == "cifar10" else {}

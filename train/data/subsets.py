@@ -1,6 +1,7 @@
 """Parts of data sets: stratified splits, class-balanced parts, the control with random labels."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -25,13 +26,7 @@ def stratified_split(
     sizes = np.floor(shares).astype(int)
     largest = np.argsort(sizes - shares, kind="stable")[: test_size - sizes.sum()]
     sizes[largest] += 1
-    # Sorting raw draws, not `permutation`: its result may change between versions of NumPy.
-    draws = np.random.Generator(np.random.PCG64(seed)).random(len(labels))
-    chosen = []
-    for value, size in zip(classes, sizes, strict=True):
-        members = np.flatnonzero(labels == value)
-        chosen.append(members[np.argsort(draws[members], kind="stable")][:size])
-    test = np.sort(np.concatenate(chosen))
+    test = _draw(labels, dict(zip(classes, sizes, strict=True)), seed=seed)
     return np.setdiff1d(np.arange(len(labels)), test), test
 
 
@@ -70,19 +65,26 @@ def draw_balanced(labels: np.ndarray, count: int, *, seed: int) -> np.ndarray:
         DataError: `count` is no multiple of the number of classes, or a class has too few.
     """
     classes = np.unique(labels)
-    each, rest = divmod(count, len(classes))
-    if rest or each < 1:
+    per_class, rest = divmod(count, len(classes))
+    if rest or per_class < 1:
         raise DataError(
             f"labels {count} must be a multiple of the number of classes, {len(classes)}."
         )
+    for value, samples in zip(*np.unique(labels, return_counts=True), strict=True):
+        if samples < per_class:
+            raise DataError(
+                f"labels {count} asks for {per_class} samples of each class; class {value} has "
+                f"{samples}."
+            )
+    return _draw(labels, dict.fromkeys(classes, per_class), seed=seed)
+
+
+def _draw(labels: np.ndarray, sizes: Mapping[int, int], *, seed: int) -> np.ndarray:
+    """Sorted indices of so many samples of each class, drawn by the seed."""
     # Sorting raw draws, not `permutation`: its result may change between versions of NumPy.
     draws = np.random.Generator(np.random.PCG64(seed)).random(len(labels))
     chosen = []
-    for value in classes:
+    for value, size in sizes.items():
         members = np.flatnonzero(labels == value)
-        if len(members) < each:
-            raise DataError(
-                f"labels {count} asks for {each} samples of each class; class {value} has {len(members)}."
-            )
-        chosen.append(members[np.argsort(draws[members], kind="stable")][:each])
+        chosen.append(members[np.argsort(draws[members], kind="stable")][:size])
     return np.sort(np.concatenate(chosen))

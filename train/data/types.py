@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from train.run.errors import UserError
 from train.run.requirements import INSTALL
 
 # Records read to estimate the channel statistics of a set that is too large to hold.
@@ -17,7 +18,7 @@ STATISTICS_SAMPLE = 2048
 _CHUNK = 512
 
 
-class DataError(Exception):
+class DataError(UserError):
     """Data that cannot be used; the message alone tells the user what to do."""
 
 

@@ -10,26 +10,26 @@ from jax import Array
 from jax.sharding import Mesh
 
 from train.data.batches import stream
-from train.data.types import RecordSplit
+from train.data.types import RecordSplit, Split
 from train.engine.sharding import replicated
-from train.run.lanes import ORDER, Lane, stream_key
+from train.run.lanes import ORDER, Lane, host_seed, stream_key
 
 Batches = Callable[[int, int], tuple[Any, Any]]
 """`(step, count) -> (sources, indices)`: arrays, and what each of `count` steps from `step` on takes of
 them, as a tree of `[count, lanes, ...]`."""
 
 
-class Feed(Protocol):
+class Loader(Protocol):
     """The batches of all lanes."""
 
     streamed: bool
     """Whether each step brings arrays of its own, so that a call takes one step."""
 
-    def of(self, lanes: Sequence[Lane]) -> Batches:
+    def batches(self, lanes: Sequence[Lane]) -> Batches:
         """The batches of these lanes, asked for in the order of the steps."""
         ...
 
-    def example(self, lanes: int) -> tuple[Any, Any]:
+    def example(self, lanes: Sequence[Lane]) -> tuple[Any, Any]:
         """Sources, and indices `[1, lanes, ...]` of one step, of the shapes and types that come."""
         ...
 
@@ -38,10 +38,11 @@ class Feed(Protocol):
         ...
 
 
-def feed_of(split: Any, batch_size: int, mesh: Mesh) -> Feed:
-    """Labelled batches of a training split."""
-    kind = StreamedFeed if isinstance(split, RecordSplit) else HeldFeed
-    return kind(split, batch_size, mesh)
+def loader_of(split: Split | RecordSplit, batch_size: int, mesh: Mesh) -> "Loader":
+    """Labelled batches of a training split: from the device if it is in memory, else from disk."""
+    if isinstance(split, RecordSplit):
+        return StreamLoader(split, batch_size)
+    return DeviceLoader(split, batch_size, mesh)
 
 
 def images_and_labels(sources: Any, indices: Any) -> tuple[Array, ...]:
@@ -50,65 +51,64 @@ def images_and_labels(sources: Any, indices: Any) -> tuple[Array, ...]:
     return images[indices], labels[indices]
 
 
-class HeldFeed:
+class DeviceLoader:
     """Images and labels, all of them on the device."""
 
     streamed = False
 
-    def __init__(self, split: Any, batch_size: int, mesh: Mesh):
+    def __init__(self, split: Split, batch_size: int, mesh: Mesh):
         self._samples, self._batch_size = len(split), batch_size
         arrays = jnp.asarray(split.images), jnp.asarray(split.labels)
         self._sources = replicated(arrays, mesh)
 
-    def of(self, lanes: Sequence[Lane]) -> Batches:
+    def batches(self, lanes: Sequence[Lane]) -> Batches:
         """A permutation an epoch, see `BatchOrder`."""
         order = BatchOrder(lanes, self._samples, self._batch_size)
         return lambda step, count: (self._sources, order(step, count))
 
-    def example(self, lanes: int) -> tuple[Any, Any]:
+    def example(self, lanes: Sequence[Lane]) -> tuple[Any, Any]:
         """The arrays themselves."""
-        return self._sources, np.zeros((1, lanes, self._batch_size), np.int32)
+        return self._sources, np.zeros((1, len(lanes), self._batch_size), np.int32)
 
     take = staticmethod(images_and_labels)
 
 
-class StreamedFeed:
+class StreamLoader:
     """Images and labels of one step at a time."""
 
     streamed = True
 
-    def __init__(self, split: RecordSplit, batch_size: int, mesh: Mesh):
-        del mesh
+    def __init__(self, split: RecordSplit, batch_size: int):
         self._split, self._batch_size = split, batch_size
 
-    def of(self, lanes: Sequence[Lane]) -> Batches:
+    def batches(self, lanes: Sequence[Lane]) -> Batches:
         """One shuffled stream for each lane, and for each copy that it draws as."""
-        feeds: dict[tuple[int, int], Iterator] = {}
+        streams: dict[tuple[int, int], Iterator] = {}
 
-        def feed(place: int, copy: int, step: int) -> Iterator:
-            if (place, copy) not in feeds:
+        def draw(place: int, copy: int, step: int) -> dict[str, np.ndarray]:
+            # Opened where it is first asked for: at the step of a resumed run or of a branch.
+            if (place, copy) not in streams:
                 seed = lanes[place].seed
-                if copy:
-                    seed = int(np.random.SeedSequence((seed, copy)).generate_state(1)[0])
-                feeds[place, copy] = iter(
+                seed = host_seed(seed, copy) if copy else seed
+                streams[place, copy] = iter(
                     stream(self._split, batch_size=self._batch_size, seed=seed, start_step=step)
                 )
-            return feeds[place, copy]
+            return next(streams[place, copy])
 
         def batches(step: int, count: int) -> tuple[Any, Any]:
             del count
             copies = enumerate(copies_at(lanes, step))
-            parts = [next(feed(place, copy, step)) for place, copy in copies]
+            parts = [draw(place, copy, step) for place, copy in copies]
             sources = tuple(np.concatenate([part[k] for part in parts]) for k in ("image", "label"))
             return sources, self._indices(len(lanes))
 
         return batches
 
-    def example(self, lanes: int) -> tuple[Any, Any]:
+    def example(self, lanes: Sequence[Lane]) -> tuple[Any, Any]:
         """Arrays of zeros."""
-        samples = lanes * self._batch_size
+        samples = len(lanes) * self._batch_size
         images = np.zeros((samples, *self._split.image_shape), np.uint8)
-        return (images, np.zeros(samples, np.int32)), self._indices(lanes)
+        return (images, np.zeros(samples, np.int32)), self._indices(len(lanes))
 
     take = staticmethod(images_and_labels)
 
@@ -116,13 +116,12 @@ class StreamedFeed:
         return np.arange(lanes * self._batch_size, dtype=np.int32).reshape(1, lanes, -1)
 
 
-def copies_at(lanes: Sequence[Lane], step: int) -> tuple[int, ...]:
-    """The copy whose draws each lane takes at a step: copy 0 before it branches off."""
-    return tuple(lane.copy if step >= lane.branch_step else 0 for lane in lanes)
-
-
 class BatchOrder:
-    """A permutation an epoch, a function of seed, copy and epoch alone."""
+    """Which samples each step of each lane takes: a permutation an epoch.
+
+    It is a function of seed, copy and epoch alone, so that a run resumes in its middle. The last
+    samples of an epoch that fill no batch are left out.
+    """
 
     def __init__(self, lanes: Sequence[Lane], samples: int, batch_size: int):
         if samples < batch_size:
@@ -148,8 +147,14 @@ class BatchOrder:
         epoch, place = divmod(step, self.steps_per_epoch)
         wanted = epoch, copies_at(self._lanes, step)
         if wanted not in self._epochs:
+            # The epoch before is kept: a call may begin in it.
             kept = {k: order for k, order in self._epochs.items() if k[0] >= epoch - 1}
             copies = np.asarray(wanted[1], np.int32)
             kept[wanted] = np.asarray(self._order(self._seeds, copies, epoch), np.int32)
             self._epochs = kept
         return self._epochs[wanted][:, place * self._batch : (place + 1) * self._batch]
+
+
+def copies_at(lanes: Sequence[Lane], step: int) -> tuple[int, ...]:
+    """The copy whose draws each lane takes at a step: copy 0 before it branches off."""
+    return tuple(lane.copy if step >= lane.branch_step else 0 for lane in lanes)

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from jax import Array
 
+from train.data.types import ImageData
+from train.engine.optimizers import Optimizer
 from train.models import builder
 from train.run.lanes import INIT, Knobs, Lane, stream_key
-from train.run.settings import Settings
+from train.run.settings import ImageSettings
 
 
 class Outputs(NamedTuple):
@@ -41,10 +42,10 @@ class TrainState(NamedTuple):
     opt_state: Any
     masks: Any = None
     """Booleans like `params`: weights that are held at zero where False. None for no mask."""
-    average: Any = None
+    ema_params: Any = None
     """Exponential moving average of `params`. None if there is none."""
-    extra: Any = None
-    """What else a step keeps, for instance the state of a semi-supervised algorithm. None for nothing."""
+    algorithm_state: Any = None
+    """State of a semi-supervised algorithm. None if there is none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Network:
     std: np.ndarray
 
     @classmethod
-    def of(cls, settings: Settings, data: Any) -> "Network":
+    def of(cls, settings: ImageSettings, data: ImageData) -> "Network":
         """The network that the settings name, for images like those of `data`."""
         build = builder(
             settings.model,
@@ -95,10 +96,10 @@ class Network:
 
         In the order of the network, also through `jax.jit`, which sorts a plain dictionary.
         """
-        found = self._model(params, rest).activations(self._normalised(images), train=False)
+        activations = self._model(params, rest).activations(self._normalised(images), train=False)
         return OrderedDict(
             (name, jnp.mean(x.astype(jnp.float32), axis=tuple(range(1, x.ndim - 1))))
-            for name, x in found.items()
+            for name, x in activations.items()
         )
 
     def head(self, params: Any, rest: Any) -> tuple[Array, Array]:
@@ -114,39 +115,24 @@ class Network:
         return (images.astype(jnp.float32) / 255 - self.mean) / self.std
 
 
-def optimizer(settings: Settings) -> optax.GradientTransformation:
-    """SGD with momentum and cosine decay to 0, for a learning rate of 1.
-
-    Learning rate and weight decay are knobs of each lane: the step adds the decay to the gradient and
-    multiplies the updates, which are linear in the learning rate.
-    """
-    schedule = optax.cosine_decay_schedule(1.0, settings.steps)
-    return optax.sgd(schedule, momentum=settings.momentum)
-
-
 class Initialised(Protocol):
     """Whatever gives initial `(params, rest)`."""
 
     def init(self, key: Array) -> tuple[Any, Any]: ...
 
 
-def initial_state(
-    network: Initialised, transform: optax.GradientTransformation, lanes: Sequence[Lane]
-) -> TrainState:
+def initial_state(network: Initialised, optimizer: Optimizer, lanes: Sequence[Lane]) -> TrainState:
     """States of all lanes, stacked. The weights of a lane depend on its seed alone."""
 
     def one(seed: Array, copy: Array, branch_step: Array, knobs: Knobs) -> TrainState:
         params, rest = network.init(stream_key(seed, jnp.zeros_like(copy), INIT))
         step = jnp.zeros((), jnp.int32)
-        return TrainState(
-            seed, copy, branch_step, knobs, step, params, rest, transform.init(params)
-        )
+        opt_state = optimizer(knobs).init(params)
+        return TrainState(seed, copy, branch_step, knobs, step, params, rest, opt_state)
 
-    integers = [jnp.asarray([getattr(lane, k) for lane in lanes]) for k in _INTEGERS]
+    names = ("seed", "copy", "branch_step")
+    integers = [jnp.asarray([getattr(lane, name) for lane in lanes]) for name in names]
     knobs = Knobs(
         *(jnp.asarray(v, jnp.float32) for v in zip(*(x.knobs for x in lanes), strict=True))
     )
     return jax.jit(jax.vmap(one))(*integers, knobs)
-
-
-_INTEGERS = ("seed", "copy", "branch_step")

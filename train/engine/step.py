@@ -1,6 +1,6 @@
-"""One optimizer step, and many of them in one compiled call."""
+"""What the optimizer steps of all trainings share: the terms of a loss, and the update of a state."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,8 +10,8 @@ from jax import Array
 
 import mirjax
 from mirjax.losses import Side
-from train.data.augment import crop_and_flip
-from train.engine.state import Network, TrainState
+from train.engine.optimizers import Optimizer
+from train.engine.state import TrainState
 from train.run.lanes import AUGMENT, Knobs, Lane, stream_key
 
 
@@ -22,63 +22,78 @@ class Terms(NamedTuple):
     cross_entropy: Array
     mutual_information: Array
     entropy_difference: Array
+    more: dict[str, Array] | None = None
+    """What else a step reports."""
+
+    def named(self) -> dict[str, Array]:
+        """All of them by name."""
+        named = self._asdict()
+        return named | (named.pop("more") or {})
 
 
-def information_loss(
-    lanes: Sequence[Lane], stop_gradient: Side | None = None
-) -> Callable[..., tuple[Array, Terms]]:
-    """CE - mi_weight · MI + ed_weight · |H1 - H2|, on features, head and labels; CE against
-    `(1 - smoothing) y + smoothing / num_classes`.
+class UsedTerms(NamedTuple):
+    """Which of the two information terms any lane gives a weight; the others are not computed."""
 
-    The weights are knobs of the lanes. A term whose weight is 0 in every lane is not computed.
-    """
-    uses_mi, uses_ed = (any(getattr(x.knobs, k) for x in lanes) for k in ("mi_weight", "ed_weight"))
+    mutual_information: bool
+    entropy_difference: bool
 
-    def loss(
-        logits: Array, features: Array, head: Array, labels: Array, knobs: Knobs
-    ) -> tuple[Array, Terms]:
-        hard = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
-        uniform = -jnp.mean(jax.nn.log_softmax(logits))
-        ce = (1 - knobs.smoothing) * hard + knobs.smoothing * uniform
-        mi = ed = jnp.zeros_like(ce)
-        arrays = features, head, labels
-        options: dict[str, Any] = {"stop_gradient": stop_gradient, "method": "auto"}
-        if uses_mi:
-            mi = -mirjax.losses.mutual_information_loss(*arrays, **options)
-        if uses_ed:
-            ed = mirjax.losses.entropy_difference_loss(*arrays, **options)
-        total = ce - knobs.mi_weight * mi + knobs.ed_weight * ed
-        return total, Terms(total, ce, mi, ed)
-
-    return loss
+    @classmethod
+    def of(cls, lanes: Sequence[Lane]) -> "UsedTerms":
+        """Those of these lanes."""
+        return cls(
+            any(lane.knobs.mi_weight for lane in lanes), any(lane.knobs.ed_weight for lane in lanes)
+        )
 
 
-def make_step(
-    network: Network,
-    transform: optax.GradientTransformation,
-    loss: Callable[..., tuple],
+def information_terms(
+    features: Array,
+    head: Array,
+    targets: Array,
+    used: UsedTerms,
     *,
-    augment: bool = False,
-) -> Callable[[TrainState, Array, Array], tuple[TrainState, Terms]]:
-    """The step of one lane on one batch: `(state, images, labels) -> (state, terms)`.
+    weights: Array | None = None,
+    stop_gradient: Side | None = None,
+) -> tuple[Array, Array]:
+    """Mutual information and `|H1 - H2|` of features and their rows of the head, in nats.
 
-    With `augment` the images are cropped and flipped first, by a key of seed, copy and step. Weights
-    that the masks of the state hold at zero stay exactly there.
+    Args:
+        features: `[n, d]`.
+        head: `[num_classes, d]`.
+        targets: labels `[n]`, or distributions over classes `[n, num_classes]`: then the row of a
+            sample is the mean of the head's rows by its distribution.
+        used: a term that is not used is 0.
+        weights: `[n]`, what each sample counts.
+        stop_gradient: the side that the terms do not train.
     """
+    mi = ed = jnp.zeros(())
+    if not any(used):
+        return mi, ed
+    if targets.ndim == 1:
+        arrays = features, head, targets
+        options: dict[str, Any] = {
+            "weights": weights,
+            "stop_gradient": stop_gradient,
+            "method": "auto",
+        }
+        if used.mutual_information:
+            mi = -mirjax.losses.mutual_information_loss(*arrays, **options)
+        if used.entropy_difference:
+            ed = mirjax.losses.entropy_difference_loss(*arrays, **options)
+        return mi, ed
+    features = jax.lax.stop_gradient(features) if stop_gradient == "features" else features
+    head = jax.lax.stop_gradient(head) if stop_gradient == "head" else head
+    rows = jnp.matmul(targets, head, precision="highest")
+    pair = mirjax.feature_interplay(features, rows, weights=weights, method="auto")
+    return pair.mutual_information, jnp.abs(pair.entropy1 - pair.entropy2)
 
-    def step(state: TrainState, images: Array, labels: Array) -> tuple[TrainState, Terms]:
-        if augment:
-            images = crop_and_flip(images, augmentation_key(state))
 
-        def objective(params):
-            outputs = network.apply(params, state.rest, images, train=True)
-            value, terms = loss(outputs.logits, outputs.features, outputs.head, labels, state.knobs)
-            return value, (terms, outputs.rest)
-
-        gradient, (terms, rest) = jax.grad(objective, has_aux=True)(state.params)
-        return descend(state._replace(rest=rest), gradient, transform), terms
-
-    return step
+def with_information(
+    cross_entropy: Array, information: tuple[Array, Array], knobs: Knobs, *, others: Any = 0.0
+) -> Terms:
+    """The terms of `cross_entropy + others - mi_weight · MI + ed_weight · |H1 - H2|`."""
+    mi, ed = information
+    loss = cross_entropy + others - knobs.mi_weight * mi + knobs.ed_weight * ed
+    return Terms(loss, cross_entropy, mi, ed)
 
 
 def augmentation_key(state: TrainState) -> Array:
@@ -87,15 +102,9 @@ def augmentation_key(state: TrainState) -> Array:
     return jax.random.fold_in(stream_key(state.seed, copy, AUGMENT), state.step)
 
 
-def descend(
-    state: TrainState, gradient: Any, transform: optax.GradientTransformation
-) -> TrainState:
-    """The state after an update by the gradient, with the decay and the learning rate of its knobs."""
-    gradient = jax.tree.map(
-        lambda g, p: g + state.knobs.weight_decay * p if p.ndim > 1 else g, gradient, state.params
-    )
-    updates, opt_state = transform.update(gradient, state.opt_state, state.params)
-    updates = jax.tree.map(lambda u: state.knobs.learning_rate * u, updates)
+def descend(state: TrainState, gradient: Any, optimizer: Optimizer) -> TrainState:
+    """The state after the optimizer's update with the knobs of its lane; masks stay at zero."""
+    updates, opt_state = optimizer(state.knobs).update(gradient, state.opt_state, state.params)
     params = masked(optax.apply_updates(state.params, updates), state.masks)
     return state._replace(step=state.step + 1, params=params, opt_state=opt_state)
 

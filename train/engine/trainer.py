@@ -1,4 +1,4 @@
-"""Lanes in groups that go through one compiled call together, many steps in each."""
+"""Training of many lanes: groups of them go through one compiled call together, many steps in each."""
 
 import math
 from collections import deque
@@ -11,103 +11,140 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from train.engine.loader import Feed
+from train.engine.loader import Loader
 from train.engine.sharding import cut, replicated
 from train.engine.state import TrainState
+from train.engine.step import Terms
 from train.models import is_convolutional
-from train.run.folder import RunError
-from train.run.lanes import Lane
-from train.run.settings import Settings
+from train.run.errors import RunError
+from train.run.lanes import Lane, concatenated
+from train.run.loop import Metrics
+
+Step = Callable[..., tuple[TrainState, Terms]]
+"""`(states, *batch) -> (states, terms)`: one optimizer step of stacked lanes."""
 
 
 class Progress(NamedTuple):
-    """What a call over several steps tells, for each lane."""
+    """What a call over several steps reports, for each lane."""
 
-    total: Any
+    total: Terms
     """Sum of the terms over the steps of the call."""
     bad_step: Array
     """The first step with a non-finite term, or -1."""
-    bad_terms: Any
+    bad_terms: Terms
     """The terms of that step."""
 
 
-class Groups:
-    """Trains all lanes, group after group, through one compiled call."""
+class Trainer:
+    """Trains lanes of equal shapes, group after group, through one compiled call.
+
+    Args:
+        step: of stacked lanes; it is compiled here.
+        loader: of the batches.
+        lanes: what is trained.
+        states: of all lanes, stacked, at the step to go on from.
+        mesh: of the devices over which each batch is cut.
+        steps_per_call: steps in one call of the compiled function; if None, 100, or 1 where that is
+            slow. A streaming loader takes 1.
+        lanes_per_call: lanes in a group; if None, as many as fit in the device's memory, or 1 where
+            that is slow.
+        slow_together: whether the step is slow in a loop and for several lanes, see `is_slow`.
+    """
 
     def __init__(
         self,
-        settings: Settings,
+        step: Step,
+        loader: Loader,
         lanes: Sequence[Lane],
         states: TrainState,
-        step: Callable,
-        feed: Feed,
         mesh: Mesh,
+        *,
+        steps_per_call: int | None = None,
+        lanes_per_call: int | None = None,
+        slow_together: bool = False,
     ):
-        slow = is_slow(settings)
-        default = 1 if slow else 100
-        self._chunk = 1 if feed.streamed else settings.steps_per_call or default
-        self._call: Any = make_call(step, feed.take, looped=self._chunk > 1, mesh=mesh)
+        self._chunk = 1 if loader.streamed else steps_per_call or (1 if slow_together else 100)
+        self._call: Any = make_call(step, loader.take, looped=self._chunk > 1, mesh=mesh)
         self._step = int(states.step[0])
-        self._feed = feed
+        self._loader = loader
 
         def needs(size: int) -> int:
-            return self._needs(size, states)
+            return self._needs(lanes[:size], states)
 
-        size = settings.lanes_per_call or (1 if slow else largest_that_fits(len(lanes), needs))
+        size = lanes_per_call or (1 if slow_together else largest_that_fits(len(lanes), needs))
         self.rows = [range(i, min(i + size, len(lanes))) for i in range(0, len(lanes), size)]
+        """The lanes of each group."""
         self._lanes = [lanes[r.start : r.stop] for r in self.rows]
         self.states = [
             # Copied, since the calls take what they are given.
             replicated(jax.tree.map(lambda x, r=r: jnp.copy(x[r.start : r.stop]), states), mesh)
             for r in self.rows
         ]
-        self._batches = [feed.of(group) for group in self._lanes]
+        """The stacked states of each group."""
+        self._batches = [loader.batches(group) for group in self._lanes]
 
-    def advance(self, to: int) -> list[dict[str, float]]:
-        """Trains every lane up to step `to`; the mean terms of the steps taken, for each lane."""
-        taken, totals = to - self._step, [np.zeros(1)] * len(self.states)
-        names: tuple[str, ...] = ()
-        # What a call tells is waited for once the next has started, so that the device goes on meanwhile. Calls of
-        # several groups would run side by side, and need the memory of both.
-        begun: deque[tuple[int, Any]] = deque()
+    @property
+    def largest_group(self) -> int:
+        """Lanes that are trained and evaluated at once, at most."""
+        return max(map(len, self.rows))
+
+    def advance(self, to: int) -> list[Metrics]:
+        """Trains every lane up to step `to`; the mean terms of the steps taken, for each lane.
+
+        Raises:
+            RunError: a term became non-finite.
+        """
+        taken = to - self._step
+        if taken == 0:
+            return [{} for rows in self.rows for _ in rows]
+        totals: list[Terms | None] = [None] * len(self.states)
+        # The next call is started before the last one is waited for, so that the device does not
+        # idle. Calls of several groups would run side by side, and need the memory of both.
+        started: deque[tuple[int, Any]] = deque()
         ahead = 1 if len(self.states) == 1 else 0
 
         def wait(most: int) -> None:
-            nonlocal names
-            while len(begun) > most:
-                group, progress = begun.popleft()
+            while len(started) > most:
+                group, progress = started.popleft()
                 progress = jax.device_get(progress)
                 self._stop_if_not_finite(group, progress)
-                names = progress.total._fields
-                totals[group] = totals[group] + np.stack(progress.total, axis=1)
+                # In float64: float32 would lose digits over an epoch of calls.
+                sums = jax.tree.map(lambda x: np.asarray(x, np.float64), progress.total)
+                before = totals[group]
+                totals[group] = sums if before is None else jax.tree.map(np.add, before, sums)
 
         while self._step < to:
             count = min(self._chunk, to - self._step)
-            for group in range(len(self.states)):
-                sources, indices = self._batches[group](self._step, count)
+            for group, batches in enumerate(self._batches):
+                sources, indices = batches(self._step, count)
                 self.states[group], progress = self._call(
                     self.states[group], sources, self._filled(indices), count
                 )
-                begun.append((group, progress))
+                started.append((group, progress))
                 wait(ahead)
             self._step += count
         wait(0)
-        means = np.concatenate(totals) / taken
         return [
-            {f"step_{name}": float(v) for name, v in zip(names, row, strict=True)} for row in means
+            {f"step_{name}": float(sums[i]) / taken for name, sums in total.named().items()}
+            for rows, total in zip(self.rows, totals, strict=True)
+            for i in range(len(rows))
+            if total is not None
         ]
 
     def all_states(self) -> TrainState:
         """The states of all lanes, stacked."""
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *self.states)
+        return concatenated(self.states)
 
-    def _needs(self, size: int, states: TrainState) -> int:
-        """Bytes that a call of `size` lanes takes on each device."""
+    def _needs(self, lanes: Sequence[Lane], states: TrainState) -> int:
+        """Bytes that a call of these lanes takes on each device."""
+        size = len(lanes)
         states = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), states)
-        sources, indices = self._feed.example(size)
+        sources, indices = self._loader.example(lanes)
         compiled = self._call.lower(states, sources, self._filled(indices), 1).compile()
-        found = compiled.memory_analysis()
-        return found.temp_size_in_bytes + found.output_size_in_bytes + found.argument_size_in_bytes
+        memory = compiled.memory_analysis()
+        return (
+            memory.temp_size_in_bytes + memory.output_size_in_bytes + memory.argument_size_in_bytes
+        )
 
     def _filled(self, indices: Any) -> Any:
         """With zeros for the steps of a full call that are not taken: one shape, one compilation."""
@@ -121,40 +158,40 @@ class Groups:
         for place, step in enumerate(progress.bad_step):
             if step < 0:
                 continue
-            terms = {name: float(v[place]) for name, v in progress.bad_terms._asdict().items()}
+            terms = {name: float(v[place]) for name, v in progress.bad_terms.named().items()}
             bad = [k for k, v in terms.items() if not np.isfinite(v) and k != "loss"] or ["loss"]
             lane = self._lanes[group][place]
             where = ", ".join([f"seed {lane.seed}", *(f"{k} {v}" for k, v in lane.tags.items())])
             raise RunError(
                 f"The loss became non-finite at step {step} ({where}): {', '.join(bad)} is "
-                f"{', '.join(str(terms[k]) for k in bad)}. Try a smaller --learning-rate or weight of "
-                "that term. The metrics up to the last evaluation are kept."
+                f"{', '.join(str(terms[k]) for k in bad)}. Try a smaller --learning-rate or weight "
+                "of that term. The metrics up to the last evaluation are kept."
             )
 
 
 def make_call(
-    step: Callable[..., tuple[TrainState, Any]],
+    step: Step,
     take: Callable[[Any, Any], tuple[Array, ...]],
     *,
     looped: bool,
     mesh: Mesh | None = None,
 ) -> Callable[..., tuple[TrainState, Progress]]:
-    """Compiles `(states, sources, indices, count) -> (states, progress)` for all lanes.
+    """Compiles `(states, sources, indices, count) -> (states, progress)` for stacked lanes.
 
-    Step i is given what `take(sources, indices[i])` takes, one batch a lane; see `train.engine.loader`. The
-    first `count` rows of `indices` are used, so that a short call needs no compilation of its own. With
-    `looped=False` there is one row and no loop. The states are donated. Batches are cut over the
-    devices of the mesh.
+    Step i is given `take(sources, indices[i])`, a batch for each lane; see `train.engine.loader`. The
+    first `count` rows of `indices` are used, so that a short call needs no compilation of its own.
+    With `looped=False` there is one row and no loop. The states are donated. Batches are cut over
+    the devices of the mesh.
     """
-    # Compiled as one with what calls it; by itself so that the loop below traces it once.
-    all_lanes = jax.jit(jax.vmap(step))
+    # Compiled together with what calls it; jitted here so that the loop below traces it once.
+    step = jax.jit(step)
 
     def once(states: TrainState, sources: Any, indices: Any) -> tuple[TrainState, Progress]:
         batch = take(sources, indices)
         if mesh is not None and mesh.size > 1:
             batch = tuple(cut(x, mesh, axis=1) for x in batch)
-        new, terms = all_lanes(states, *batch)
-        finite = jnp.all(jnp.isfinite(jnp.stack(terms)), axis=0)
+        new, terms = step(states, *batch)
+        finite = jnp.all(jnp.isfinite(jnp.stack(jax.tree.leaves(terms))), axis=0)
         return new, Progress(terms, jnp.where(finite, -1, new.step), terms)
 
     def call(
@@ -176,6 +213,7 @@ def make_call(
                 jax.tree.map(lambda a, b: jnp.where(good, b, a), so_far.bad_terms, now.bad_terms),
             )
 
+        # A dynamic count: a loop that starts from no terms, whatever they are.
         _, progress = jax.eval_shape(once, states, sources, at(0))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), progress.total)
         none = Progress(zeros, jnp.full(states.step.shape, -1, states.step.dtype), zeros)
@@ -184,9 +222,9 @@ def make_call(
     return jax.jit(call, donate_argnums=0)
 
 
-def is_slow(settings: Settings) -> bool:
+def is_slow(model: str) -> bool:
     """Convolutions on a CPU: several times slower when batched over networks or in a loop."""
-    return jax.default_backend() == "cpu" and is_convolutional(settings.model)
+    return jax.default_backend() == "cpu" and is_convolutional(model)
 
 
 def largest_that_fits(
@@ -194,14 +232,14 @@ def largest_that_fits(
 ) -> int:
     """The largest divisor of `lanes` whose need in bytes is below 0.9 of what is available.
 
-    Without a number, all memory of the device (not what is free just now, so that a resumed run finds
-    the same); a device that does not say holds all lanes.
+    If no number is given: all memory of the device, not what is free just now, so that a resumed
+    run comes to the same answer. A device that does not report its memory holds all lanes.
     """
     if available is None:
         stats = jax.local_devices()[0].memory_stats() or {}
         if "bytes_limit" not in stats:
             return lanes
         available = int(stats["bytes_limit"])
-    # A single lane has to fit: nothing is asked, which would be a compilation.
+    # A single lane has to fit: asking would cost a compilation.
     sizes = [lanes // k for k in range(1, lanes) if lanes % k == 0]
     return next((size for size in sizes if needs(size) <= math.floor(0.9 * available)), 1)

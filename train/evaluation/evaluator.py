@@ -12,12 +12,14 @@ from jax import Array
 from jax.sharding import Mesh
 
 import mirjax
-from mirjax._batch.gram import means_by_class as class_means
 from train.data.batches import batches
+from train.data.types import RecordSplit, Split
 from train.engine.sharding import cut
 from train.engine.state import Network, TrainState
 from train.evaluation.closed_forms import closed_forms
-from train.run.settings import Settings
+from train.run.lanes import take_lane
+from train.run.loop import Metrics
+from train.run.settings import EvaluationSettings
 
 
 class Tally(NamedTuple):
@@ -26,8 +28,8 @@ class Tally(NamedTuple):
     weight: Array
     correct: Array
     cross_entropy: Array
-    groups: Array
-    """Full batches of `metric_batch` samples, and the sums of their MIR and HDR."""
+    full_batches: Array
+    """Full batches of `metric_batch` samples, and below the sums of their MIR and HDR."""
     mir: Array
     hdr: Array
     moments: mirjax.ClassMoments | None
@@ -44,37 +46,39 @@ class Evaluator:
     def __init__(
         self,
         network: Network,
-        split: Any,
+        split: Split | RecordSplit,
         num_classes: int,
-        settings: Settings,
+        settings: EvaluationSettings,
         mesh: Mesh | None = None,
         *,
         networks: int = 1,
     ):
         self._network, self._split, self._classes = network, split, num_classes
-        self._group = min(settings.metric_batch, len(split))
-        groups = math.ceil(min(settings.eval_batch, len(split)) / self._group)
+        self._metric_batch = min(settings.metric_batch, len(split))
+        metric_batches = math.ceil(min(settings.eval_batch, len(split)) / self._metric_batch)
         self._mesh = mesh
-        # Each device gets whole groups.
+        # Each device gets whole batches of `metric_batch`.
         devices = 1 if mesh is None else mesh.size
-        self._batch = devices * math.ceil(groups / devices) * self._group
+        self._batch = devices * math.ceil(metric_batches / devices) * self._metric_batch
         self._width = network.width
         held = 4 * len(split) * self._width * networks
         self._held = held <= settings.memory_limit_mib * 2**20
         self._start = jax.jit(self._zeros, static_argnums=0)
         self._add = jax.jit(self._accumulate, donate_argnums=0)
-        self._agreed = jax.jit(self._agreement)
+        self._agreeing = jax.jit(self._agreement)
         self._head = jax.jit(jax.vmap(lambda state: network.head(state.params, state.rest)))
         self._of_moments = jax.jit(
             lambda m, head, nc4: (m.class_interplay(head), m.collapse(head, nc4=nc4))
         )
         self._of_features = jax.jit(self._from_features)
 
-    def __call__(self, states: TrainState, split: Any = None) -> list[dict[str, float]]:
+    def __call__(
+        self, states: TrainState, split: Split | RecordSplit | None = None
+    ) -> list[Metrics]:
         """The metrics of each lane in `states`, on another split of the same size if one is given."""
         split = self._split if split is None else split
-        seeds, n = len(states.seed), len(split)
-        tally, held, labels, agreed = self._start(seeds), [], [], jnp.zeros(seeds)
+        lanes, n = len(states.seed), len(split)
+        tally, held, labels, agreed = self._start(lanes), [], [], jnp.zeros(lanes)
         for batch in self._batches(split):
             tally, features = self._add(
                 tally, states, batch["image"], batch["label"], batch["weight"]
@@ -83,49 +87,53 @@ class Evaluator:
             labels.append(np.asarray(batch["label"]))
         if not self._held:
             for batch in self._batches(split):
-                agreed += self._agreed(tally.moments, states, batch["image"], batch["weight"])
+                agreed += self._agreeing(tally.moments, states, batch["image"], batch["weight"])
         heads, biases = self._head(states)
         labels = np.concatenate(labels)[:n]
         reports = []
-        for seed in range(seeds):
-            own, head = jax.tree.map(lambda x, s=seed: x[s], tally), heads[seed]
+        for lane in range(lanes):
+            lane_tally, head = take_lane(tally, lane), heads[lane]
             if self._held:
-                rows = jnp.concatenate([features[seed] for features in held])[:n]
+                rows = jnp.concatenate([features[lane] for features in held])[:n]
                 whole = mirjax.dataset_interplay(rows, head, labels)
-                others = self._of_features(rows, labels, head, biases[seed])
+                of_classes = self._of_features(rows, labels, head, biases[lane])
             else:
-                whole = own.moments.interplay(head)
-                others = self._of_moments(own.moments, head, agreed[seed] / own.weight)
-            reports.append(self._report(own, whole, *others))
+                whole = lane_tally.moments.interplay(head)
+                nc4 = agreed[lane] / lane_tally.weight
+                of_classes = self._of_moments(lane_tally.moments, head, nc4)
+            reports.append(self._report(lane_tally, whole, *of_classes))
         return reports
 
-    def _batches(self, split: Any) -> Iterator[dict[str, Any]]:
+    def _batches(self, split: Split | RecordSplit) -> Iterator[dict[str, Any]]:
         for batch in batches(split, self._batch):
             yield batch if self._mesh is None else {k: cut(v, self._mesh) for k, v in batch.items()}
 
-    def _zeros(self, seeds: int) -> Tally:
+    def _zeros(self, lanes: int) -> Tally:
         def one(_: Array) -> Tally:
             zero = jnp.zeros(())
             moments = mirjax.ClassMoments.zeros(self._classes, self._width)
             moments = None if self._held else moments
             return Tally(zero, zero, zero, zero, zero, zero, moments)
 
-        return jax.vmap(one)(jnp.arange(seeds))
+        return jax.vmap(one)(jnp.arange(lanes))
 
     def _accumulate(
         self, tally: Tally, states: TrainState, images: Array, labels: Array, weights: Array
     ) -> tuple[Tally, Array | None]:
-        grouped_labels, grouped_weights = (x.reshape(-1, self._group) for x in (labels, weights))
-        full = jnp.sum(grouped_weights, axis=1) == self._group
+        batched_labels, batched_weights = (
+            x.reshape(-1, self._metric_batch) for x in (labels, weights)
+        )
+        # The last batch of a split is filled up; what is averaged over batches leaves it out.
+        full = jnp.sum(batched_weights, axis=1) == self._metric_batch
 
         def one(tally: Tally, state: TrainState) -> tuple[Tally, Array | None]:
             outputs = self._network.apply(state.params, state.rest, images, train=False)
             logits, features = outputs.logits, outputs.features
-            grouped = features.reshape(-1, self._group, self._width)
-            each = mirjax.interplay(
-                grouped,
-                jnp.broadcast_to(outputs.head, (len(grouped), *outputs.head.shape)),
-                grouped_labels,
+            batched = features.reshape(-1, self._metric_batch, self._width)
+            of_batches = mirjax.interplay(
+                batched,
+                jnp.broadcast_to(outputs.head, (len(batched), *outputs.head.shape)),
+                batched_labels,
             )
             ce = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
             moments = tally.moments
@@ -133,9 +141,9 @@ class Evaluator:
                 tally.weight + jnp.sum(weights),
                 tally.correct + jnp.sum(weights * (jnp.argmax(logits, -1) == labels)),
                 tally.cross_entropy + jnp.sum(weights * ce),
-                tally.groups + jnp.sum(full),
-                tally.mir + jnp.sum(jnp.where(full, each.mir, 0.0)),
-                tally.hdr + jnp.sum(jnp.where(full, each.hdr, 0.0)),
+                tally.full_batches + jnp.sum(full),
+                tally.mir + jnp.sum(jnp.where(full, of_batches.mir, 0.0)),
+                tally.hdr + jnp.sum(jnp.where(full, of_batches.hdr, 0.0)),
                 None if moments is None else moments.update(features, labels, weights),
             )
             return new, features if self._held else None
@@ -158,7 +166,7 @@ class Evaluator:
         whole: mirjax.DatasetInterplay,
         by_class: mirjax.Interplay,
         collapse: mirjax.NeuralCollapse,
-    ) -> dict[str, float]:
+    ) -> Metrics:
         values = {
             "accuracy": tally.correct / tally.weight,
             "loss": tally.cross_entropy / tally.weight,
@@ -166,8 +174,8 @@ class Evaluator:
             "mir_lower": whole.lower.mir,
             "mir_upper": whole.upper.mir,
             "mir_standard_error": whole.standard_error.mir,
-            "mir_batch": tally.mir / tally.groups,
-            "hdr_batch": tally.hdr / tally.groups,
+            "mir_batch": tally.mir / tally.full_batches,
+            "hdr_batch": tally.hdr / tally.full_batches,
             "class_mir": by_class.mir,
             "class_hdr": by_class.hdr,
             **collapse._asdict(),
@@ -185,9 +193,10 @@ class Evaluator:
     def _from_features(
         self, features: Array, labels: Array, head: Array, bias: Array
     ) -> tuple[mirjax.Interplay, mirjax.NeuralCollapse]:
-        means, count = class_means(features, labels, self._classes, jnp.ones(len(features)))
+        means, weight = mirjax.class_means(features, labels, num_classes=self._classes)
+        # A class without samples stands where it adds nothing to the kernel of the class means.
         centre = jnp.mean(features, axis=0)
-        means = jnp.where(count[:, None] > 0, means, centre)
+        means = jnp.where(weight[:, None] > 0, means, centre)
         collapse = mirjax.neural_collapse(
             features, labels, head, num_classes=self._classes, bias=bias
         )
@@ -197,7 +206,7 @@ class Evaluator:
 class Extractor:
     """Features `[n, d]` of one network on a whole split, and the labels `[n]`; compiled once."""
 
-    def __init__(self, network: Network, split: Any, *, batch_size: int = 500):
+    def __init__(self, network: Network, split: Split | RecordSplit, *, batch_size: int = 500):
         self._split, self._batch = split, min(batch_size, len(split))
         self._forward = jax.jit(
             lambda params, rest, images: network.apply(params, rest, images, train=False).features

@@ -5,20 +5,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from train.engine.state import Network, TrainState, initial_state, optimizer
+from train.data.types import ImageData
+from train.engine.optimizers import sgd_with_cosine
+from train.engine.state import Network, TrainState, initial_state
 from train.run.checkpoint import Checkpoints
-from train.run.folder import RunError, saved_run, saved_settings
+from train.run.errors import RunError
+from train.run.folder import saved_run, saved_settings
 from train.run.lanes import Lane, lanes_of
-from train.run.settings import Settings
+from train.run.settings import ImageSettings, RunSettings
 
-S = TypeVar("S", bound=Settings)
+S = TypeVar("S", bound=ImageSettings)
 
 
-class Run(NamedTuple):
-    """What a run folder holds."""
+class FinishedRun(NamedTuple):
+    """What the folder of a supervised run holds."""
 
-    settings: Any
-    data: Any
+    settings: ImageSettings
+    data: ImageData
     network: Network
     lanes: list[Lane]
     step: int
@@ -47,7 +50,7 @@ def read_settings(folder: Path, kind: type[S]) -> S:
         raise RunError(_foreign(folder, error)) from None
 
 
-def read_lanes(folder: Path, settings: Settings) -> list[Lane]:
+def read_lanes(folder: Path, settings: RunSettings) -> list[Lane]:
     """The lanes that a run trained.
 
     Raises:
@@ -67,7 +70,7 @@ def _foreign(folder: Path, error: Exception) -> str:
     )
 
 
-def open_run(folder: Path, kind: type[S], load: Callable[[S], Any]) -> Run:
+def read_run(folder: Path, kind: type[S], load: Callable[[S], ImageData]) -> FinishedRun:
     """Settings, data (by `load`), network and states of a run.
 
     Raises:
@@ -76,9 +79,9 @@ def open_run(folder: Path, kind: type[S], load: Callable[[S], Any]) -> Run:
     """
     settings = read_settings(folder, kind)
     data = load(settings)
-    network, transform = Network.of(settings, data), optimizer(settings)
-    lanes = read_lanes(folder, settings)
-    untrained = initial_state(network, transform, lanes)
+    network, lanes = Network.of(settings, data), read_lanes(folder, settings)
+    optimizer = sgd_with_cosine(steps=settings.steps, momentum=settings.momentum)
+    untrained = initial_state(network, optimizer, lanes)
     checkpoints = Checkpoints(folder / "checkpoints")
     try:
         step = checkpoints.latest()
@@ -87,4 +90,4 @@ def open_run(folder: Path, kind: type[S], load: Callable[[S], Any]) -> Run:
         states, _ = checkpoints.restore(step, untrained)
     finally:
         checkpoints.close()
-    return Run(settings, data, network, lanes, step, states, untrained)
+    return FinishedRun(settings, data, network, lanes, step, states, untrained)

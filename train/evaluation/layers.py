@@ -8,40 +8,47 @@ import numpy as np
 from jax import Array
 
 import mirjax
-from mirjax._batch.collapse import neural_collapse
-from mirjax._batch.gram import means_by_class as class_means
 from train.data.batches import batches
+from train.data.types import RecordSplit, Split
 from train.engine.state import Network, TrainState
-from train.run.settings import Settings
+from train.run.lanes import take_lane
+from train.run.loop import Metrics
+from train.run.settings import EvaluationSettings
 
-# Of the split, the first in the order of `batches`: the activations of all layers are held at once.
 SAMPLES = 10_000
+"""Of the split, the first ones in the order of `batches`: the activations of all layers are held at once."""
 
 
 class LayerEvaluator:
     """MIR, HDR, entropy, effective rank and NC1 of each layer, of the set and of batches.
 
-    Layers are against the rows of the last layer, as features are. What counts of those rows is their
-    Gram matrix, so that a layer may be of any width.
+    Each layer is compared with the rows of the head, as the features are. Of those rows only the
+    Gram matrix counts, so that a layer may have any width.
     """
 
-    def __init__(self, network: Network, split: Any, num_classes: int, settings: Settings):
+    def __init__(
+        self,
+        network: Network,
+        split: Split | RecordSplit,
+        num_classes: int,
+        settings: EvaluationSettings,
+    ):
         self._network, self._split, self._classes = network, split, num_classes
         self._samples = min(len(split), SAMPLES)
-        self._group = min(settings.metric_batch, self._samples)
+        self._metric_batch = min(settings.metric_batch, self._samples)
         self._batch = min(settings.eval_batch, self._samples)
         self._forward = jax.jit(lambda s, images: network.layers(s.params, s.rest, images))
-        self._grouped = jax.jit(self._of_batches)
+        self._mean_over_batches = jax.jit(self._of_batches)
         self._nc1 = jax.jit(self._variability)
 
-    def __call__(self, states: TrainState) -> list[dict[str, float]]:
+    def __call__(self, states: TrainState) -> list[Metrics]:
         """The metrics of each lane, named `LAYER_METRIC`."""
         return [
-            self._one(jax.tree.map(lambda x, i=i: x[i], states._replace(opt_state=None)))
+            self._of_lane(take_lane(states._replace(opt_state=None), i))
             for i in range(len(states.seed))
         ]
 
-    def _one(self, state: TrainState) -> dict[str, float]:
+    def _of_lane(self, state: TrainState) -> Metrics:
         parts, labels, seen = [], [], 0
         for batch in batches(self._split, self._batch):
             parts.append(self._forward(state, batch["image"]))
@@ -56,7 +63,7 @@ class LayerEvaluator:
         }
         head, _ = self._network.head(state.params, state.rest)
         head = head_coordinates(head)
-        of_batches = self._grouped(layers, head[labels])
+        of_batches = self._mean_over_batches(layers, head[labels])
         values: dict[str, Any] = {"n": float(self._samples)}
         for name, features in layers.items():
             whole = layer_interplay(features, head, labels)
@@ -73,20 +80,24 @@ class LayerEvaluator:
 
     def _of_batches(self, layers: dict[str, Array], rows: Array) -> dict[str, mirjax.Interplay]:
         """Means over all full batches of `metric_batch` samples."""
-        count = self._samples // self._group
+        count = self._samples // self._metric_batch
 
-        def grouped(x: Array) -> Array:
-            return x[: count * self._group].reshape(count, self._group, -1)
+        def batched(x: Array) -> Array:
+            return x[: count * self._metric_batch].reshape(count, self._metric_batch, -1)
 
-        each = jax.vmap(mirjax.layerwise(mirjax.feature_interplay))(
-            jax.tree.map(grouped, layers), grouped(rows)
+        of_each = jax.vmap(mirjax.layerwise(mirjax.feature_interplay))(
+            jax.tree.map(batched, layers), batched(rows)
         )
-        return jax.tree.map(lambda x: jnp.mean(x, axis=0), each)
+        return jax.tree.map(lambda x: jnp.mean(x, axis=0), of_each)
 
     def _variability(self, features: Array, labels: Array) -> Array:
-        # NC1 asks for no head: the class means stand in for one.
-        means, _ = class_means(features, labels, self._classes, jnp.ones(len(features)))
-        return neural_collapse(features, labels, means, num_classes=self._classes).nc1
+        return headless_collapse(features, labels, self._classes).nc1
+
+
+def headless_collapse(features: Array, labels: Array, num_classes: int) -> mirjax.NeuralCollapse:
+    """Neural collapse of a layer without a head; of its fields, NC1 and NC2 of the class means count."""
+    means = mirjax.class_means(features, labels, num_classes=num_classes).means
+    return mirjax.neural_collapse(features, labels, means, num_classes=num_classes)
 
 
 def layer_interplay(features: Array, head: Array, labels: Any) -> mirjax.DatasetInterplay:

@@ -1,6 +1,5 @@
 """What is measured of networks that learn a table modulo p."""
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,8 @@ import numpy as np
 from jax import Array
 
 import mirjax
-from mirjax._batch.gram import means_by_class as class_means
 from train.engine.state import TrainState
-from train.evaluation.layers import head_coordinates, layer_interplay
+from train.evaluation.layers import head_coordinates, headless_collapse, layer_interplay
 from train.modular.fourier import (
     excluded_logits,
     fourier_norms,
@@ -23,10 +21,13 @@ from train.modular.fourier import (
     restricted_logits,
     sum_waves,
 )
-from train.modular.task import Table
-from train.modular.trainer import precise_cross_entropy
+from train.modular.network import ModularNetwork
+from train.modular.step import precise_cross_entropy
+from train.modular.task import Task
 from train.reporting.records import Record
-from train.run.lanes import Lane
+from train.run.files import replacing
+from train.run.lanes import Lane, take_lane
+from train.run.loop import Metrics
 
 # The kind of the lanes that are neither a control nor an intervention.
 MAIN = "grokking"
@@ -35,55 +36,60 @@ MAIN = "grokking"
 _OF_MEANS = ("nc1", "nc2_equinorm", "nc2_equiangle")
 
 
-class Measure:
+class TableEvaluator:
     """Loss, accuracy, MIR, HDR, entropies and neural collapse of the training pairs, the test pairs and
     all; the same of the layers where it has a meaning; weights.
 
-    The network's parameters are written to a file a step, for `progress_records`.
+    The network's parameters are written to a file at each event, for `progress_records`.
     """
 
     def __init__(
-        self, network: Any, tables: Sequence[Table], lanes: Sequence[Lane], snapshots: Path
+        self,
+        network: ModularNetwork,
+        lanes: Sequence[Lane],
+        tasks: Sequence[Task],
+        snapshots: Path,
     ):
-        self._network, self._tables, self._folder = network, tables, snapshots
-        self._lanes = lanes
+        self._network, self._lanes, self._tasks = network, lanes, tasks
+        self._folder = snapshots
         self._forward = jax.jit(jax.vmap(self._activations))
-        self._pairs = jnp.asarray(np.stack([table.pairs for table in tables]))
         self._collapse = jax.jit(self._of_means, static_argnums=3)
-        self._layer = jax.jit(self._headless)
+        self._layer = jax.jit(headless_collapse, static_argnums=2)
         self._weights = jax.jit(jax.vmap(self._of_weights))
 
-    def __call__(self, states: TrainState) -> list[dict[str, float]]:
-        """The metrics of each lane of the group."""
-        self._save(states)
-        found = jax.device_get(self._forward(states.params, self._pairs))
-        weights = jax.device_get(self._weights(states.params))
-        return [
-            self._one(
-                table, *(jax.tree.map(lambda x, i=i: x[i], part) for part in (found, weights))
-            )
-            for i, table in enumerate(self._tables)
-        ]
+    def __call__(self, groups: Sequence[TrainState]) -> list[Metrics]:
+        """The metrics of each lane, of the states of all groups."""
+        metrics: list[Metrics] = []
+        for states in groups:
+            rows = slice(len(metrics), len(metrics) + len(states.seed))
+            tasks = self._tasks[rows]
+            _save(states, self._lanes[rows], self._folder)
+            pairs = np.stack([task.pairs for task in tasks])
+            activations = jax.device_get(self._forward(states.params, pairs))
+            weights = jax.device_get(self._weights(states.params))
+            metrics += [
+                self._of_lane(task, take_lane(activations, i), take_lane(weights, i))
+                for i, task in enumerate(tasks)
+            ]
+        return metrics
 
     def _activations(self, params: Any, pairs: Array) -> dict[str, Array]:
         model = self._network.model(params)
-        found = model.activations(pairs)
-        logits = found["stream"] @ model.unembedding[...]
+        activations = model.activations(pairs)
+        logits = activations["stream"] @ model.unembedding[...]
         # `=` is no answer: its row of the head belongs to no class.
-        return found | {"logits": logits, "head": model.head[: self._network.modulus]}
+        return activations | {"logits": logits, "head": model.head[: self._network.modulus]}
 
-    def _one(
-        self, table: Table, found: dict[str, Any], weights: dict[str, Any]
-    ) -> dict[str, float]:
-        size = table.train_size
+    def _of_lane(self, task: Task, activations: dict[str, Any], weights: dict[str, Any]) -> Metrics:
+        size, head = task.train_size, activations["head"]
         values: dict[str, Any] = {}
         splits = {"train": slice(None, size), "test": slice(size, None), "all": slice(None)}
         for name, part in splits.items():
-            features, labels, head = found["stream"][part], table.labels[part], found["head"]
-            logits = found["logits"][part]
+            features, logits = activations["stream"][part], activations["logits"][part]
+            labels = task.labels[part]
             whole = mirjax.dataset_interplay(features, head, labels)
             loss, collapse = self._collapse(features, labels, (logits, head), self._network.modulus)
-            own = {
+            of_split = {
                 "n": len(labels),
                 "accuracy": np.mean(np.argmax(logits, axis=1) == labels),
                 "loss": loss,
@@ -92,10 +98,10 @@ class Measure:
                 "effective_rank": np.exp(whole.entropy1),
                 **collapse._asdict(),
             }
-            values |= {f"{name}_{k}": v for k, v in own.items()}
+            values |= {f"{name}_{k}": v for k, v in of_split.items()}
             for layer in ("attention", "hidden"):
-                own = self._of_layer(found[layer][part], head_coordinates(head), labels)
-                values |= {f"{name}_{layer}_{k}": v for k, v in own.items()}
+                of_layer = self._of_layer(activations[layer][part], head_coordinates(head), labels)
+                values |= {f"{name}_{layer}_{k}": v for k, v in of_layer.items()}
         return {k: float(v) for k, v in jax.device_get(values | weights).items()}
 
     def _of_means(
@@ -107,19 +113,13 @@ class Measure:
 
     def _of_layer(self, features: Array, head: Array, labels: Any) -> dict[str, Any]:
         whole = layer_interplay(features, head, labels)
-        collapse = self._layer(features, labels)
+        collapse = self._layer(features, labels, self._network.modulus)
         of_means = {k: getattr(collapse, k) for k in _OF_MEANS}
         return {
             "mir": whole.mir,
             "hdr": whole.hdr,
             "effective_rank": np.exp(whole.entropy1),
         } | of_means
-
-    def _headless(self, features: Array, labels: Array) -> mirjax.NeuralCollapse:
-        # What a layer has without a head; the class means stand in for one.
-        classes = self._network.modulus
-        means, _ = class_means(features, labels, classes, jnp.ones(len(features)))
-        return mirjax.neural_collapse(features, labels, means, num_classes=classes)
 
     def _of_weights(self, params: Any) -> dict[str, Array]:
         model, modulus = self._network.model(params), self._network.modulus
@@ -131,15 +131,14 @@ class Measure:
             "gini_neurons": gini(fourier_norms(neurons.T)),
         }
 
-    def _save(self, states: TrainState) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        step = int(states.step[0])
-        for i, lane in enumerate(self._lanes):
-            leaves = jax.tree.leaves(jax.tree.map(lambda x, i=i: x[i], states.params))
-            place = snapshot(self._folder, lane, step)
-            temporary = place.with_suffix(".part.npz")
-            np.savez(temporary, *(np.asarray(leaf) for leaf in leaves))
-            os.replace(temporary, place)
+
+def _save(states: TrainState, lanes: Sequence[Lane], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    params, step = jax.device_get(states.params), int(states.step[0])
+    for i, lane in enumerate(lanes):
+        leaves = jax.tree.leaves(take_lane(params, i))
+        with replacing(snapshot(folder, lane, step)) as temporary, temporary.open("wb") as file:
+            np.savez(file, *leaves)
 
 
 def snapshot(folder: Path, lane: Lane, step: int) -> Path:
@@ -148,58 +147,56 @@ def snapshot(folder: Path, lane: Lane, step: int) -> Path:
 
 
 def progress_records(
-    settings: Any, network: Any, lanes: Sequence[Lane], tables: Sequence[Table]
+    network: ModularNetwork,
+    lanes: Sequence[Lane],
+    tasks: Sequence[Task],
+    *,
+    events: Sequence[int],
+    snapshots: Path,
 ) -> list[Record]:
-    """Restricted and excluded loss of every lane at every event, of addition; else nothing.
+    """Restricted and excluded loss of every lane at every event, for tasks of addition.
 
     The key frequencies are those of the network at the end, as in the source: of one that does not
     generalise they mean little.
     """
-    if settings.operation != "add":
-        return []
-    waves = jnp.asarray(sum_waves(settings.modulus))
+    modulus = network.modulus
+    waves = jnp.asarray(sum_waves(modulus))
     structure = jax.tree.structure(network.init(jax.random.key(0))[0])
-    grid = jnp.asarray(
-        np.stack(np.divmod(np.arange(settings.modulus**2), settings.modulus), axis=1)
-    )
+    grid = jnp.asarray(np.stack(np.divmod(np.arange(modulus**2), modulus), axis=1))
     grid = grid.astype(jnp.int32)
 
     @jax.jit
     def logits_of(leaves: list[Array]) -> Array:
         params = jax.tree.unflatten(structure, leaves)
-        return network.forward(params, grid)[0][:, : settings.modulus]
+        return network.forward(params, grid)[0][:, :modulus]
 
     @jax.jit
     def losses(logits: Array, keys: Array, train: Array, labels: Array) -> dict[str, Array]:
-        each = {
-            "restricted": precise_cross_entropy(restricted_logits(logits, waves, keys), labels),
-            "excluded": precise_cross_entropy(excluded_logits(logits, waves, keys), labels),
-        }
-        share = jnp.sum(frequency_shares(logits, waves) * keys)
+        restricted = precise_cross_entropy(restricted_logits(logits, waves, keys), labels)
+        excluded = precise_cross_entropy(excluded_logits(logits, waves, keys), labels)
         return {
-            "restricted_loss": jnp.mean(each["restricted"]),
-            "excluded_loss": jnp.sum(each["excluded"] * train) / jnp.sum(train),
-            "key_share": share,
+            "restricted_loss": jnp.mean(restricted),
+            "excluded_loss": jnp.sum(excluded * train) / jnp.sum(train),
+            "key_share": jnp.sum(frequency_shares(logits, waves) * keys),
         }
 
-    def along(lane: Lane, table: Table) -> Iterator[Record]:
-        events = [0, *settings.events()]
-        place = settings.modulus * table.pairs[:, 0] + table.pairs[:, 1]
-        train = np.zeros(settings.modulus**2, np.float32)
-        train[place[: table.train_size]] = 1
-        labels = np.empty_like(table.labels)
-        labels[place] = table.labels
-        last = logits_of(_leaves(settings.out / "snapshots", lane, events[-1]))
+    def along(lane: Lane, task: Task) -> Iterator[Record]:
+        place = modulus * task.pairs[:, 0] + task.pairs[:, 1]
+        train = np.zeros(modulus**2, np.float32)
+        train[place[: task.train_size]] = 1
+        labels = np.empty_like(task.labels)
+        labels[place] = task.labels
+        last = logits_of(_leaves(snapshots, lane, events[-1]))
         keys = key_frequencies(np.asarray(frequency_shares(last, waves)))
         for step in events:
-            logits = logits_of(_leaves(settings.out / "snapshots", lane, step))
-            found = jax.device_get(losses(logits, jnp.asarray(keys), train, labels))
-            values = {name: float(value) for name, value in found.items()}
+            logits = logits_of(_leaves(snapshots, lane, step))
+            measured = jax.device_get(losses(logits, jnp.asarray(keys), train, labels))
+            values = {name: float(value) for name, value in measured.items()}
             names = (np.flatnonzero(keys) + 1).tolist()
             yield {"step": step, "seed": lane.seed, **lane.tags, "keys": names, **values}
 
-    pairs = zip(lanes, tables, strict=True)
-    return [record for lane, own in pairs for record in along(lane, own)]
+    pairs = zip(lanes, tasks, strict=True)
+    return [record for lane, task in pairs for record in along(lane, task)]
 
 
 def _leaves(folder: Path, lane: Lane, step: int) -> list[Array]:

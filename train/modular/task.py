@@ -1,4 +1,4 @@
-"""Tables of operations modulo p, parted into training and test pairs."""
+"""The task: the table of an operation modulo p, split into training and test pairs."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,7 +13,7 @@ OPERATIONS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 
 
-class Table(NamedTuple):
+class Task(NamedTuple):
     """All pairs of an operation, those to train on first."""
 
     pairs: np.ndarray
@@ -23,14 +23,14 @@ class Table(NamedTuple):
     train_size: int
 
 
-def table(
+def modular_task(
     modulus: int, fraction: float, operation: str = "add", *, seed: int = 0, random: bool = False
-) -> Table:
+) -> Task:
     """All `p²` pairs in an order drawn with the seed; the first `int(fraction · p²)` are to train on.
 
     Args:
         modulus: p.
-        fraction: of the pairs, in (0, 1).
+        fraction: share of the pairs to train on, in (0, 1).
         operation: `add`, `subtract`, `multiply` or `squares` (a² + b²), modulo p.
         seed: of the order.
         random: labels shuffled among all pairs (a control): there is nothing to generalise.
@@ -54,4 +54,4 @@ def table(
         labels = generator.permutation(labels)
     order = np.random.default_rng(seed).permutation(modulus**2)
     pairs = np.stack([first, second], axis=1)
-    return Table(pairs[order].astype(np.int32), labels[order].astype(np.int32), size)
+    return Task(pairs[order].astype(np.int32), labels[order].astype(np.int32), size)

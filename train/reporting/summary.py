@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from train.reporting.records import Record, cell, final_records
-from train.run.folder import RunError, write_text
+from train.run.errors import RunError
+from train.run.files import write_text
 
 FILE = "summary.json"
 
@@ -22,8 +23,11 @@ class Table:
 
     def markdown(self) -> str:
         """As Markdown, with the title above."""
-        lines = ["| " + " | ".join(self.columns) + " |", "|" + "---|" * len(self.columns)]
-        lines += ["| " + " | ".join(row) + " |" for row in self.rows]
+
+        def line(cells: Sequence[str]) -> str:
+            return "|" + "|".join(f" {text} " if text else " " for text in cells) + "|"
+
+        lines = [line(self.columns), "|" + "---|" * len(self.columns), *map(line, self.rows)]
         return f"{self.title}\n\n" + "\n".join(lines) + "\n"
 
     def transposed(self) -> "Table":
@@ -36,6 +40,23 @@ class Table:
         return sum(
             max(map(len, column)) + 1 for column in zip(self.columns, *self.rows, strict=True)
         )
+
+    def show(self, *, prose: bool = False) -> None:
+        """Prints it with its title; `prose` is left-aligned, numbers are right-aligned."""
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Console
+        from rich.table import Table as Printed
+
+        console = Console()
+        # Not the printed table's own title, which is wrapped to the width of the table.
+        console.print(f"\n{self.title}", highlight=False)
+        printed = Printed(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        for number, column in enumerate(self.columns):
+            left = prose or number == 0
+            printed.add_column(column, justify="left" if left else "right", overflow="fold")
+        for row in self.rows:
+            printed.add_row(*row)
+        console.print(printed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,26 +101,16 @@ class Summary:
         return (*self.tables, Table(title, ("claim", "paper", "here", "reading"), rows))
 
     def show(self) -> None:
-        """Prints the tables."""
-        from rich.box import SIMPLE_HEAD
+        """Prints the tables, those of numbers in the orientation that fits."""
         from rich.console import Console
-        from rich.table import Table as Printed
 
         console = Console()
         console.print(f"\n{self.title}", highlight=False)
-        for table in self.all_tables():
-            console.print(f"\n{table.title}", highlight=False)
-            prose = table.columns[0] == "claim"
-            shown = table
-            if not prose and table.width() > console.width:
-                shown = min((table, table.transposed()), key=Table.width)
-            printed = Printed(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-            for number, column in enumerate(shown.columns):
-                left = prose or number == 0
-                printed.add_column(column, justify="left" if left else "right", overflow="fold")
-            for row in shown.rows:
-                printed.add_row(*row)
-            console.print(printed)
+        for table in self.tables:
+            wide = table.width() > console.width
+            (min((table, table.transposed()), key=Table.width) if wide else table).show()
+        if self.claims:
+            self.all_tables()[-1].show(prose=True)
         console.print(f"Settings, metrics, tables and pictures are in {self.folder}/")
 
 
@@ -111,13 +122,13 @@ def read_summary(folder: Path) -> Summary:
     """
     place = folder / FILE
     try:
-        found: dict[str, Any] = json.loads(place.read_text())
+        content: dict[str, Any] = json.loads(place.read_text())
         tables = tuple(
             Table(t["title"], tuple(t["columns"]), tuple(map(tuple, t["rows"])))
-            for t in found["tables"]
+            for t in content["tables"]
         )
-        claims = tuple(Claim(**claim) for claim in found["claims"])
-        return Summary(folder, found["title"], tables, found["pictures"], claims)
+        claims = tuple(Claim(**claim) for claim in content["claims"])
+        return Summary(folder, content["title"], tables, content["pictures"], claims)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{place} cannot be read ({error}). Let the experiment finish first."
@@ -138,45 +149,24 @@ COLUMNS = {
 }
 
 
-def markdown(runs: Mapping[str, Sequence[Record]], columns: Sequence[str]) -> str:
-    """A Markdown table of the last step of each run."""
-    lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
-    for name, records in runs.items():
-        last = final_records(records)
-        lines.append(f"| {name} | " + " | ".join(cell(last, COLUMNS[c]) for c in columns) + " |")
-    return "\n".join(lines)
-
-
 def table_of(
-    groups: Mapping[str, Sequence[Record]],
+    records: Mapping[str, Sequence[Record]],
     columns: Mapping[str, str],
     *,
     title: str,
     first: str,
 ) -> Table:
-    """A table with a row a group of records (mean ± spread over each) and a column a metric."""
+    """A table with a row for each name (mean ± spread over its records) and a column a metric."""
     rows = tuple(
-        (name, *(cell(records, metric) for metric in columns.values()))
-        for name, records in groups.items()
+        (name, *(cell(named, metric) for metric in columns.values()))
+        for name, named in records.items()
     )
     return Table(title, (first, *columns), rows)
 
 
-def show(runs: Mapping[str, Sequence[Record]], *, title: str) -> None:
-    """Prints a table with one column a run and one row a metric."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("test set", no_wrap=True)
-    for name in runs:
-        table.add_column(name, justify="right", no_wrap=True)
-    for label, metric in COLUMNS.items():
-        cells = [cell(final_records(records), metric) for records in runs.values()]
-        if set(cells) != {"-"}:
-            table.add_row(label, *cells)
-    # Not the table's own title, which is wrapped to the width of the table.
-    console = Console()
-    console.print(f"\n{title}", highlight=False)
-    console.print(table)
+def comparison(runs: Mapping[str, Sequence[Record]], *, title: str) -> Table:
+    """The last step of each run, a column a run and a row for each metric that was measured."""
+    last = {name: final_records(records) for name, records in runs.items()}
+    table = table_of(last, COLUMNS, title=title, first="test set").transposed()
+    measured = tuple(row for row in table.rows if set(row[1:]) != {"-"})
+    return Table(title, table.columns, measured)

@@ -4,15 +4,21 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import jax
 
-from train.reporting.summary import Summary
-from train.run.errors import told
+from train.run.errors import exit_on_user_error
 from train.run.settings import RunSettings
 
-S = TypeVar("S", bound="RunSettings")
+S = TypeVar("S", bound=RunSettings)
+
+
+class Shown(Protocol):
+    """The outcome of an experiment."""
+
+    def show(self) -> None:
+        """Prints it."""
 
 
 def from_command_line(presets: Mapping[str, S], arguments: Sequence[str] | None = None) -> S:
@@ -34,6 +40,11 @@ def from_command_line(presets: Mapping[str, S], arguments: Sequence[str] | None 
             )
             raise SystemExit(2)
     default = presets[name]
+    for option, instead in default.refused.items():
+        flag = f"--{option.replace('_', '-')}"
+        if any(argument.partition("=")[0] in (flag, f"--{option}") for argument in arguments):
+            print(instead, file=sys.stderr)
+            raise SystemExit(2)
     description = (
         f"{type(default).__doc__}\n\nPresets (first argument): {', '.join(presets)}. "
         f"The defaults below are those of {name!r}."
@@ -48,9 +59,9 @@ def from_command_line(presets: Mapping[str, S], arguments: Sequence[str] | None 
         raise SystemExit(2) from None
 
 
-def run_command(presets: Mapping[str, S], run: Callable[[S], Summary]) -> None:
+def run_command(presets: Mapping[str, S], run: Callable[[S], Shown]) -> None:
     """Reads the settings, runs the experiment, prints what it found; errors end with status 2."""
-    with told(resumable=True):
+    with exit_on_user_error(resumable=True):
         settings = from_command_line(presets)
         enable_cache()
         run(settings).show()

@@ -1,4 +1,4 @@
-"""What every command does with errors that its user can mend, and with an interruption."""
+"""Errors that a user can mend, and what a command does with them and with an interruption."""
 
 import contextlib
 import errno
@@ -7,22 +7,26 @@ from collections.abc import Iterator
 
 import jax
 
-from train.data.types import DataError
-from train.run.checkpoint import CheckpointError
-from train.run.folder import RunError
 from train.run.requirements import INSTALL
-from train.run.trackers import TrackerError
 
-_MENDABLE = (RunError, CheckpointError, DataError, TrackerError, MemoryError, OSError, ValueError)
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
-@contextlib.contextmanager
-def told(*, resumable: bool = False) -> Iterator[None]:
-    """Prints such an error as one line, without a traceback, and ends the program with status 2.
+class UserError(Exception):
+    """Something that the user can mend; the message alone says what is wrong and what to do."""
 
-    An interruption ends it with status 130; a `resumable` command says how to go on.
+
+class RunError(UserError):
+    """A run cannot start or go on; the message says why and what to do."""
+
+
+@contextlib.contextmanager
+def exit_on_user_error(*, resumable: bool = False) -> Iterator[None]:
+    """Prints an error that the user can mend as one line, and ends the program with status 2.
+
+    All other errors keep their traceback. An interruption ends the program with status 130; a
+    `resumable` command says how to continue.
     """
     try:
         yield
@@ -37,19 +41,20 @@ def told(*, resumable: bool = False) -> Iterator[None]:
         if not str(error).startswith("RESOURCE_EXHAUSTED"):
             raise
         message = (
-            f"the device has too little memory ({_line(error)[:200]}). Try a smaller --batch-size, "
-            "--lanes-per-call or --memory-limit-mib."
+            f"the device has too little memory ({_one_line(error)[:200]}). Try a smaller "
+            "--batch-size, --lanes-per-call or --memory-limit-mib."
         )
-    except _MENDABLE as error:
-        message = explained(error)
+    # Settings that are refused are `ValueError`s; what the operating system refuses is a place or a limit.
+    except (UserError, ValueError, OSError, MemoryError) as error:
+        message = message_of(error)
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 
-def explained(error: BaseException) -> str:
-    """The message of an error in one line; of the operating system's, with what to do."""
+def message_of(error: BaseException) -> str:
+    """The message of an error in one line; for one of the operating system, with what to do."""
     if not isinstance(error, OSError) or error.errno is None:
-        return _line(error) or type(error).__name__
+        return _one_line(error) or type(error).__name__
     place, why = error.filename or "a file", error.strerror
     if error.errno in _FULL:
         return (
@@ -59,8 +64,8 @@ def explained(error: BaseException) -> str:
         return f"{place} cannot be opened: {why}. Name another place, or change its permissions."
     if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
         return f"{place} cannot be made: {why}. Name another place with --out."
-    return _line(error)
+    return _one_line(error)
 
 
-def _line(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())

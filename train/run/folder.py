@@ -7,14 +7,12 @@ from typing import Any
 
 import jax
 
+from train.run.errors import RunError
+from train.run.files import write_text
 from train.run.settings import RunSettings
 
 # What may differ between a run and its resumption.
 _FREE = {"resume", "out", "data_dir", "checkpoint_every", "devices", "wandb"}
-
-
-class RunError(Exception):
-    """A run cannot start or go on; the message says why and what to do."""
 
 
 def claim(settings: RunSettings, about: dict[str, Any]) -> Path:
@@ -112,15 +110,3 @@ def same_settings(settings: RunSettings, saved: dict[str, Any]) -> None:
             f"The run in {settings.out} was made with other settings ({listed}). Resume it with those, "
             "or name another folder with --out."
         )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file in one piece: a crash leaves the old one or the new one."""
-    temporary = path.with_name(f"{path.name}.part")
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    except OSError:
-        # A full disk: nothing is left that would look like something of the user's.
-        temporary.unlink(missing_ok=True)
-        raise

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from train.run.settings import RunSettings
@@ -60,14 +61,30 @@ class Lane:
 
 def lanes_of(settings: RunSettings, **swept: Sequence[float]) -> list[Lane]:
     """A lane for each seed and each combination of the swept knobs, which become its tags."""
-    base = Knobs(
-        **{name: getattr(settings, name) for name in Knobs._fields if hasattr(settings, name)}
-    )
-    seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
+    fixed = {name: getattr(settings, name) for name in Knobs._fields if hasattr(settings, name)}
     combinations = [
         dict(zip(swept, values, strict=True)) for values in itertools.product(*swept.values())
     ]
-    return [Lane(seed, base._replace(**tags), tags) for tags in combinations for seed in seeds]
+    return [
+        Lane(seed, Knobs(**fixed | tags), tags)
+        for tags in combinations
+        for seed in settings.seed_range()
+    ]
+
+
+def take_lane(states: Any, place: int) -> Any:
+    """The state of one lane of a stacked tree."""
+    return jax.tree.map(lambda x: x[place], states)
+
+
+def concatenated(groups: Sequence[Any]) -> Any:
+    """The states of all lanes, stacked, from those of the groups that are trained together."""
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *groups)
+
+
+def host_seed(seed: int, purpose: int) -> int:
+    """The seed of what NumPy or grain draws for one purpose of a seed, below 2^32."""
+    return int(np.random.SeedSequence((seed, purpose)).generate_state(1)[0])
 
 
 def stream_key(seed: Array, copy: Array, purpose: int) -> Array:

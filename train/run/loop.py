@@ -1,17 +1,23 @@
-"""The training loop that all experiments share."""
+"""Everything around the loop of a training command: its folder, checkpoints, trackers and progress bar."""
 
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any
 
 from train.run.checkpoint import Checkpoints
-from train.run.folder import RunError, claim, same_settings
-from train.run.lanes import Lane
+from train.run.errors import RunError
+from train.run.files import read_jsonl
+from train.run.folder import claim, same_settings
+from train.run.lanes import Lane, concatenated
 from train.run.settings import RunSettings
-from train.run.trackers import JsonLines, TensorBoard, Tracker, WandB, check_wandb, read_jsonl
+from train.run.trackers import JsonLines, TensorBoard, Tracker, WandB, check_wandb
+
+Metrics = dict[str, float]
+"""What is recorded of one lane at one step, by name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,114 +30,132 @@ class Result:
     records: list[dict[str, Any]]
     lanes: Sequence[Lane]
     states: Any
-    """Of the lanes, stacked."""
+    """The last states of all lanes, stacked."""
 
 
-class Trainer(Protocol):
-    """What the loop asks of whatever takes the steps."""
+class Run:
+    """A run whose loop is written out by the command that trains; made by `open_run`.
 
-    rows: list[range]
-    """The lanes of each group that is trained and evaluated together."""
-    states: list[Any]
-    """The stacked states of each group."""
+    ```python
+    with open_run(settings, about, lanes) as run:
+        states, start = run.restore(states)
+        for step in run.events(after=start):
+            ...  # train up to this step
+            run.record(step, terms, metrics)
+            run.save(step, groups)
+    records = run.records()
+    ```
+    """
 
-    def advance(self, to: int) -> list[dict[str, float]]:
-        """Takes all lanes to step `to`; the mean terms of the steps taken, for each lane."""
+    def __init__(
+        self,
+        settings: RunSettings,
+        about: Mapping[str, Any],
+        lanes: Sequence[Lane],
+        *,
+        quiet: bool = False,
+    ):
+        check_wandb(settings.wandb)
+        self.folder = claim(settings, {**about, "lanes": [lane.as_json() for lane in lanes]})
+        self._settings, self._about, self._lanes, self._quiet = settings, about, lanes, quiet
+        self._checkpoints = Checkpoints(self.folder / "checkpoints")
+        self._trackers: list[Tracker] = []
 
-    def all_states(self) -> Any:
-        """The states of all lanes, stacked."""
+    def restore(self, states: Any) -> tuple[Any, int]:
+        """The states to start from and the step that they have reached; opens the trackers.
+
+        These are the states of the last checkpoint if the run resumes, else `states` and the step
+        -1: nothing is done yet, not even the evaluation at step 0.
+
+        Raises:
+            RunError: the settings changed since the start, or the metrics are missing.
+            CheckpointError: the checkpoint cannot be used.
+        """
+        start = -1
+        if self._settings.resume and (latest := self._checkpoints.latest()) is not None:
+            states, saved = self._checkpoints.restore(latest, states)
+            same_settings(self._settings, saved)
+            start = latest
+            _require_metrics(self.folder, start)
+        # What a killed run wrote after its last checkpoint will be written again.
+        self._trackers.append(JsonLines(self.folder / "metrics.jsonl", keep_to=start))
+        self._trackers.append(TensorBoard(self.folder / "events", keep_to=start))
+        if self._settings.wandb is not None:
+            config = {**self._about, **self._settings.as_json()}
+            self._trackers.append(WandB(self._settings.wandb, self.folder, config))
+        return states, start
+
+    def events(self, *, after: int) -> Iterator[int]:
+        """The steps at which the lanes are evaluated, from 0 on, under a progress bar in steps."""
+        left = [step for step in (0, *self._settings.events()) if step > after]
+        if self._quiet or shutil.get_terminal_size().columns < 20:
+            yield from left
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        with Progress("steps", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bar:
+            task = bar.add_task("", total=self._settings.steps, completed=max(after, 0))
+            for step in left:
+                yield step
+                bar.update(task, completed=step)
+
+    def record(self, step: int, terms: Sequence[Metrics], metrics: Sequence[Metrics]) -> None:
+        """Writes what was measured of each lane: the mean terms of the loss, and the evaluation."""
+        for lane, trained, evaluated in zip(self._lanes, terms, metrics, strict=True):
+            for tracker in self._trackers:
+                tracker.write(step, lane, trained | evaluated)
+
+    def save(self, step: int, groups: Sequence[Any]) -> None:
+        """Writes a checkpoint of the states of all groups, if the settings ask for one here."""
+        if self._settings.is_saved(step):
+            self._checkpoints.save(step, concatenated(groups), self._settings.as_json())
+
+    def records(self) -> list[dict[str, Any]]:
+        """All metrics of the run, those written before it was resumed included."""
+        return read_jsonl(self.folder / "metrics.jsonl")
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # All are closed, even if one of them raises, on a full disk for example.
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._checkpoints.close)
+            for tracker in self._trackers:
+                stack.callback(tracker.close, failed=error is not None)
 
 
-def run_lanes(
+def open_run(
     settings: RunSettings,
-    about: dict[str, Any],
+    about: Mapping[str, Any],
     lanes: Sequence[Lane],
-    states: Any,
-    trainer_of: Callable[[Any], tuple[Trainer, Callable[[int, Any], list[dict[str, float]]]]],
     *,
     quiet: bool = False,
-) -> tuple[list[dict[str, Any]], Any]:
-    """Trains all lanes, evaluates them at the events of the settings, saves, resumes.
+) -> Run:
+    """Claims the folder of a run, new or to be resumed; a context that closes what the run opens.
 
     Args:
         settings: of the run; written to `settings.json` in its folder.
-        about: what else the settings file says of the run.
+        about: what else the settings file says of the run, its data for instance.
         lanes: what is trained side by side.
-        states: of the lanes at step 0, stacked.
-        trainer_of: makes of the states to start or go on from the trainer, and the evaluation
-            `(group, states of that group) -> metrics of each lane`.
         quiet: no progress bar.
 
-    Returns:
-        All metric records, and the last states.
-
     Raises:
-        RunError: the folder holds something else, settings changed since the start, or the loss
-            became non-finite.
-        CheckpointError: the checkpoint to resume from is unusable.
-        TrackerError: Weights & Biases is asked for and cannot be used.
+        RunError: the folder holds something else.
+        TrackerError: Weights & Biases is asked for and is not installed.
     """
-    check_wandb(settings.wandb)
-    folder = claim(settings, about | {"lanes": [lane.as_json() for lane in lanes]})
-    checkpoints = Checkpoints(folder / "checkpoints")
-    start = 0
-    if settings.resume and (latest := checkpoints.latest()) is not None:
-        states, saved = checkpoints.restore(latest, states)
-        same_settings(settings, saved)
-        start = latest
-        _has_metrics(folder, start)
-    trainer, evaluate = trainer_of(states)
-    trackers: list[Tracker] = [
-        JsonLines(folder / "metrics.jsonl", keep_to=start if start else -1),
-        TensorBoard(folder / "events", keep_to=start if start else -1),
-    ]
-    if settings.wandb is not None:
-        trackers.append(WandB(settings.wandb, folder, about | settings.as_json()))
-    finished = False
-
-    def record(step: int, terms: list[dict[str, float]]) -> None:
-        for group, rows in enumerate(trainer.rows):
-            found = evaluate(group, trainer.states[group])
-            for row, values in zip(rows, found, strict=True):
-                for tracker in trackers:
-                    tracker.write(step, lanes[row], terms[row] | values)
-
-    try:
-        if start == 0:
-            record(0, [{} for _ in lanes])
-        events = [event for event in settings.events() if event > start]
-        for event in _progress(events, settings.steps, start, quiet):
-            record(event, trainer.advance(event))
-            if settings.is_saved(event):
-                checkpoints.save(event, trainer.all_states(), settings.as_json())
-        finished = True
-    finally:
-        # All are closed, even if one of them raises, on a full disk for example.
-        with contextlib.ExitStack() as stack:
-            stack.callback(checkpoints.close)
-            for tracker in trackers:
-                stack.callback(tracker.close, failed=not finished)
-    return read_jsonl(folder / "metrics.jsonl"), trainer.all_states()
+    return Run(settings, about, lanes, quiet=quiet)
 
 
-def _has_metrics(folder: Path, step: int) -> None:
+def _require_metrics(folder: Path, step: int) -> None:
     place = folder / "metrics.jsonl"
     if not place.exists() or not read_jsonl(place, needs="step"):
         raise RunError(
-            f"{place} is missing or empty, but there is a checkpoint of step {step:,}. Put the file back, or "
-            "start again in another folder (--out)."
+            f"{place} is missing or empty, but there is a checkpoint of step {step:,}. Put the "
+            "file back, or start again in another folder (--out)."
         )
-
-
-def _progress(events: list[int], steps: int, start: int, quiet: bool) -> Iterator[int]:
-    """The events, under a progress bar in steps unless `quiet`."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    if quiet or shutil.get_terminal_size().columns < 20:
-        yield from events
-        return
-    with Progress("steps", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bar:
-        task = bar.add_task("", total=steps, completed=start)
-        for event in events:
-            yield event
-            bar.update(task, completed=event)

@@ -4,14 +4,14 @@ import contextlib
 import importlib
 import json
 import math
-import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from train.run.folder import RunError
+from train.run.errors import UserError
+from train.run.files import json_line, read_jsonl, write_jsonl
 from train.run.lanes import Lane
 
 
@@ -36,15 +36,13 @@ class JsonLines:
             if path.exists()
             else []
         )
-        temporary = path.with_suffix(".part")
-        temporary.write_text("".join(_line(record) for record in kept))
-        os.replace(temporary, path)
+        write_jsonl(path, kept)
         self._file = path.open("a")
 
     def write(self, step: int, lane: Lane, values: Mapping[str, float]) -> None:
         """Appends one line and flushes it."""
         with _named(self.path):
-            self._file.write(_line({"step": step, "seed": lane.seed, **lane.tags, **values}))
+            self._file.write(json_line({"step": step, "seed": lane.seed, **lane.tags, **values}))
             self._file.flush()
 
     def close(self, *, failed: bool = False) -> None:
@@ -160,7 +158,7 @@ class WandB:
             ) from None
 
 
-class TrackerError(Exception):
+class TrackerError(UserError):
     """A tracker cannot be used; the message says what to do."""
 
 
@@ -192,41 +190,3 @@ def _saved_id(place: Path) -> str:
         raise TrackerError(
             f"{place} cannot be read ({error}). Remove it to go on in new runs of Weights & Biases."
         ) from None
-
-
-def _line(record: Mapping[str, Any]) -> str:
-    plain = {
-        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()
-    }
-    return json.dumps(plain) + "\n"
-
-
-def read_jsonl(path: Path, *, needs: str | None = None) -> list[dict[str, Any]]:
-    """The records of a file; a last line that was cut off is ignored.
-
-    Args:
-        path: of the file.
-        needs: a number that every record has.
-
-    Raises:
-        RunError: it cannot be read, or a line is no record.
-    """
-    try:
-        lines = path.read_text().splitlines(keepends=True)
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read ({error}). Name the --out of a run.") from None
-    return [_record(path, n, line, needs) for n, line in enumerate(lines, 1) if line.endswith("\n")]
-
-
-def _record(path: Path, number: int, line: str, needs: str | None) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-        numbers = [] if needs is None else [record[needs]]
-        if not isinstance(record, dict) or not all(isinstance(n, int) for n in numbers):
-            raise TypeError
-    except (ValueError, KeyError, TypeError):
-        raise RunError(
-            f"{path}, line {number}: this is no record of a run, the file was changed. Remove the line to do without "
-            "it, or start again in another folder (--out)."
-        ) from None
-    return record

@@ -8,71 +8,74 @@ import numpy as np
 from jax.sharding import Mesh
 
 from train.engine.state import Network, TrainState
-from train.engine.trainer import Groups
 from train.evaluation.evaluator import Evaluator
-from train.run.settings import Settings
+from train.run.lanes import take_lane
+from train.run.loop import Metrics
+from train.run.settings import ImageSettings
 from train.ssl.algorithms import Algorithm
 from train.ssl.pool import Pool
 
 
-class JudgedGroups(Groups):
-    """Tells the accuracy of pseudo-labels too."""
-
-    def advance(self, to: int) -> list[dict[str, float]]:
-        """As the loop asks, with the share of right ones among those that count and are known."""
-        found = super().advance(to)
-        for values in found:
-            correct, known = values.pop("step_correct"), values.pop("step_known")
-            if known > 0:
-                values["step_pseudo_accuracy"] = correct / known
-        return found
+def with_pseudo_accuracy(terms: Metrics) -> Metrics:
+    """The terms with the share of right pseudo-labels among those that count and are known."""
+    terms = dict(terms)
+    correct, known = terms.pop("step_correct", 0.0), terms.pop("step_known", 0.0)
+    return terms | ({"step_pseudo_accuracy": correct / known} if known > 0 else {})
 
 
-class Measure:
-    """Metrics of the averaged weights on the test, labelled and unlabelled sets, and the thresholds."""
+class PoolEvaluator:
+    """Metrics of the averaged weights on the test, labelled and unlabelled sets, and the thresholds.
+
+    Called with the states of each group of lanes, and the seeds of all lanes.
+    """
 
     def __init__(
         self,
         network: Network,
-        settings: Settings,
+        settings: ImageSettings,
         pool: Pool,
-        method: Algorithm,
-        groups: Groups,
+        algorithm: Algorithm,
         mesh: Mesh,
+        *,
+        networks: int,
     ):
-        data, lanes = pool.data, max(map(len, groups.rows))
-        self._classes, self._method = data.num_classes, method
-        self._test = Evaluator(network, data.test, self._classes, settings, mesh, networks=lanes)
+        data, classes = pool.data, pool.data.num_classes
+        self._classes, self._algorithm = classes, algorithm
+        self._test = Evaluator(network, data.test, classes, settings, mesh, networks=networks)
         splits = {"labelled_": {seed: pool.labelled_split(seed) for seed in pool.labelled}}
         if settings.eval_train and any(pool.hidden(seed).any() for seed in pool.labelled):
             splits["unlabelled_"] = {seed: pool.hidden_split(seed) for seed in pool.labelled}
-        # The splits of all seeds have one size.
+        # The splits of all seeds have one size, so that one evaluator serves them.
         self._of_seeds = {
             prefix: (
-                Evaluator(network, next(iter(own.values())), self._classes, settings, mesh),
-                own,
+                Evaluator(network, next(iter(by_seed.values())), classes, settings, mesh),
+                by_seed,
             )
-            for prefix, own in splits.items()
+            for prefix, by_seed in splits.items()
         }
 
-    def __call__(self, states: TrainState, seeds: Sequence[int]) -> list[dict[str, float]]:
-        """The metrics of each lane of a group."""
-        averaged = states._replace(params=states.average)
-        found: list[dict[str, float]] = []
-        for i, seed in enumerate(seeds):
-            one = jax.tree.map(lambda x, i=i: x[i : i + 1], averaged)
-            values = self._thresholds(jax.tree.map(lambda x, i=i: x[i], states.extra))
-            for prefix, (evaluator, splits) in self._of_seeds.items():
-                (measured,) = evaluator(one, splits[seed])
-                values |= {f"{prefix}{name}": value for name, value in measured.items()}
-            found.append(values)
-        for values, measured in zip(found, self._test(averaged), strict=True):
-            values |= {f"test_{name}": value for name, value in measured.items()}
-        return found
+    def __call__(self, groups: Sequence[TrainState], seeds: Sequence[int]) -> list[Metrics]:
+        """The metrics of each lane."""
+        metrics, left = [], iter(seeds)
+        for states in groups:
+            averaged = states._replace(params=states.ema_params)
+            on_test = self._test(averaged)
+            for i, seed in zip(range(len(on_test)), left, strict=False):
+                of_lane = self._thresholds(take_lane(states.algorithm_state, i))
+                for prefix, (evaluator, splits) in self._of_seeds.items():
+                    one = jax.tree.map(lambda x, i=i: x[i : i + 1], averaged)
+                    (measured,) = evaluator(one, splits[seed])
+                    of_lane |= {f"{prefix}{name}": value for name, value in measured.items()}
+                of_lane |= {f"test_{name}": value for name, value in on_test[i].items()}
+                metrics.append(of_lane)
+        return metrics
 
-    def _thresholds(self, extra: Any) -> dict[str, float]:
-        limits = np.asarray(self._method.thresholds(extra, self._classes))
+    def _thresholds(self, algorithm_state: Any) -> Metrics:
+        limits = np.asarray(self._algorithm.thresholds(algorithm_state, self._classes))
         if not np.all(np.isfinite(limits)):
             return {}
-        own = {f"threshold_class{c}": float(limit) for c, limit in enumerate(limits)}
-        return {"threshold_mean": float(limits.mean()), "threshold_max": float(limits.max())} | own
+        return {
+            "threshold_mean": float(limits.mean()),
+            "threshold_max": float(limits.max()),
+            **{f"threshold_class{c}": float(limit) for c, limit in enumerate(limits)},
+        }

@@ -1,7 +1,7 @@
 """The images of a semi-supervised run: a pool of which some keep their labels."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,8 +15,8 @@ from train.data.subsets import draw_balanced
 from train.data.types import DataError, ImageData, RecordSplit, Split
 from train.engine.loader import Batches
 from train.engine.sharding import replicated
-from train.run.lanes import Lane
-from train.run.settings import Settings
+from train.run.lanes import Lane, host_seed
+from train.run.settings import ImageSettings
 from train.ssl.labels import labelled_indices
 
 # Streams of one seed, beside those that `train.run.lanes` draws on the device.
@@ -41,9 +41,9 @@ class Pool:
 
     def hidden(self, seed: int) -> np.ndarray:
         """Whether training does not see a sample's label though measurements do, `[n]`."""
-        found = self.truth >= 0
-        found[self.labelled[seed]] = False
-        return found
+        hidden = self.truth >= 0
+        hidden[self.labelled[seed]] = False
+        return hidden
 
     def hidden_split(self, seed: int) -> Split:
         """The samples of the pool whose labels a seed is not told."""
@@ -55,7 +55,7 @@ class Pool:
         return Split(self.images[chosen], self.truth[chosen])
 
 
-def load_pool(settings: Settings, labels: int | None) -> Pool:
+def load_pool(settings: ImageSettings, labels: int | None) -> Pool:
     """The data set of the settings with `labels` labels for each seed; all of them if None.
 
     Raises:
@@ -71,7 +71,7 @@ def load_pool(settings: Settings, labels: int | None) -> Pool:
     return pool_of(settings, data, labels)
 
 
-def pool_of(settings: Settings, data: ImageData, labels: int | None) -> Pool:
+def pool_of(settings: ImageSettings, data: ImageData, labels: int | None) -> Pool:
     """As `load_pool`, of a data set at hand."""
     train, more = data.train, data.unlabelled
     if isinstance(train, RecordSplit) or isinstance(more, RecordSplit):
@@ -83,7 +83,7 @@ def pool_of(settings: Settings, data: ImageData, labels: int | None) -> Pool:
     if missing:
         names = ", ".join(data.class_names[i] for i in sorted(missing))
         raise DataError(f"{data.name}: no labelled image of the class {names}.")
-    seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
+    seeds = settings.seed_range()
     if labels is None:
         labelled = dict.fromkeys(seeds, np.arange(len(train)))
     elif ":" in settings.dataset:
@@ -100,8 +100,8 @@ def pool_of(settings: Settings, data: ImageData, labels: int | None) -> Pool:
     return Pool(data, images, truth, labelled)
 
 
-class PoolFeed:
-    """Labelled and unlabelled batches, drawn on their own; the images are on the device.
+class PoolLoader:
+    """Labelled and unlabelled batches, drawn independently; the images are on the device.
 
     Each is one permutation after the other, of the labelled samples of the lane's seed and of the whole
     pool. Lanes of one seed see the same batches.
@@ -110,47 +110,50 @@ class PoolFeed:
     streamed = False
 
     def __init__(self, pool: Pool, batch_size: int, unlabelled: int, mesh: Mesh):
-        self._pool, self._sizes = pool, (batch_size, unlabelled)
+        self._pool, self._sizes = pool, {_LABELLED: batch_size, _UNLABELLED: unlabelled}
         self._sources = replicated((jnp.asarray(pool.images), jnp.asarray(pool.truth)), mesh)
 
-    def of(self, lanes: Sequence[Lane]) -> Batches:
+    def batches(self, lanes: Sequence[Lane]) -> Batches:
         """Indices into the pool, labelled and unlabelled, and whether labels of the latter are hidden."""
-        feeds: dict[tuple[int, int], Any] = {}
-        hidden = {lane.seed: self._pool.hidden(lane.seed) for lane in lanes}
+        streams: dict[tuple[int, int], Iterator[np.ndarray]] = {}
+        seeds = list(dict.fromkeys(lane.seed for lane in lanes))
+        hidden = {seed: self._pool.hidden(seed) for seed in seeds}
 
         def draw(seed: int, purpose: int, step: int) -> np.ndarray:
-            chosen = self._pool.labelled[seed]
-            samples = len(chosen) if purpose == _LABELLED else len(self._pool.truth)
-            size = self._sizes[purpose == _UNLABELLED]
+            size, labelled = self._sizes[purpose], self._pool.labelled[seed]
             if not size:
                 return np.zeros(0, np.int32)
-            if (seed, purpose) not in feeds:
-                own = int(np.random.SeedSequence((seed, purpose)).generate_state(1)[0])
-                feeds[seed, purpose] = batch_indices(samples, size, seed=own, start_step=step)
-            drawn = next(feeds[seed, purpose])
-            return (chosen[drawn] if purpose == _LABELLED else drawn).astype(np.int32)
+            # Opened where it is first asked for: at the step of a resumed run.
+            if (seed, purpose) not in streams:
+                samples = len(labelled) if purpose == _LABELLED else len(self._pool.truth)
+                streams[seed, purpose] = batch_indices(
+                    samples, size, seed=host_seed(seed, purpose), start_step=step
+                )
+            drawn = next(streams[seed, purpose])
+            return (labelled[drawn] if purpose == _LABELLED else drawn).astype(np.int32)
+
+        def of_lanes(purpose: int, step: int) -> np.ndarray:
+            drawn = {seed: draw(seed, purpose, step) for seed in seeds}
+            return np.stack([drawn[lane.seed] for lane in lanes])
 
         def batches(step: int, count: int) -> tuple[Any, Any]:
-            indices = {}
-            for name, purpose in (("labelled", _LABELLED), ("unlabelled", _UNLABELLED)):
-                rows = []
-                for i in range(count):
-                    own = {x.seed: None for x in lanes}
-                    drawn = {seed: draw(seed, purpose, step + i) for seed in own}
-                    rows.append(np.stack([drawn[x.seed] for x in lanes]))
-                indices[name] = np.stack(rows)
-            own = [hidden[lane.seed][indices["unlabelled"][:, i]] for i, lane in enumerate(lanes)]
-            indices["judged"] = np.stack(own, axis=1)
-            return self._sources, indices
+            labelled, unlabelled = (
+                np.stack([of_lanes(purpose, step + i) for i in range(count)])
+                for purpose in (_LABELLED, _UNLABELLED)
+            )
+            judged = [hidden[lane.seed][unlabelled[:, i]] for i, lane in enumerate(lanes)]
+            indices = {"labelled": labelled, "unlabelled": unlabelled}
+            return self._sources, indices | {"judged": np.stack(judged, axis=1)}
 
         return batches
 
-    def example(self, lanes: int) -> tuple[Any, Any]:
+    def example(self, lanes: Sequence[Lane]) -> tuple[Any, Any]:
         """The images themselves, and zeros."""
-        names = zip(("labelled", "unlabelled"), self._sizes, strict=True)
-        indices = {k: np.zeros((1, lanes, size), np.int32) for k, size in names}
-        judged = np.zeros(indices["unlabelled"].shape, bool)
-        return self._sources, indices | {"judged": judged}
+        labelled, unlabelled = (
+            np.zeros((1, len(lanes), size), np.int32) for size in self._sizes.values()
+        )
+        indices = {"labelled": labelled, "unlabelled": unlabelled}
+        return self._sources, indices | {"judged": np.zeros(unlabelled.shape, bool)}
 
     @staticmethod
     def take(sources: Any, indices: Any) -> tuple[Array, ...]:

@@ -2,60 +2,62 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from train.run.lanes import Lane, lanes_of
-from train.run.settings import Settings
-from train.ssl.algorithms import Algorithm, algorithm
-from train.ssl.step import Part
+from train.run.settings import ImageSettings, InformationWeights
+from train.ssl.algorithms import (
+    ALGORITHMS,
+    OPTIONS,
+    Algorithm,
+    AlgorithmName,
+    AlgorithmOptions,
+    algorithm,
+)
+from train.ssl.step import Part, TermPlacement
+
+# Mirrored, these are other signs.
+_NOT_FLIPPED = ("digits", "mnist", "svhn_cropped")
+_NOT_HERE = "{} is for supervised training; give --labels instead of a size."
 
 
 @dataclasses.dataclass(frozen=True)
-class Semisupervised(Settings):
-    """One semi-supervised algorithm on a data set of which few samples keep their labels."""
+class SemisupervisedTraining(AlgorithmOptions, ImageSettings):
+    """Training of which few samples keep their labels, whatever the algorithm and the weights."""
 
-    algorithm: Literal[
-        "supervised", "pseudo_label", "uda", "fixmatch", "flexmatch", "softmatch", "freematch"
-    ] = "freematch"
-    """What is learned of the unlabelled images; `supervised` does not read them."""
+    refused: ClassVar[dict[str, str]] = {
+        name: _NOT_HERE.format(name) for name in ("train_size", "eval_layers")
+    }
+
     learning_rate: float = 0.03
-    """At the start; `cos(7 π k / 16 K)` of it at step k of K."""
-    labels: int | None = 40
-    """Samples that keep their labels, as many of each class, drawn by the seed; all, if None."""
+    """Learning rate at the start; at step k of K it is `cos(7 π k / 16 K)` of that."""
     unlabelled_ratio: int = 7
-    """Unlabelled samples a step, as a multiple of `batch_size`."""
+    """Unlabelled samples in a step, as a multiple of `batch_size`."""
     unlabelled_weight: float = 1.0
-    """Of the loss on unlabelled samples."""
-    threshold: float | None = None
-    """Confidence from which on pseudo-labels count; the algorithm's own, if not given."""
-    temperature: float | None = None
-    """Of the targets of `uda`."""
+    """Weight of the loss on unlabelled samples."""
     statistics_momentum: float = 0.999
     """Weight of the old statistics in `softmatch` and `freematch`; short runs need less."""
-    fairness_weight: float | None = None
-    """Of the fairness term of `freematch`; 0.01, if not given."""
     augment: bool = True
-    """Weak augmentation: reflect-pad by an eighth of the side, crop, flip."""
+    """Weak augmentation: reflect-pad by an eighth of the side, crop at random and flip half of the
+    images. Strong augmentation always comes on top of it."""
     flip: bool | None = None
-    """Whether weak augmentation flips; if not given, all data sets but those of digits."""
+    """Whether weak augmentation flips images; if not given, only digits are not flipped."""
     average_momentum: float = 0.999
-    """Of the moving average of the weights, which is what is evaluated."""
-    mi_weight: float = 0.0
-    """Weight of the mutual information of features and head rows, in nats (maximised)."""
-    ed_weight: float = 0.0
-    """Weight of the difference of their entropies, in nats (minimised)."""
+    """Momentum of the moving average of the weights. The averaged weights are what is evaluated."""
     information_on: tuple[Part, ...] = ("labelled", "weak")
-    """Samples of these two terms, together."""
+    """The samples on which the information terms are computed, all of them together."""
     information_samples: Literal["passed", "all"] = "passed"
-    """Unlabelled ones by the weight that the algorithm gives them, or all alike."""
+    """Whether unlabelled samples count in these terms by the weight that the algorithm gives them
+    (passed), or all alike."""
     information_rows: Literal["hard", "soft"] = "hard"
-    """Their rows of the head: of the pseudo-label, or the mean by the weak prediction."""
+    """The row of the head that belongs to an unlabelled sample in these terms: that of its pseudo-label
+    (hard), or the mean of all rows by the weak prediction (soft)."""
     stop_gradient: Literal["features", "head"] | None = None
-    """The side that the two terms do not train."""
+    """The side, features or head, that the information terms do not train."""
 
     def __post_init__(self):
         super().__post_init__()
-        self.at_least_one("unlabelled_ratio", "labels")
+        self.at_least_one("unlabelled_ratio")
         for name in ("average_momentum", "statistics_momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
@@ -64,14 +66,49 @@ class Semisupervised(Settings):
             raise ValueError(
                 f"unlabelled_weight must not be negative, got {self.unlabelled_weight}."
             )
-        for name in ("train_size", "eval_layers"):
-            if getattr(self, name):
-                raise ValueError(
-                    f"{name} is for supervised training; give --labels instead of a size."
-                )
+
+    def placement(self) -> TermPlacement:
+        """Where the information terms are computed."""
+        return TermPlacement(
+            self.information_on,
+            self.information_samples,
+            self.information_rows,
+            self.stop_gradient,
+        )
+
+    def flips(self, dataset: str) -> bool:
+        """Whether weak augmentation flips the images of this data set."""
+        return dataset not in _NOT_FLIPPED if self.flip is None else self.flip
+
+
+@dataclasses.dataclass(frozen=True)
+class OneAlgorithm(SemisupervisedTraining):
+    """One algorithm on one number of labels."""
+
+    algorithm: AlgorithmName = "freematch"
+    """How to learn from the unlabelled images; `supervised` does not read them."""
+    labels: int | None = 40
+    """Number of samples that keep their labels, equally many of each class, drawn by the seed; None for
+    all."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.at_least_one("labels")
+        # An option that the algorithm lacks, or a value that it refuses, is an error here.
         self.method()
-        if self.mi_weight or self.ed_weight:
-            self.fits_terms()
+
+    def method(self) -> Algorithm:
+        """The algorithm with its options."""
+        fields = dataclasses.fields(ALGORITHMS[self.algorithm])
+        # Of the options those that are given, to be refused where they mean nothing. What every run has,
+        # like the momentum of statistics, goes to the algorithms that have a field for it.
+        options = {name: getattr(self, name) for name in OPTIONS}
+        options |= {f.name: getattr(self, f.name) for f in fields if hasattr(self, f.name)}
+        return algorithm(self.algorithm, **options)
+
+    def unlabelled_batch(self) -> int:
+        """Unlabelled samples in a step."""
+        return self.unlabelled_ratio * self.batch_size if self.method().uses else 0
 
     def fits_terms(self) -> None:
         """Raises `ValueError` if the information terms are on samples that the algorithm does not use."""
@@ -82,31 +119,33 @@ class Semisupervised(Settings):
                 f"{', '.join(self.information_on)}."
             )
 
-    def method(self) -> Algorithm:
-        """The algorithm with its settings."""
-        adapts = self.algorithm in ("softmatch", "freematch")
-        return algorithm(
-            self.algorithm,
-            threshold=self.threshold,
-            temperature=self.temperature,
-            momentum=self.statistics_momentum if adapts else None,
-            fairness_weight=self.fairness_weight,
-        )
 
+@dataclasses.dataclass(frozen=True)
+class Semisupervised(OneAlgorithm, InformationWeights):
+    """One semi-supervised algorithm on a data set of which few samples keep their labels."""
 
-C = TypeVar("C", bound="Compared")
+    def __post_init__(self):
+        super().__post_init__()
+        if self.mi_weight or self.ed_weight:
+            self.fits_terms()
 
 
 @dataclasses.dataclass(frozen=True)
-class Compared(Semisupervised):
+class Comparison(SemisupervisedTraining):
     """Several semi-supervised runs beside each other."""
 
+    refused: ClassVar[dict[str, str]] = {
+        **SemisupervisedTraining.refused,
+        **dict.fromkeys(
+            ("mi_weight", "ed_weight"),
+            "the weights are what is compared here: give --weights instead.",
+        ),
+    }
+
     weights: tuple[float, ...] = (0.1,)
-    """Of the information terms, one at a time."""
+    """Weights of the information terms, which are switched on one at a time."""
 
     def __post_init__(self):
-        if self.mi_weight or self.ed_weight:
-            raise ValueError("the weights are what is compared here: give --weights instead.")
         super().__post_init__()
         self.distinct("weights")
         if not all(weight > 0 for weight in self.weights):
@@ -114,10 +153,10 @@ class Compared(Semisupervised):
 
     def single(self, folder: str, **changes: Any) -> Semisupervised:
         """The settings of one of the runs, in a folder below `out`."""
-        return Semisupervised(**_values(self) | changes | {"out": self.out / folder})
+        return Semisupervised(**shared(self, Semisupervised) | changes | {"out": self.out / folder})
 
     def known(self, name: str, there: Mapping[str, Any]) -> None:
-        """Raises `ValueError` if a setting names what there is not, or something twice."""
+        """Raises `ValueError` if a setting names what does not exist, or something twice."""
         self.distinct(name)
         unknown = [value for value in getattr(self, name) if value not in there]
         if unknown:
@@ -126,12 +165,23 @@ class Compared(Semisupervised):
             )
 
 
-def preset_of(kind: type[C], base: Semisupervised, **changes: Any) -> C:
+C = TypeVar("C", bound=Comparison)
+
+
+def comparison_of(kind: type[C], base: Semisupervised, **changes: Any) -> C:
     """The settings of a single run as those of a comparison."""
-    return kind(**_values(base) | changes)
+    return kind(**shared(base, kind) | changes)
 
 
-def lanes(settings: Semisupervised, weights: Sequence[float], *, plain: bool = True) -> list[Lane]:
+def shared(settings: SemisupervisedTraining, kind: type[SemisupervisedTraining]) -> dict[str, Any]:
+    """The values of the settings that the other kind has too."""
+    names = {field.name for field in dataclasses.fields(settings)}
+    return {f.name: getattr(settings, f.name) for f in dataclasses.fields(kind) if f.name in names}
+
+
+def lanes_with_terms(
+    settings: SemisupervisedTraining, weights: Sequence[float], *, plain: bool = True
+) -> list[Lane]:
     """A lane for each seed and each term and weight, and without a term if `plain`."""
     kinds: list[tuple[str, float, dict[str, float]]] = [("", 0.0, {})] if plain else []
     for weight in weights:
@@ -143,7 +193,3 @@ def lanes(settings: Semisupervised, weights: Sequence[float], *, plain: bool = T
         for lane in lanes_of(settings)
         for name, weight, knobs in kinds
     ]
-
-
-def _values(settings: Semisupervised) -> dict[str, Any]:
-    return {f.name: getattr(settings, f.name) for f in dataclasses.fields(Semisupervised)}

@@ -1,47 +1,35 @@
 """One step on labelled and unlabelled images: augmentation, one forward pass, losses, update, average."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
-import mirjax
 from mirjax.losses import Side
 from train.data.augment import crop_and_flip
 from train.data.randaugment import strong
+from train.engine.optimizers import Optimizer
 from train.engine.state import Network, TrainState
-from train.engine.step import augmentation_key, descend
-from train.run.lanes import Lane
+from train.engine.step import (
+    Terms,
+    UsedTerms,
+    augmentation_key,
+    descend,
+    information_terms,
+    with_information,
+)
 from train.ssl.algorithms import Algorithm, Pseudo, Views
 from train.ssl.algorithms.base import one_hot_of, probabilities
 
 Part = Literal["labelled", "weak", "strong"]
 
 
-class Terms(NamedTuple):
-    """The loss of a step, what it is made of, and what the pseudo-labels are worth."""
-
-    loss: Array
-    cross_entropy: Array
-    """Of the labelled samples."""
-    unlabelled_loss: Array
-    penalty: Array
-    mutual_information: Array
-    entropy_difference: Array
-    coverage: Array
-    """Mean weight of the unlabelled samples."""
-    correct: Array
-    """Mean weight of those whose pseudo-label is right, of all whose label is known."""
-    known: Array
-    """Mean weight of the samples whose label is known to the measurement."""
-
-
 @dataclasses.dataclass(frozen=True)
-class Information:
+class TermPlacement:
     """Which samples the information terms are computed on, and against which rows of the head."""
 
     parts: tuple[Part, ...] = ("labelled", "weak")
@@ -66,25 +54,26 @@ class Augmentation:
 
 def make_step(
     network: Network,
-    transform: optax.GradientTransformation,
+    optimizer: Optimizer,
     algorithm: Algorithm,
-    lanes: Sequence[Lane],
+    used: UsedTerms,
     *,
     steps: int,
     augmentation: Augmentation,
-    unlabelled_weight: float = 1.0,
-    average_momentum: float = 0.999,
-    information: Information,
+    unlabelled_weight: float,
+    ema_momentum: float,
+    placement: TermPlacement,
 ) -> Callable[..., tuple[TrainState, Terms]]:
     """The step of one lane: `(state, images, labels, unlabelled, truth, places) -> (state, terms)`.
 
     `unlabelled` are images, `places` their indices in the pool, and `truth` their labels for the
-    measurement alone (-1 where unknown). All randomness is of the state's seed and step. Information
-    terms whose weight is 0 in every lane are not computed.
+    measurement alone (-1 where unknown). All randomness is of the state's seed and step.
+
+    Raises:
+        ValueError: the information terms are placed on views that the algorithm does not use.
     """
-    uses = any(x.knobs.mi_weight for x in lanes), any(x.knobs.ed_weight for x in lanes)
-    missing = set(information.parts) - {"labelled", *algorithm.uses}
-    if any(uses) and missing:
+    missing = set(placement.parts) - {"labelled", *algorithm.uses}
+    if any(used) and missing:
         raise ValueError(f"there are no views {sorted(missing)} to compute information terms on.")
 
     def step(
@@ -97,32 +86,29 @@ def make_step(
     ) -> tuple[TrainState, Terms]:
         parts = _views(augmentation_key(state), images, unlabelled, algorithm.uses, augmentation)
 
-        def objective(params: Any) -> tuple[Array, tuple[Terms, Any, Any]]:
-            outputs = network.apply(
-                params, state.rest, jnp.concatenate(list(parts.values())), train=True
-            )
-            logits, features = (_cut(x, parts) for x in (outputs.logits, outputs.features))
+        def loss(params: Any) -> tuple[Array, tuple[Terms, Any, Any]]:
+            # One forward pass, so that the batch statistics are those of all parts together.
+            together = jnp.concatenate(list(parts.values()))
+            outputs = network.apply(params, state.rest, together, train=True)
+            logits, features = (_split(x, parts) for x in (outputs.logits, outputs.features))
             views = Views(logits["weak"], logits["strong"], places, state.step / steps)
-            extra, pseudo = algorithm.step(state.extra, views)
+            algorithm_state, pseudo = algorithm.step(state.algorithm_state, views)
             ce = jnp.mean(
                 optax.softmax_cross_entropy_with_integer_labels(logits["labelled"], labels)
             )
-            mi, ed = _information(
-                features, outputs.head, labels, logits["weak"], pseudo, information, uses
+            information = _information(
+                features, outputs.head, labels, logits["weak"], pseudo, placement, used
             )
-            total = ce + unlabelled_weight * pseudo.loss + pseudo.penalty
-            total += state.knobs.ed_weight * ed - state.knobs.mi_weight * mi
-            terms = Terms(total, ce, pseudo.loss, pseudo.penalty, mi, ed, *_worth(pseudo, truth))
-            return total, (terms, outputs.rest, extra)
+            of_unlabelled = unlabelled_weight * pseudo.loss + pseudo.penalty
+            terms = with_information(ce, information, state.knobs, others=of_unlabelled)
+            terms = terms._replace(more=_of_pseudo_labels(pseudo, truth))
+            return terms.loss, (terms, outputs.rest, algorithm_state)
 
-        gradient, (terms, rest, extra) = jax.grad(objective, has_aux=True)(state.params)
-        state = descend(state._replace(rest=rest, extra=extra), gradient, transform)
-        average = jax.tree.map(
-            lambda a, p: average_momentum * a + (1 - average_momentum) * p,
-            state.average,
-            state.params,
-        )
-        return state._replace(average=average), terms
+        gradient, (terms, rest, algorithm_state) = jax.grad(loss, has_aux=True)(state.params)
+        state = state._replace(rest=rest, algorithm_state=algorithm_state)
+        state = descend(state, gradient, optimizer)
+        ema_params = optax.incremental_update(state.params, state.ema_params, 1 - ema_momentum)
+        return state._replace(ema_params=ema_params), terms
 
     return step
 
@@ -134,34 +120,45 @@ def _views(
     keys = jax.random.split(key, 4)
 
     def weakly(images: Array, key: Array) -> Array:
-        own = jax.random.split(key, len(images))
-        return crop_and_flip(images, own, pad=augmentation.pad, flip=augmentation.flip)
+        of_images = jax.random.split(key, len(images))
+        return crop_and_flip(images, of_images, pad=augmentation.pad, flip=augmentation.flip)
 
-    found = {"labelled": weakly(images, keys[0])}
+    views = {"labelled": weakly(images, keys[0])}
     if "weak" in uses:
-        found["weak"] = weakly(unlabelled, keys[1])
+        views["weak"] = weakly(unlabelled, keys[1])
     if "strong" in uses:
-        own = jax.random.split(keys[2], len(unlabelled))
-        found["strong"] = weakly(strong(unlabelled, own), keys[3])
-    return found
+        of_images = jax.random.split(keys[2], len(unlabelled))
+        views["strong"] = weakly(strong(unlabelled, of_images), keys[3])
+    return views
 
 
-def _cut(rows: Array, parts: dict[str, Array]) -> dict[str, Array]:
+def _split(rows: Array, parts: dict[str, Array]) -> dict[str, Array]:
     """The rows of each part; none for a part that does not go through the network."""
-    found, start = dict.fromkeys(("weak", "strong"), rows[:0]), 0
+    split, start = dict.fromkeys(("weak", "strong"), rows[:0]), 0
     for name, images in parts.items():
-        found[name] = rows[start : start + len(images)]
+        split[name] = rows[start : start + len(images)]
         start += len(images)
-    return found
+    return split
 
 
-def _worth(pseudo: Pseudo, truth: Array) -> tuple[Array, Array, Array]:
-    """Coverage, and of it what is right and what is known."""
-    if not len(truth) or not len(pseudo.weights):
-        return jnp.zeros(()), jnp.zeros(()), jnp.zeros(())
-    known = pseudo.weights * (truth >= 0)
-    right = known * (jnp.argmax(pseudo.targets, axis=-1) == truth)
-    return jnp.mean(pseudo.weights), jnp.mean(right), jnp.mean(known)
+def _of_pseudo_labels(pseudo: Pseudo, truth: Array) -> dict[str, Array]:
+    """The losses of the pseudo-labels, and what they are worth.
+
+    `coverage` is the mean weight of the samples, `known` that of the samples whose label is known to
+    the measurement, and `correct` that of those whose pseudo-label is right.
+    """
+    coverage = correct = known = jnp.zeros(())
+    if len(truth) and len(pseudo.weights):
+        weights = pseudo.weights * (truth >= 0)
+        right = weights * (jnp.argmax(pseudo.targets, axis=-1) == truth)
+        coverage, correct, known = map(jnp.mean, (pseudo.weights, right, weights))
+    return {
+        "unlabelled_loss": pseudo.loss,
+        "penalty": pseudo.penalty,
+        "coverage": coverage,
+        "correct": correct,
+        "known": known,
+    }
 
 
 def _information(
@@ -170,45 +167,25 @@ def _information(
     labels: Array,
     weak: Array,
     pseudo: Pseudo,
-    information: Information,
-    uses: tuple[bool, bool],
+    placement: TermPlacement,
+    used: UsedTerms,
 ) -> tuple[Array, Array]:
     """Mutual information and entropy difference of the chosen samples and their rows of the head."""
-    zero = jnp.zeros(())
-    if not any(uses):
-        return zero, zero
+    if not any(used):
+        return jnp.zeros(()), jnp.zeros(())
     q = probabilities(weak)
-    target = q if information.rows == "soft" else one_hot_of(q)
-    weights = pseudo.weights if information.samples == "passed" else jnp.ones_like(pseudo.weights)
+    target = q if placement.rows == "soft" else one_hot_of(q)
+    weights = pseudo.weights if placement.samples == "passed" else jnp.ones_like(pseudo.weights)
     of_unlabelled = target, weights
-    known = {
+    of_parts = {
         "labelled": (jax.nn.one_hot(labels, len(head), dtype=q.dtype), jnp.ones(len(labels))),
         "weak": of_unlabelled,
         "strong": of_unlabelled,
     }
-    chosen = jnp.concatenate([features[part] for part in information.parts])
-    targets = jnp.concatenate([known[part][0] for part in information.parts])
-    weights = jnp.concatenate([known[part][1] for part in information.parts])
-    return _terms_of(chosen, head, targets, weights, information, uses)
-
-
-def _terms_of(
-    features: Array,
-    head: Array,
-    targets: Array,
-    weights: Array,
-    information: Information,
-    uses: tuple[bool, bool],
-) -> tuple[Array, Array]:
-    zero, side = jnp.zeros(()), information.stop_gradient
-    if information.rows == "hard":
-        arrays = features, head, jnp.argmax(targets, axis=-1)
-        options: dict[str, Any] = {"weights": weights, "stop_gradient": side, "method": "auto"}
-        mi = -mirjax.losses.mutual_information_loss(*arrays, **options) if uses[0] else zero
-        ed = mirjax.losses.entropy_difference_loss(*arrays, **options) if uses[1] else zero
-        return mi, ed
-    features = jax.lax.stop_gradient(features) if side == "features" else features
-    head = jax.lax.stop_gradient(head) if side == "head" else head
-    rows = jnp.matmul(targets, head, precision="highest")
-    found = mirjax.feature_interplay(features, rows, weights=weights, method="auto")
-    return found.mutual_information, jnp.abs(found.entropy1 - found.entropy2)
+    chosen = jnp.concatenate([features[part] for part in placement.parts])
+    targets = jnp.concatenate([of_parts[part][0] for part in placement.parts])
+    weights = jnp.concatenate([of_parts[part][1] for part in placement.parts])
+    if placement.rows == "hard":
+        targets = jnp.argmax(targets, axis=-1)
+    side = placement.stop_gradient
+    return information_terms(chosen, head, targets, used, weights=weights, stop_gradient=side)

@@ -1,5 +1,6 @@
 """What the semi-supervised algorithms share: what they see, what they give, and the losses they use."""
 
+import dataclasses
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -52,6 +53,11 @@ class Algorithm(Protocol):
     def thresholds(self, state: Any, num_classes: int) -> Array:
         """The confidence `[num_classes]` from which a pseudo-label of each class counts."""
         ...
+
+
+def option(default: float, text: str) -> Any:
+    """A field of an algorithm that is an option of the commands, with its help text."""
+    return dataclasses.field(default=default, metadata={"option": text})
 
 
 def probabilities(logits: Array) -> Array:

@@ -11,6 +11,7 @@ from train.ssl.algorithms.base import (
     Views,
     in_unit_interval,
     one_hot_of,
+    option,
     probabilities,
     weighted_cross_entropy,
 )
@@ -23,8 +24,7 @@ class FixMatch:
     With q the softmax of the weak logits, `1[max q ≥ threshold] · CE(argmax q, strong)` (eq. 4).
     """
 
-    threshold: float = 0.95
-    """Confidence from which on a prediction counts."""
+    threshold: float = option(0.95, "confidence from which on a pseudo-label counts")
 
     uses = ("weak", "strong")
 

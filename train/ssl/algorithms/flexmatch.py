@@ -11,6 +11,7 @@ from train.ssl.algorithms.base import (
     Views,
     in_unit_interval,
     one_hot_of,
+    option,
     probabilities,
     weighted_cross_entropy,
 )
@@ -32,8 +33,7 @@ class FlexMatch:
     step are those of the samples seen before it.
     """
 
-    threshold: float = 0.95
-    """Confidence that counts as learned."""
+    threshold: float = option(0.95, "confidence from which on a sample counts as learned")
 
     uses = ("weak", "strong")
 

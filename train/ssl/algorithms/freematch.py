@@ -12,6 +12,7 @@ from train.ssl.algorithms.base import (
     Views,
     moving,
     one_hot_of,
+    option,
     probabilities,
     weighted_cross_entropy,
 )
@@ -36,16 +37,15 @@ class FreeMatch:
     r"""FixMatch with the threshold `τ(c) = p̃(c) / max p̃ · τ` for class c (eq. 5 to 8).
 
     `τ ← λ τ + (1 - λ) mean max q` and `p̃ ← λ p̃ + (1 - λ) mean q` with the step's weak predictions q
-    first, λ the momentum; both, and h̃, start at 1/C. The fairness term (eq. 9 to 11) is
+    first, λ the statistics momentum; both, and h̃, start at 1/C. The fairness term (eq. 9 to 11) is
     `-H(SumNorm(p̃ / h̃), SumNorm(p̄ / h̄))`, a negative cross-entropy, with p̄ and h̄ the mean and the
     class histogram of the strong predictions that pass, h̃ the moving histogram of the weak ones, and
     `1 / 0 = 0`. It is 0 where no sample passes.
     """
 
-    momentum: float = 0.999
+    statistics_momentum: float = 0.999
     """λ, weight of the old statistics."""
-    fairness_weight: float = 0.01
-    """Of the fairness term."""
+    fairness_weight: float = option(0.01, "weight of the fairness term")
 
     uses = ("weak", "strong")
 
@@ -60,9 +60,9 @@ class FreeMatch:
         q = probabilities(views.weak)
         targets, confidence = one_hot_of(q), jnp.max(q, axis=-1)
         state = State(
-            moving(state.confidence, jnp.mean(confidence), self.momentum),
-            moving(state.average, jnp.mean(q, axis=0), self.momentum),
-            moving(state.histogram, jnp.mean(targets, axis=0), self.momentum),
+            moving(state.confidence, jnp.mean(confidence), self.statistics_momentum),
+            moving(state.average, jnp.mean(q, axis=0), self.statistics_momentum),
+            moving(state.histogram, jnp.mean(targets, axis=0), self.statistics_momentum),
         )
         own = self.thresholds(state, q.shape[-1])[jnp.argmax(q, axis=-1)]
         weights = (confidence >= own).astype(q.dtype)

@@ -11,6 +11,7 @@ from train.ssl.algorithms.base import (
     Views,
     in_unit_interval,
     one_hot_of,
+    option,
     probabilities,
     weighted_cross_entropy,
 )
@@ -24,8 +25,7 @@ class PseudoLabel:
     `min(progress / ramp, 1)`.
     """
 
-    threshold: float = 0.95
-    """Confidence from which on a prediction counts."""
+    threshold: float = option(0.95, "confidence from which on a pseudo-label counts")
     ramp: float = 0.4
     """Share of the steps over which the loss grows to its weight."""
 

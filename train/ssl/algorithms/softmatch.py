@@ -37,7 +37,7 @@ class SoftMatch:
     what the first step gives.
     """
 
-    momentum: float = 0.999
+    statistics_momentum: float = 0.999
     """Weight of the old statistics."""
     sigmas: float = 2.0
     """How many standard deviations below the mean count as one."""
@@ -54,15 +54,17 @@ class SoftMatch:
         """See the class."""
         q = probabilities(views.weak)
         batch = jnp.mean(q, axis=0)
-        average = jnp.where(views.progress == 0, batch, moving(state.average, batch, self.momentum))
+        average = jnp.where(
+            views.progress == 0, batch, moving(state.average, batch, self.statistics_momentum)
+        )
         tiny = jnp.finfo(q.dtype).tiny
         aligned = q / jnp.maximum(average, tiny)[None]
         aligned = aligned / jnp.sum(aligned, axis=-1, keepdims=True)
         confidence = jnp.max(aligned, axis=-1)
-        mean = moving(state.mean, jnp.mean(confidence), self.momentum)
+        mean = moving(state.mean, jnp.mean(confidence), self.statistics_momentum)
         # One sample alone has no spread.
         spread = jnp.var(confidence, ddof=min(1, len(confidence) - 1))
-        variance = moving(state.variance, spread, self.momentum)
+        variance = moving(state.variance, spread, self.statistics_momentum)
         below = jnp.minimum(confidence - mean, 0.0)
         weights = jnp.exp(-jnp.square(below) * self.sigmas**2 / (2 * jnp.maximum(variance, tiny)))
         targets = one_hot_of(q)

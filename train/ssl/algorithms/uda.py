@@ -11,6 +11,7 @@ from train.ssl.algorithms.base import (
     Pseudo,
     Views,
     in_unit_interval,
+    option,
     probabilities,
     weighted_cross_entropy,
 )
@@ -23,10 +24,10 @@ class UDA:
     With q the softmax of the weak logits: `1[max q ≥ threshold] · CE(softmax(weak / temperature), strong)`.
     """
 
-    threshold: float = 0.8
-    """Confidence, before sharpening, from which on a prediction counts."""
-    temperature: float = 0.4
-    """Below 1 it sharpens the targets."""
+    threshold: float = option(
+        0.8, "confidence, before sharpening, from which on a prediction counts"
+    )
+    temperature: float = option(0.4, "temperature of the targets, which sharpens them below 1")
 
     uses = ("weak", "strong")
 

@@ -6,9 +6,14 @@ import pytest
 from flax import nnx
 
 import mirjax
+from train.engine.optimizers import adamw_with_warmup
+from train.engine.sharding import data_mesh
 from train.engine.state import TrainState
+from train.engine.step import UsedTerms
+from train.engine.trainer import Trainer
 from train.modular.network import ModularTransformer
-from train.modular.trainer import Batch, FullBatch, precise_cross_entropy
+from train.modular.step import TableLoader, make_step, precise_cross_entropy
+from train.modular.task import Task
 from train.run.lanes import Knobs, Lane
 
 GAPS = [0.0, 1.0, 10.0, 18.0, 30.0, 80.0, -50.0]
@@ -57,31 +62,26 @@ def linear(params, inputs):
 
 def trained(knobs, window, steps=(7, 23)):
     rng = np.random.default_rng(0)
-    inputs = jnp.asarray(rng.normal(size=(1, 20, 6)), jnp.float32)
-    labels = jnp.asarray(rng.integers(0, 4, (1, 20)))
+    inputs = rng.normal(size=(20, 6)).astype(np.float32)
+    labels = rng.integers(0, 4, 20)
     params = {"w": jnp.asarray(rng.normal(size=(6, 4)), jnp.float32), "b": jnp.ones(4)}
-    transform = optax.scale_by_adam(b1=0.9, b2=0.98)
-    zero, lane = jnp.zeros((), jnp.int32), Lane(0, knobs)
-    values = Knobs(*(jnp.asarray(v, jnp.float32) for v in knobs))
-    state = TrainState(zero, zero, zero, values, zero, params, (), transform.init(params))
-    trainer = FullBatch(
+    lane, mesh, optimizer = Lane(0, knobs), data_mesh(1, 1), adamw_with_warmup(warmup_steps=10)
+    zero, values = jnp.zeros((), jnp.int32), Knobs(*(jnp.asarray(v, jnp.float32) for v in knobs))
+    opt_state = optimizer(values).init(params)
+    state = TrainState(zero, zero, zero, values, zero, params, (), opt_state)
+    trainer = Trainer(
+        make_step(
+            linear, optimizer, UsedTerms.of([lane]), information_steps=window, information_batch=50
+        ),
+        TableLoader([(lane, Task(inputs, labels, 20))], mesh),
         [lane],
         jax.tree.map(lambda x: x[None], state),
-        [(range(1), Batch(inputs, labels))],
-        linear,
-        transform,
+        mesh,
         steps_per_call=4,
-        information_steps=window,
-        information_batch=50,
     )
     terms = [trainer.advance(step)[0] for step in steps]
-    return (
-        params,
-        inputs[0],
-        labels[0],
-        jax.tree.map(lambda x: x[0], trainer.all_states().params),
-        terms,
-    )
+    after = jax.tree.map(lambda x: x[0], trainer.all_states().params)
+    return params, inputs, labels, after, terms
 
 
 def test_steps_are_those_of_adamw_with_a_warm_up_and_decay_on_all():

@@ -1,0 +1,111 @@
+"""One step on the whole table of training pairs, and the loader that hands the tables to it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from train.engine.loader import Batches
+from train.engine.optimizers import Optimizer
+from train.engine.sharding import replicated
+from train.engine.state import TrainState
+from train.engine.step import Terms, UsedTerms, descend, information_terms, with_information
+from train.modular.task import Task
+from train.run.lanes import PAIRS, Lane, stream_key
+
+Forward = Callable[[Any, Array], tuple[Array, Array, Array]]
+"""`(params, pairs) -> (logits, features, head)`."""
+
+
+def make_step(
+    forward: Forward,
+    optimizer: Optimizer,
+    used: UsedTerms,
+    *,
+    information_steps: tuple[int, int],
+    information_batch: int,
+) -> Callable[..., tuple[TrainState, Terms]]:
+    """The step of stacked lanes: `(states, pairs, labels) -> (states, terms)`.
+
+    From the first to the last of `information_steps` the information terms join the loss, on
+    `information_batch` pairs that are drawn anew for each step. The lanes are at the same step.
+    """
+
+    def step_with(used: UsedTerms) -> Callable[..., tuple[TrainState, Terms]]:
+        def step(state: TrainState, pairs: Array, labels: Array) -> tuple[TrainState, Terms]:
+            def loss(params: Any) -> tuple[Array, Terms]:
+                logits, features, head = forward(params, pairs)
+                ce = jnp.mean(precise_cross_entropy(logits, labels))
+                information = jnp.zeros(()), jnp.zeros(())
+                if any(used):
+                    key = jax.random.fold_in(stream_key(state.seed, state.copy, PAIRS), state.step)
+                    size = min(information_batch, len(labels))
+                    drawn = jax.random.choice(key, len(labels), (size,), False)
+                    information = information_terms(features[drawn], head, labels[drawn], used)
+                terms = with_information(ce, information, state.knobs)
+                return terms.loss, terms
+
+            gradient, terms = jax.grad(loss, has_aux=True)(state.params)
+            return descend(state, gradient, optimizer), terms
+
+        return jax.vmap(step)
+
+    plain = step_with(UsedTerms(False, False))
+    if not any(used):
+        return plain
+    informed, (first, last) = step_with(used), information_steps
+
+    def step(states: TrainState, pairs: Array, labels: Array) -> tuple[TrainState, Terms]:
+        # Outside the `vmap`, where a condition is a branch; inside, both sides would be computed.
+        now = states.step[0]
+        inside = (first <= now) & (now < last)
+        return jax.lax.cond(inside, informed, plain, states, pairs, labels)
+
+    return step
+
+
+def precise_cross_entropy(logits: Array, labels: Array) -> Array:
+    """Cross-entropy `[n]` with a small relative error, however small it is.
+
+    `log(1 + Σ_{j≠y} exp(l_j - l_y))`: unlike `logsumexp(l) - l_y` it does not cancel, so that a loss of
+    1e-9 and its gradient are right in float32, where the usual form gives multiples of 1e-7 or 0.
+    """
+    of_label = jnp.take_along_axis(logits, labels[:, None], axis=1)
+    others = jnp.arange(logits.shape[1])[None, :] != labels[:, None]
+    return jax.nn.softplus(jax.nn.logsumexp(logits - of_label, axis=1, where=others))
+
+
+class TableLoader:
+    """All training pairs of each lane's task, at every step."""
+
+    streamed = False
+
+    def __init__(self, tasks: Sequence[tuple[Lane, Task]], mesh: Mesh):
+        self._tasks, self._mesh = tasks, mesh
+
+    def batches(self, lanes: Sequence[Lane]) -> Batches:
+        """The pairs and labels of these lanes, `[lanes, n, ...]`, the same ones each time."""
+        sources = replicated(self._stacked(lanes), self._mesh)
+        return lambda _, count: (sources, np.zeros((count, 0), np.int32))
+
+    def example(self, lanes: Sequence[Lane]) -> tuple[Any, Any]:
+        """The tables themselves."""
+        return self._stacked(lanes), np.zeros((1, 0), np.int32)
+
+    @staticmethod
+    def take(sources: Any, indices: Any) -> tuple[Array, ...]:
+        """All of them."""
+        del indices
+        return sources
+
+    def _stacked(self, lanes: Sequence[Lane]) -> tuple[Array, Array]:
+        tasks = [task for lane, task in self._tasks if lane in lanes]
+        size = tasks[0].train_size
+        return (
+            jnp.asarray(np.stack([task.pairs[:size] for task in tasks])),
+            jnp.asarray(np.stack([task.labels[:size] for task in tasks])),
+        )

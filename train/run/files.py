@@ -1,0 +1,74 @@
+"""Files in one piece: written beside their place and then moved there; metrics as JSON lines."""
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from train.run.errors import RunError
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A place to write to, which becomes `path`: a crash leaves the old file or the new one."""
+    temporary = path.with_name(f"{path.name}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError:
+        # A full disk: nothing is left that would look like something of the user's.
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file in one piece."""
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
+def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Writes records, one a line, in one piece."""
+    write_text(path, "".join(map(json_line, records)))
+
+
+def json_line(record: Mapping[str, Any]) -> str:
+    """A record as a line of JSON, which has no non-finite numbers: they become null."""
+    plain = {
+        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()
+    }
+    return json.dumps(plain) + "\n"
+
+
+def read_jsonl(path: Path, *, needs: str | None = None) -> list[dict[str, Any]]:
+    """The records of a file; a last line that was cut off is ignored.
+
+    Args:
+        path: of the file.
+        needs: a number that every record has.
+
+    Raises:
+        RunError: it cannot be read, or a line is no record.
+    """
+    try:
+        lines = path.read_text().splitlines(keepends=True)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({error}). Name the --out of a run.") from None
+    return [_record(path, n, line, needs) for n, line in enumerate(lines, 1) if line.endswith("\n")]
+
+
+def _record(path: Path, number: int, line: str, needs: str | None) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+        numbers = [] if needs is None else [record[needs]]
+        if not isinstance(record, dict) or not all(isinstance(n, int) for n in numbers):
+            raise TypeError
+    except (ValueError, KeyError, TypeError):
+        raise RunError(
+            f"{path}, line {number}: this is no record of a run, the file was changed. Remove the "
+            "line to do without it, or start again in another folder (--out)."
+        ) from None
+    return record
