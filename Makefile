@@ -22,8 +22,10 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
+# The numerics again as users run them, with all of the compiler's optimisations.
 test-slow: $(READY)
 	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 -m "numerics and not slow" --optimised
 
 lint: $(READY)
 	$(BIN)/ruff check .
