@@ -2,7 +2,8 @@
 
 import sys
 
-# `python -m train.NAME`: NAME is not imported yet, and a traceback of its imports would help nobody.
+# With `python -m train.NAME` this runs before NAME is imported: a missing package is reported here
+# in one line, where the imports of NAME would end in a traceback.
 if sys.argv[:1] == ["-m"]:
     from train.run.requirements import one_line, require_all
 

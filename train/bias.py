@@ -1,8 +1,8 @@
 """How MIR and HDR of a run depend on the batch size: `python -m train.bias --run FOLDER`.
 
-Features of the trained and of the untrained network are measured in batches of 16 to 2,048 beside
-the whole split; a table, pictures (also of the spectra of the features) and the numbers (JSON) are
-written into the run's folder.
+Measures the features of the trained and of the untrained network in batches of 16 to 2,048 samples
+and of the whole split. Prints a table, and writes pictures (one of them of the spectra of the
+features) and the numbers (JSON) to a folder.
 """
 
 import dataclasses
@@ -31,49 +31,52 @@ _METRICS = ("mir", "hdr")
 
 @dataclasses.dataclass(frozen=True)
 class Bias:
-    """MIR and HDR over batch size, trained and untrained, beside the whole split."""
+    """Measures MIR and HDR over batch size, trained and untrained, and of the whole split."""
 
     run: Path
-    """Folder of a finished run of train.supervised."""
+    """Folder of a finished run of `python -m train.supervised`."""
     split: Literal["train", "test"] = "test"
-    """Which samples."""
+    """The split of the run's data set that is measured."""
     seed: int = 0
-    """Which of the run's seeds, counted from 0."""
+    """Which of the run's seeds is measured, counted from 0."""
     max_batches: int = 64
-    """Batches of each size."""
+    """Largest number of batches of each size."""
     out: Path | None = None
-    """Where to write; `bias-SPLIT` in the run's folder if not given. It must not exist."""
+    """Folder to write to, which must not exist; if not given, `bias-SPLIT` in the run's folder."""
 
 
 class Measured(NamedTuple):
-    """What was measured, in words; and of each network the curves and the features."""
+    """The measurements of the trained and the untrained network."""
 
     about: dict[str, Any]
+    """Data, model, step and split, for titles."""
     curves: dict[str, mirjax.BatchBias]
+    """MIR and HDR over batch size, by the name of the network."""
     features: dict[str, Array]
+    """The features `[n, d]`, by the name of the network."""
 
 
 def measure(bias: Bias) -> Measured:
-    """The trained and the untrained network."""
+    """Measures the trained and the untrained network of one seed."""
     run = read_run(bias.run, Supervised, load_data)
     if not 0 <= bias.seed < run.settings.seeds:
         raise RunError(f"seed must be below {run.settings.seeds}, the seeds of {bias.run}.")
     split = getattr(run.data, bias.split)
     extract = Extractor(run.network, split, batch_size=run.settings.eval_batch)
-    curves, found = {}, {}
+    curves, features_of = {}, {}
     for name, states in (("trained", run.states), ("untrained", run.untrained)):
         state = jax.tree.map(lambda x: x[bias.seed], states)
         features, labels = extract(state)
         head, _ = run.network.head(state.params, state.rest)
         curves[name] = mirjax.batch_bias(features, head, labels, max_batches=bias.max_batches)
-        found[name] = features
+        features_of[name] = features
     about = {"data": source_of(run.data), "model": run.settings.model, "step": run.step}
     about |= {"n": len(split), "split": bias.split, "classes": run.data.num_classes}
-    return Measured(about, curves, found)
+    return Measured(about, curves, features_of)
 
 
 def as_json(curve: mirjax.BatchBias) -> dict[str, Any]:
-    """MIR and HDR as plain numbers."""
+    """MIR and HDR over batch size as plain numbers."""
     values: dict[str, Any] = {
         "batch_sizes": curve.batch_sizes.tolist(),
         "batches": curve.batches.tolist(),
@@ -86,7 +89,8 @@ def as_json(curve: mirjax.BatchBias) -> dict[str, Any]:
 
 
 def draw(about: dict[str, Any], curves: dict[str, mirjax.BatchBias], path: Path) -> None:
-    """MIR and HDR over batch size, with the whole split as a line."""
+    """Draws MIR and HDR over batch size, with the whole split as a line."""
+    # Here, so that the command does not wait for Matplotlib before it reports an error.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -102,7 +106,7 @@ def draw(about: dict[str, Any], curves: dict[str, mirjax.BatchBias], path: Path)
 
 
 def draw_spectra(about: dict[str, Any], features: dict[str, Array], path: Path) -> None:
-    """The spectra whose entropies are H(K1)."""
+    """Draws the spectra of the features, whose entropies are H(K1)."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -116,21 +120,23 @@ def draw_spectra(about: dict[str, Any], features: dict[str, Array], path: Path) 
 
 
 def _title(about: dict[str, Any]) -> str:
-    return f"{about['data']}, {about['model']}, step {about['step']}, {about['split']} set: n = {about['n']}"
+    of_network = f"{about['data']}, {about['model']}, step {about['step']}"
+    return f"{of_network}, {about['split']} set: n = {about['n']}"
 
 
 def main() -> None:
-    """Command line."""
+    """Runs the command."""
     bias = tyro.cli(Bias, description=__doc__, prog="python -m train.bias")
     out = bias.out or bias.run / f"bias-{bias.split}"
     with exit_on_user_error():
+        # Asked first: nothing is measured for a folder that cannot be written.
         new_place(out)
         enable_cache()
         write(measure(bias), out)
 
 
 def write(measured: Measured, out: Path) -> None:
-    """Writes numbers and pictures to a new folder, and prints the numbers."""
+    """Writes the numbers and pictures to a new folder, and prints the numbers."""
     about, curves, features = measured
     out.mkdir(parents=True)
     values = {name: as_json(curve) for name, curve in curves.items()}

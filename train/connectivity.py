@@ -1,7 +1,7 @@
 """Linear mode connectivity of two copies of one initialisation: `python -m train.connectivity`.
 
-Presets: `small` (the default: a small convolutional network on CIFAR-10, about 20 minutes on 2 cores),
-`smoke` (digits, seconds), `paper` (WideResNet-28-2 on CIFAR-10; needs an accelerator).
+Presets: `small` (the default: a small convolutional network on CIFAR-10, about 20 minutes on 2
+cores), `smoke` (digits, seconds), `paper` (WideResNet-28-2 on CIFAR-10; needs an accelerator).
 """
 
 import dataclasses
@@ -35,27 +35,30 @@ from train.supervised import SupervisedTraining, fit, load_data
 
 @dataclasses.dataclass(frozen=True)
 class Connectivity(LabelSmoothing, InformationWeights, SupervisedTraining):
-    """Accuracy, loss, MIR and HDR on the straight line between two trained copies of a network."""
+    """Measures accuracy, loss, MIR and HDR on the line between two trained copies of a network."""
 
     refused: ClassVar[dict[str, str]] = {
         "learning_rate": "learning rates are what this experiment sweeps: give --learning-rates."
     }
 
     learning_rates: tuple[float, ...] = (3e-2, 3e-3, 3e-4)
-    """Peak learning rates of SGD, decayed to 0 by a cosine. Each is trained with every seed, in two
-    copies or more."""
+    """Peak learning rates of SGD, decayed to 0 by a cosine. Every one is trained with every seed,
+    in two copies or more."""
     branch_steps: tuple[int, ...] = (0,)
-    """Steps after which the second copy has its own order of the data and its own augmentation; there
-    is one second copy for each."""
+    """Steps at which a second copy departs from the first: from there on it has another order of
+    the data and other augmentation. One second copy is trained for every step given."""
     points: int = 21
     """Number of points on each path, both ends included."""
     path_samples: int | None = None
-    """Number of test samples on which each point is measured, a class-balanced part; all if not given."""
+    """Number of test samples on which each point is measured, a class-balanced subset; if not
+    given, all of them."""
     statistics_batches: int = 20
-    """Number of training batches (of `eval_batch` samples) from which batch statistics are recomputed."""
+    """Number of training batches (of `eval_batch` samples) from which the statistics of batch norm
+    are recomputed."""
 
     def __post_init__(self):
         super().__post_init__()
+        # An odd number, so that one of the points is the middle.
         if self.points < 5 or self.points % 2 == 0:
             raise ValueError(f"points must be odd and at least 5, got {self.points}.")
         if self.statistics_batches < 1 or (self.path_samples or 1) < 1:
@@ -100,12 +103,13 @@ PRESETS = {
 
 
 def run(settings: Connectivity, *, quiet: bool = False) -> Summary:
-    """Trains the copies, and measures networks on the lines between them."""
+    """Trains the copies, and measures the networks on the lines between them."""
     data = load_data(settings)
     measured = data.test
     if settings.path_samples is not None:
         measured = balanced_part(measured, settings.path_samples, name="path_samples")
     folder = claim_folder(settings, about(data))
+    # The training is a run in a folder below, so that it resumes from its last checkpoint.
     training = dataclasses.replace(settings, out=folder / "training")
     result = fit(training, data, copies(settings), quiet=quiet)
     records = list(path_records(settings, data, measured, result))
@@ -114,7 +118,7 @@ def run(settings: Connectivity, *, quiet: bool = False) -> Summary:
 
 
 def copies(settings: Connectivity) -> list[Lane]:
-    """For each learning rate and seed: copy 0, and a copy for each step of branching off."""
+    """The lanes: for each learning rate and seed copy 0, and one more copy for each branch step."""
     lanes = []
     for lane in lanes_of(settings, learning_rate=settings.learning_rates):
         lanes.append(dataclasses.replace(lane, tags={**lane.tags, "copy": 0}))
@@ -127,9 +131,9 @@ def copies(settings: Connectivity) -> list[Lane]:
 def path_records(
     settings: Connectivity, data: ImageData, measured: Split | RecordSplit, result: Result
 ) -> Iterator[Record]:
-    """The metrics on a split at every point between copy 0 and each other copy."""
+    """Metrics on the split `measured` of every point on the line from copy 0 to each other copy."""
     network = Network.of(settings, data)
-    # All points under one vmap, but one after the other where batched convolutions are slow.
+    # All points under one `vmap`, but one after the other where batched convolutions are slow.
     size = 1 if is_slow(settings.model) else settings.points
     evaluate = Evaluator(network, measured, data.num_classes, settings, networks=size)
     recompute = Statistics(
@@ -148,6 +152,7 @@ def path_records(
             continue
         first = take_lane(result.states, places[lane.seed, lane.knobs.learning_rate, 0])
         path = interpolate(first, take_lane(result.states, place), points)
+        # Interpolated statistics are not those of the interpolated weights: measure with both.
         normed = bool(jax.tree.leaves(path.rest))
         for kind in (INTERPOLATED, RECOMPUTED) if normed else (NO_STATISTICS,):
             for start in range(0, settings.points, size):
@@ -155,34 +160,36 @@ def path_records(
                 if kind == RECOMPUTED:
                     part = recompute(part)
                 for point, values in zip(points[start : start + size], evaluate(part), strict=True):
-                    place_on: dict[str, Any] = {"statistics": kind, "point": point}
-                    yield {"seed": lane.seed, **lane.tags, **place_on, **values}
+                    where: Record = {"statistics": kind, "point": point}
+                    yield {"seed": lane.seed, **lane.tags, **where, **values}
 
 
 def interpolate(first: TrainState, second: TrainState, points: Sequence[float]) -> TrainState:
-    """The networks `(1 - ω) first + ω second`, stacked; weights and batch statistics alike.
+    """The networks `(1 - ω) first + ω second`, stacked, in both weights and batch statistics.
 
-    At ω = 0 and 1 they are the two networks, bit for bit.
+    At ω = 0 and ω = 1 they are the two networks, bit for bit.
     """
     along = jnp.asarray(points)
 
     def line(a: Array, b: Array) -> Array:
         w = along.reshape(-1, *[1] * a.ndim).astype(a.dtype)
+        # Selected at the ends, where the sum could still change the sign of a zero.
         return jnp.where(w == 0, a, jnp.where(w == 1, b, (1 - w) * a + w * b))
 
     params, rest = (
         jax.tree.map(line, getattr(first, k), getattr(second, k)) for k in ("params", "rest")
     )
+    # What no evaluation reads is left out; the rest is the same at every point.
     bare = first._replace(params=None, rest=None, opt_state=None, masks=None)
     repeated = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(points), *jnp.shape(x))), bare)
     return repeated._replace(params=params, rest=rest)
 
 
 class Statistics:
-    """Gives networks the batch statistics that their own weights have: means over training batches.
+    """Recomputes the statistics of batch norm for given weights, as means over training batches.
 
-    Each batch norm's statistics are those of whole batches passing through the layers before it as in
-    training, averaged over `batches` of `batch_size` samples (seed 0, no augmentation).
+    Whole batches pass through the network as in training, and the statistics of every batch norm
+    are averaged over `batches` batches of `batch_size` samples (seed 0, no augmentation).
     """
 
     def __init__(
@@ -194,7 +201,8 @@ class Statistics:
         batch_size: int,
         batches: int,
     ):
-        # Training moves the statistics r to m r + (1 - m) batch: from r = 0 that is (1 - m) batch.
+        # Training moves the statistics r to m r + (1 - m) batch. From r = 0 that is (1 - m) batch,
+        # which is divided by 1 - m below.
         share = 1 - momentum
         size = min(batch_size, len(split))
         drawn = itertools.islice(stream(split, batch_size=size, seed=0), batches)
@@ -215,13 +223,15 @@ class Statistics:
 
 
 def barrier(points: Sequence[float], losses: Sequence[float]) -> float:
-    """The largest height of the loss above the straight line between its ends (at least 0)."""
+    """The largest height of the loss above the straight line between its ends; at least 0."""
     places, heights = np.asarray(points, float), np.asarray(losses, float)
     line = np.interp(places, places[[0, -1]], heights[[0, -1]])
     return float(np.max(heights - line))
 
 
+# Where the statistics of batch norm on a path come from.
 INTERPOLATED, RECOMPUTED, NO_STATISTICS = "interpolated", "recomputed", "no batch norm"
+# Columns of the picture, and the metrics that they show.
 METRICS = {
     "accuracy": "accuracy",
     "cross-entropy": "loss",
@@ -235,7 +245,7 @@ METRICS = {
 def summarize(
     settings: Connectivity, source: str, num_classes: int, records: Sequence[Record]
 ) -> Summary:
-    """The summary of path records, and its picture."""
+    """Draws the picture, and sums up the records of all paths in a table and claims."""
     n = int(records[0]["n"])
     title = (
         f"Mode connectivity: {source}, {settings.model}, {settings.steps:,} steps, "
@@ -258,12 +268,16 @@ def summarize(
 
 
 def _statistics(records: Sequence[Record]) -> list[str]:
+    """The kinds of batch statistics that were measured, in their order."""
     return list(dict.fromkeys(record["statistics"] for record in records))
 
 
 def panels(settings: Connectivity, records: Sequence[Record]) -> list[Panel]:
-    """A row a learning rate, a column a metric; colours for branching, styles for statistics."""
-    found = []
+    """A row for each learning rate and a column for each metric.
+
+    The colour of a line says when the copies part, its style where the batch statistics come from.
+    """
+    drawn = []
     for rate in settings.learning_rates:
         for title, metric in METRICS.items():
             lines = [
@@ -280,27 +294,27 @@ def panels(settings: Connectivity, records: Sequence[Record]) -> list[Panel]:
                 for number, step in enumerate(settings.branch_steps)
                 for kind in _statistics(records)
             ]
-            # No line for collapse: it would squeeze a path that is far from it. Barriers are of accuracy
-            # and loss: there the chords show them.
+            # No lines for the values at collapse, which are far away and would flatten the paths. A
+            # barrier is a height above the chord, and is one of accuracy or loss.
             chords = metric in ("accuracy", "loss")
-            found.append(Panel(f"{title}, learning rate {rate:g}", "ω", lines, chords=chords))
-    return found
+            drawn.append(Panel(f"{title}, learning rate {rate:g}", "ω", lines, chords=chords))
+    return drawn
 
 
 _INFORMATION = ("mir", "mir_batch", "hdr", "hdr_batch")
 
 
 def paths(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """One record a path: the barrier, and what lies at the ends and in the middle."""
+    """One record for each path: its barrier, and the metrics at the ends and in the middle."""
     groups: dict[tuple, list[Record]] = {}
     for record in records:
         key = tuple(record[k] for k in ("learning_rate", "branch_step", "statistics", "seed"))
         groups.setdefault(key, []).append(record)
-    found = []
+    summaries = []
     for (rate, step, kind, seed), path in groups.items():
         middle = path[len(path) // 2]
         ends = [path[0], path[-1]]
-        found.append(
+        summaries.append(
             {
                 "learning_rate": rate,
                 "branch_step": step,
@@ -311,6 +325,7 @@ def paths(records: Sequence[Record]) -> list[dict[str, Any]]:
                 "lower_end_accuracy": min(r["accuracy"] for r in ends),
                 "middle_accuracy": middle["accuracy"],
                 "middle": middle["point"],
+                # ω from 0.4 to 0.6, both included in spite of rounding.
                 "best_between": max(
                     r["accuracy"] for r in path if abs(r["point"] - 0.5) < 0.1 + 1e-9
                 ),
@@ -322,11 +337,11 @@ def paths(records: Sequence[Record]) -> list[dict[str, Any]]:
                 "lower_end_hdr": min(r["hdr_batch"] for r in ends),
             }
         )
-    return found
+    return summaries
 
 
 def table(settings: Connectivity, records: Sequence[Record], note: str) -> Table:
-    """Barriers and middles."""
+    """Barriers, and metrics at the ends and in the middle: a row for each kind of path."""
     columns = {
         "loss barrier": "barrier",
         "accuracy, ends": "end_accuracy",
@@ -340,22 +355,23 @@ def table(settings: Connectivity, records: Sequence[Record], note: str) -> Table
         "HDR b, ends": "end_hdr_batch",
         "HDR b, middle": "middle_hdr_batch",
     }
-    rows, each = [], paths(records)
+    rows, all_paths = [], paths(records)
     for rate in settings.learning_rates:
         for step in settings.branch_steps:
             for kind in _statistics(records):
-                own = select(each, learning_rate=rate, branch_step=step, statistics=kind)
-                cells = [cell(own, metric) for metric in columns.values()]
+                of_seeds = select(all_paths, learning_rate=rate, branch_step=step, statistics=kind)
+                cells = [cell(of_seeds, metric) for metric in columns.values()]
                 rows.append((f"{rate:g}", f"{step:,}", kind, *cells))
-    middle = each[0]["middle"]
+    middle = all_paths[0]["middle"]
     return Table(
-        f"Paths between copies: {note}; middle: ω = {middle:g}; barrier in nats above the line between "
-        f"the ends; b: mean over batches of {settings.metric_batch}",
+        f"Paths between copies: {note}; middle: ω = {middle:g}; barrier in nats above the line "
+        f"between the ends; b: mean over batches of {settings.metric_batch}",
         ("learning rate", "apart from step", "batch statistics", *columns),
         tuple(rows),
     )
 
 
+# What the accuracy on a path comes to, and what the paper reports for each learning rate.
 CHANCE, CONNECTED, BETWEEN = "chance for ω in 0.4 to 0.6", "connected", "between"
 _PUBLISHED = {
     "cifar10": {3e-2: CHANCE, 3e-3: BETWEEN, 3e-4: CONNECTED},
@@ -364,16 +380,17 @@ _PUBLISHED = {
 
 
 def claims(settings: Connectivity, num_classes: int, records: Sequence[Record]) -> list[Claim]:
-    """The paper's statements on this data set, of copies that part at the start; batches as published."""
+    """The paper's statements about this data set, with MIR and HDR in batches as published."""
+    # Recomputed statistics, if there are any, and copies that part at the start, as published.
     kind = _statistics(records)[-1]
-    each = select(paths(records), statistics=kind, branch_step=0)
-    if not each:
+    apart = select(paths(records), statistics=kind, branch_step=0)
+    if not apart:
         return []
     published = _PUBLISHED.get(settings.dataset, {})
-    found, states = [], {}
+    statements, states = [], {}
     for rate in settings.learning_rates:
-        own = select(each, learning_rate=rate)
-        states[rate] = state = _state(own, num_classes)
+        of_seeds = select(apart, learning_rate=rate)
+        states[rate] = state = _state(of_seeds, num_classes)
         wanted = published.get(rate)
         if state is None:
             verdict = "not decided: an end is below three times chance"
@@ -381,29 +398,34 @@ def claims(settings: Connectivity, num_classes: int, records: Sequence[Record]) 
             verdict = f"not published for this data set; here: {state}"
         else:
             verdict = f"{'agrees' if state == wanted else 'disagrees'}: {state}"
-        found.append(
+        statements.append(
             Claim(
                 f"accuracy on the path, learning rate {rate:g}",
                 f"{wanted} ({settings.dataset})" if wanted else "-",
-                f"middle {cell(own, 'middle_accuracy')}, lower end {cell(own, 'lower_end_accuracy')}, barrier "
-                f"{cell(own, 'barrier')} ({kind})",
-                f"{verdict} (chance: no point there above 1.5 / C; connected: no point more than 2 points below "
-                "the lower end)",
+                f"middle {cell(of_seeds, 'middle_accuracy')}, "
+                f"lower end {cell(of_seeds, 'lower_end_accuracy')}, "
+                f"barrier {cell(of_seeds, 'barrier')} ({kind})",
+                f"{verdict} (chance: no point there above 1.5 / C; connected: no point more than "
+                "2 points below the lower end)",
             )
         )
+    # The course of MIR and HDR was published for paths through chance, at this learning rate.
     rate = 3e-2
     if rate in states and CHANCE in published.values():
-        own = select(each, learning_rate=rate)
-        found.append(_hump(own, states[rate]))
-        found.append(_dips(own, states[rate]))
-    return found
+        of_seeds = select(apart, learning_rate=rate)
+        statements.append(_hump(of_seeds, states[rate]))
+        statements.append(_dips(of_seeds, states[rate]))
+    return statements
 
 
-def _state(own: Sequence[Record], num_classes: int) -> str | None:
-    """Of the means over seeds; None where the ends have learned too little to tell."""
+def _state(of_seeds: Sequence[Record], num_classes: int) -> str | None:
+    """What the accuracy on the paths comes to, by its means over seeds.
+
+    None where the ends have learned too little to tell.
+    """
 
     def mean(name: str) -> float:
-        return sum(r[name] for r in own) / len(own)
+        return sum(r[name] for r in of_seeds) / len(of_seeds)
 
     if mean("lower_end_accuracy") < 3 / num_classes:
         return None
@@ -413,33 +435,36 @@ def _state(own: Sequence[Record], num_classes: int) -> str | None:
 
 
 def _reading(state: str | None, holds: Sequence[bool]) -> str:
+    """The reading of a statement about paths through chance, by the seeds in which it holds."""
     if state != CHANCE:
         return "not decided: the published course is that of paths through chance"
     word = "agrees" if all(holds) else "not decided" if any(holds) else "disagrees"
     return f"{word}: in {sum(holds)} of {len(holds)} seeds"
 
 
-def _hump(own: Sequence[Record], state: str | None) -> Claim:
+def _hump(of_seeds: Sequence[Record], state: str | None) -> Claim:
     return Claim(
         "MIR (batches) has a hump in the middle, learning rate 0.03",
         "a hump where accuracy is at chance (cifar10)",
-        f"middle {cell(own, 'middle_mir_batch')}, ends {cell(own, 'end_mir_batch')}; whole set: middle "
-        f"{cell(own, 'middle_mir')}, ends {cell(own, 'end_mir')}",
-        _reading(state, [r["middle_mir_batch"] > r["end_mir_batch"] for r in own]),
+        f"middle {cell(of_seeds, 'middle_mir_batch')}, ends {cell(of_seeds, 'end_mir_batch')}; "
+        f"whole set: middle {cell(of_seeds, 'middle_mir')}, ends {cell(of_seeds, 'end_mir')}",
+        _reading(state, [r["middle_mir_batch"] > r["end_mir_batch"] for r in of_seeds]),
     )
 
 
-def _dips(own: Sequence[Record], state: str | None) -> Claim:
+def _dips(of_seeds: Sequence[Record], state: str | None) -> Claim:
     def dips(r: Record) -> bool:
+        # Near an end, but not at it: the lowest point of a path without a dip is an end.
         near = 0.02 <= r["least_hdr_at"] <= 0.25 or 0.75 <= r["least_hdr_at"] <= 0.98
         return near and r["least_hdr"] < r["lower_end_hdr"]
 
-    places = ", ".join(f"{r['least_hdr_at']:.2f}" for r in own)
+    places = ", ".join(f"{r['least_hdr_at']:.2f}" for r in of_seeds)
     return Claim(
         "HDR (batches) dips near the ends, learning rate 0.03",
         "dips near ω 0.1 and 0.93 (cifar10)",
-        f"least {cell(own, 'least_hdr')} at ω {places}; lower end {cell(own, 'lower_end_hdr')}",
-        _reading(state, [dips(r) for r in own]),
+        f"least {cell(of_seeds, 'least_hdr')} at ω {places}; "
+        f"lower end {cell(of_seeds, 'lower_end_hdr')}",
+        _reading(state, [dips(r) for r in of_seeds]),
     )
 
 

@@ -1,7 +1,7 @@
-"""The demonstration: digits with and without each loss, over seeds: `make demo`.
+"""Demonstration on digits, with and without the information losses, over seeds: `make demo`.
 
-Trains the same network four times on the 1,797 digits that scikit-learn ships (1,437 to train, 360 to
-test), prints mean and spread of accuracy, MIR, HDR and neural collapse, and draws the curves.
+Trains the same network with four losses on the 1,797 digits of scikit-learn (1,437 to train and 360
+to test), prints mean and spread of accuracy, MIR, HDR and neural collapse, and draws the curves.
 """
 
 import dataclasses
@@ -19,33 +19,35 @@ from train.run.command import enable_cache
 from train.run.errors import exit_on_user_error
 from train.supervised import Supervised, run
 
+# The columns of `table.md`. The table that is printed has a row for every metric.
 SHOWN = ("accuracy", "MIR", "MIR - collapse", "HDR", "class-mean MIR", "NC1")
 
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """Trains on digits with cross-entropy alone, + MI, + ED, and both."""
+    """Trains on digits with cross-entropy alone, with the MI term, the ED term, and both."""
 
     steps: int = 1000
-    """Optimizer steps of each run."""
+    """Number of optimizer steps of each run."""
     seeds: int = 5
-    """Seeds, trained at once."""
+    """Number of seeds. They are trained side by side."""
     mi_weight: float = 0.3
-    """Weight of the mutual information where it is on."""
+    """Weight of the mutual information in the runs with the MI term."""
     ed_weight: float = 0.3
-    """Weight of the entropy difference where it is on."""
+    """Weight of the entropy difference in the runs with the ED term."""
     out: Path | None = None
-    """Folder for the runs; a new one under runs/ if not given."""
+    """Folder for the four runs, the pictures and the table; if not given, a new one in runs/."""
     wandb: str | None = None
-    """Project of Weights & Biases to log to as well; needs `pip install wandb`."""
+    """Project of Weights & Biases to log to as well; this needs `pip install wandb`."""
 
 
 def main() -> None:
-    """Command line."""
+    """Runs the command."""
     demo = tyro.cli(Demo, description=__doc__, prog="python -m train.demo")
     enable_cache()
     started = time.time()
     out = demo.out or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
+    # Four runs of the supervised command, each in a folder below `out`.
     weights = {
         "cross-entropy": (0.0, 0.0),
         "+ MI": (demo.mi_weight, 0.0),

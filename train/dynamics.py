@@ -1,8 +1,8 @@
 """Training dynamics of MIR, HDR and neural collapse, with controls: `python -m train.dynamics`.
 
 Presets: `small` (the default: WideResNet-10-1 on 5,000 images of CIFAR-10, about 20 minutes on 2
-cores), `smoke` (digits, seconds), `paper` and `paper-cifar100` (WideResNet-28-2 on CIFAR-10, 28-8 on
-CIFAR-100, as published; need an accelerator).
+cores), `smoke` (digits, seconds), `paper` and `paper-cifar100` (WideResNet-28-2 on CIFAR-10 and
+WideResNet-28-8 on CIFAR-100, as published; both need an accelerator).
 """
 
 import dataclasses
@@ -28,12 +28,12 @@ TRUE, RANDOM = "true labels", "random labels"
 
 @dataclasses.dataclass(frozen=True)
 class Dynamics(Supervised):
-    """Accuracy, MIR, HDR, entropies and NC1 to NC4 over training, in batches and of whole sets."""
+    """Follows accuracy, MIR, HDR, entropies and NC1 to NC4 over the training of a classifier."""
 
     eval_layers: bool = True
-    """Whether each evaluation measures every layer too, on the test split."""
+    """Whether each evaluation also measures every layer, on the test split."""
     random_labels: bool = True
-    """Whether the control is trained too: the same images with shuffled labels."""
+    """Whether to train a control too: the same images with shuffled labels."""
 
 
 _PAPER = Dynamics(
@@ -85,14 +85,17 @@ LAYER_COLUMNS = {
 
 
 def run(settings: Dynamics, *, quiet: bool = False) -> Summary:
-    """Trains on the labels and on shuffled ones, and sums up."""
+    """Trains on the true labels and on shuffled ones, and compares the two."""
     data = load_data(settings)
-    kinds = {TRUE: data} | ({RANDOM: with_random_labels(data)} if settings.random_labels else {})
+    trained_on = {TRUE: data}
+    if settings.random_labels:
+        trained_on[RANDOM] = with_random_labels(data)
     folder = claim_folder(settings, about(data))
     results: dict[str, Result] = {}
-    for kind, own in kinds.items():
-        inner = dataclasses.replace(settings, out=folder / kind.replace(" ", "-"))
-        results[kind] = fit(inner, own, quiet=quiet)
+    for kind, data_of_kind in trained_on.items():
+        # Every kind is a run in a folder below, so that it resumes from its last checkpoint.
+        single = dataclasses.replace(settings, out=folder / kind.replace(" ", "-"))
+        results[kind] = fit(single, data_of_kind, quiet=quiet)
     records = {kind: result.records for kind, result in results.items()}
     return summarize(settings, results[TRUE].data, data.num_classes, records).write()
 
@@ -100,7 +103,7 @@ def run(settings: Dynamics, *, quiet: bool = False) -> Summary:
 def summarize(
     settings: Dynamics, source: str, num_classes: int, records: Mapping[str, Sequence[Record]]
 ) -> Summary:
-    """The summary of the metric records of each kind of labels, and its pictures."""
+    """Draws the pictures, and sums up the records of each kind of labels in tables and claims."""
     folder = settings.out
     last = final_records(records[TRUE])[0]
     sizes = f"test n = {int(last['test_n']):,}"
@@ -114,6 +117,7 @@ def summarize(
     draw(panels(records, forms), folder / "dynamics.png", title=f"{title}\n{note}")
     tables = [table(records, note)]
     names = layers(records[TRUE])
+    # Layers are measured only where the settings ask for it.
     if names:
         draw(
             layer_panels(records, names),
@@ -123,53 +127,52 @@ def summarize(
         )
         pictures["layers.png"] = "MIR, HDR, effective rank and NC1 of every layer"
         tables.append(layer_table(records, names, int(last["layer_n"])))
-    found = claims(records[TRUE])
-    return Summary(folder, title, tuple(tables), pictures, found)
+    return Summary(folder, title, tuple(tables), pictures, claims(records[TRUE]))
 
 
 def table(records: Mapping[str, Sequence[Record]], note: str) -> Table:
-    """A row for each split of the untrained and of the trained networks."""
+    """A row for each split and stage: the untrained network, and the trained ones."""
     groups = {}
     for split in ("test", "train"):
-        own = {"untrained": [r for r in records[TRUE] if r["step"] == 0]}
-        own |= {kind: final_records(found) for kind, found in records.items()}
-        for kind, found in own.items():
-            if f"{split}_accuracy" in found[0]:
+        for stage, rows in _stages(records).items():
+            # The training split is not always measured.
+            if f"{split}_accuracy" in rows[0]:
                 prefix = f"{split}_"
-                groups[f"{kind}, {split} set"] = [
+                groups[f"{stage}, {split} set"] = [
                     {k.removeprefix(prefix): v for k, v in r.items() if k.startswith(prefix)}
-                    for r in found
+                    for r in rows
                 ]
     return table_of(groups, COLUMNS, title=f"First and last step: {note}", first="network, data")
 
 
 def layers(records: Sequence[Record]) -> list[str]:
-    """The names of the layers that were measured, first to last."""
+    """The names of the layers that were measured, from the first to the last."""
     prefix, suffix = "layer_", "_effective_rank"
     return [k[len(prefix) : -len(suffix)] for k in records[0] if k.endswith(suffix)]
 
 
 def _stages(records: Mapping[str, Sequence[Record]]) -> dict[str, list[Record]]:
+    # The untrained network is the same for both kinds of labels.
     stages = {"untrained": [r for r in records[TRUE] if r["step"] == 0]}
-    return stages | {kind: final_records(found) for kind, found in records.items()}
+    return stages | {kind: final_records(of_kind) for kind, of_kind in records.items()}
 
 
 def layer_table(records: Mapping[str, Sequence[Record]], names: list[str], n: int) -> Table:
-    """A row for each layer and network."""
+    """A row for each layer and stage."""
     groups = {
         f"{name}, {stage}": [
-            {k.removeprefix(f"layer_{name}_"): v for k, v in r.items()} for r in found
+            {k.removeprefix(f"layer_{name}_"): v for k, v in r.items()} for r in rows
         ]
         for name in names
-        for stage, found in _stages(records).items()
+        for stage, rows in _stages(records).items()
     }
     title = f"Layers against the head: test set, n = {n:,}; mean ± standard deviation"
     return table_of(groups, LAYER_COLUMNS, title=title, first="layer, network")
 
 
 def layer_panels(records: Mapping[str, Sequence[Record]], names: list[str]) -> list[Panel]:
-    """Metrics over depth."""
-    found = []
+    """Four panels with the depth of the layer as the horizontal axis."""
+    drawn = []
     for title, metric in (
         ("MIR (whole set)", "mir"),
         ("HDR (whole set)", "hdr"),
@@ -177,17 +180,18 @@ def layer_panels(records: Mapping[str, Sequence[Record]], names: list[str]) -> l
         ("NC1", "nc1"),
     ):
         lines = []
-        for number, (stage, own) in enumerate(_stages(records).items()):
-            each = [curves(own, f"layer_{name}_{metric}") for name in names]
-            mean, spread = ([part[k][0] for part in each] for k in (1, 2))
+        for number, (stage, rows) in enumerate(_stages(records).items()):
+            # A stage is a single step, so that the curve of a layer is a single point.
+            points = [curves(rows, f"layer_{name}_{metric}") for name in names]
+            mean, spread = ([point[k][0] for point in points] for k in (1, 2))
             lines.append(Line(stage, names, mean, spread, colour=f"C{number}", marker="o"))
         scale = "log" if metric in ("effective_rank", "nc1") else "linear"
-        found.append(Panel(title, "layer", lines, yscale=scale))
-    return found
+        drawn.append(Panel(title, "layer", lines, yscale=scale))
+    return drawn
 
 
 def panels(records: Mapping[str, Sequence[Record]], forms: Mapping[str, float]) -> list[Panel]:
-    """Nine panels over the steps; random labels are dashed."""
+    """Nine panels with the step as the horizontal axis; lines of random labels are dashed."""
     shown: dict[str, dict[str, str]] = {
         "accuracy": {"test": "test_accuracy", "train": "train_accuracy"},
         "MIR": {
@@ -215,28 +219,29 @@ def panels(records: Mapping[str, Sequence[Record]], forms: Mapping[str, float]) 
         "NC3": {"train": "train_nc3"},
         "NC4": {"test": "test_nc4", "train": "train_nc4"},
     }
-    found = []
+    drawn = []
     for title, metrics in shown.items():
         lines = []
-        for kind, own in records.items():
+        for kind, of_kind in records.items():
             for number, (name, metric) in enumerate(metrics.items()):
-                line = curves(own, metric)
-                if not line[0]:
+                steps, means, spreads = curves(of_kind, metric)
+                # Without an evaluation of the training split there is nothing to draw.
+                if not steps:
                     continue
                 label = f"{name}, {kind}" if kind == RANDOM else name
                 style = "--" if kind == RANDOM else "-"
-                lines.append(Line(label, *line, colour=f"C{number}", style=style))
+                lines.append(Line(label, steps, means, spreads, colour=f"C{number}", style=style))
         if lines:
             scale = "log" if title.startswith(("NC1", "NC2", "NC3")) else "linear"
             marks = levels(forms, list(metrics.values()))
-            found.append(Panel(title, "step", lines, marks, yscale=scale))
-    return found
+            drawn.append(Panel(title, "step", lines, marks, yscale=scale))
+    return drawn
 
 
 def claims(records: Sequence[Record]) -> tuple[Claim, ...]:
-    """MIR rises with accuracy, HDR falls; in batches as published, and of the whole set."""
+    """That MIR rises with accuracy and HDR falls, in batches as published and of the whole set."""
     first, last = [r for r in records if r["step"] == 0], final_records(records)
-    found = []
+    readings = []
     for name, metric, direction, published in (
         ("MIR (batches) rises with test accuracy", "test_mir_batch", 1, "CIFAR-10: to about 0.55"),
         ("MIR of the whole test set rises with test accuracy", "test_mir", 1, "not reported"),
@@ -251,20 +256,21 @@ def claims(records: Sequence[Record]) -> tuple[Claim, ...]:
         pairs = [(r["test_accuracy"], r[metric]) for r in records if r.get(metric) is not None]
         steps = {r["step"] for r in records}
         verdict, rank = "not decided", 0.0
+        # Over fewer steps even a perfect rank correlation may be chance.
         if len(steps) >= 5:
             rank = float(stats.spearmanr(*zip(*pairs, strict=True)).statistic)
             if abs(rank) > 0.8:
                 verdict = "agrees" if direction * rank > 0 else "disagrees"
-        found.append(
+        readings.append(
             Claim(
                 name,
                 published,
                 f"{cell(first, metric)} untrained, {cell(last, metric)} at the end",
-                f"{verdict}: rank correlation with accuracy {rank:+.2f} over {len(pairs)} evaluations at "
-                f"{len(steps)} steps (decided beyond ±0.8, from five steps on)",
+                f"{verdict}: rank correlation with accuracy {rank:+.2f} over {len(pairs)} "
+                f"evaluations at {len(steps)} steps (decided beyond ±0.8, from five steps on)",
             )
         )
-    return tuple(found)
+    return tuple(readings)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Algorithms beside each other, with and without the information terms, on few labels:
+"""Semi-supervised algorithms compared on few labels, with and without the information terms:
 `python -m train.few_labels`.
 
-Presets: `small` (the default: a small convolutional network on CIFAR-10 with 40 and 250 labels, about half
-an hour on 2 cores), `fashion` (the same on Fashion-MNIST), `smoke` (digits, seconds), `paper`
-(WideResNet-28-2 on CIFAR-10; needs an accelerator).
+Presets: `small` (the default: a small convolutional network on CIFAR-10 with 40 and 250 labels,
+about half an hour on 2 cores), `fashion` (the same on Fashion-MNIST), `smoke` (digits, seconds),
+`paper` (WideResNet-28-2 on CIFAR-10; needs an accelerator).
 """
 
 import dataclasses
@@ -25,11 +25,12 @@ from train.ssl.pool import pool_of
 from train.ssl.settings import Comparison, Semisupervised, comparison_of, lanes_with_terms
 
 Runs = Mapping[str, Sequence[Record]]
+"""Records by the name of what was trained."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FewLabels(Comparison):
-    """Algorithms on the same labels and seeds, the last of them also with each information term."""
+    """Compares semi-supervised algorithms, the last one also with the MI and with the ED term."""
 
     refused: ClassVar[dict[str, str]] = {
         **Comparison.refused,
@@ -40,27 +41,28 @@ class FewLabels(Comparison):
     }
 
     label_counts: tuple[int, ...] = (40, 250)
-    """Numbers of samples that keep their labels; there is a set of runs for each."""
+    """Numbers of samples that keep their labels. All algorithms are trained with every number."""
     algorithms: tuple[str, ...] = ("supervised", "fixmatch", "freematch")
-    """The algorithms to compare. The terms are added to the last one."""
+    """Algorithms to compare. The last one is also trained with the information terms."""
 
     def __post_init__(self):
         super().__post_init__()
         self.distinct("label_counts")
         self.known("algorithms", ALGORITHMS)
+        # An option has to mean something to one of the algorithms, not to all of them.
         for option in OPTIONS:
             if getattr(self, option) is not None and not any(
                 _has(name, option) for name in self.algorithms
             ):
                 raise ValueError(f"none of {', '.join(self.algorithms)} has a {option}.")
-        # The settings of every run are valid, or the error comes before anything is trained.
+        # Made only to raise their errors before anything is trained.
         for name in self.algorithms:
             self.of(name, self.label_counts[0])
         self.of(self.algorithms[-1], self.label_counts[0]).fits_terms()
 
     def of(self, algorithm: str, labels: int) -> Semisupervised:
-        """The settings of the runs of one algorithm on so many labels."""
-        # An option of one algorithm is not refused by the others.
+        """The settings of the runs of one algorithm with this number of labels."""
+        # An algorithm refuses options that it does not have: it is given only those that it has.
         options = {name: None for name in OPTIONS if not _has(algorithm, name)}
         changes = {"algorithm": algorithm, "labels": labels, **options}
         return self.single(f"{algorithm}-{labels}", **changes)
@@ -99,8 +101,9 @@ PRESETS = {
 
 
 def run(settings: FewLabels, *, quiet: bool = False) -> Summary:
-    """Trains every algorithm on every number of labels, and compares them."""
+    """Trains every algorithm with every number of labels, and compares them."""
     runs = [(c, name) for c in settings.label_counts for name in settings.algorithms]
+    # The images are loaded once; the pools differ only in which samples keep their labels.
     first = open_pool(settings.of(settings.algorithms[-1], settings.label_counts[0]))
     pools = {c: pool_of(settings, first.data, c) for c in settings.label_counts}
     claim_folder(settings, {"data": first.data.name, "source": first.data.source_note})
@@ -116,26 +119,28 @@ def run(settings: FewLabels, *, quiet: bool = False) -> Summary:
 
 
 def groups_of(settings: FewLabels, records: Sequence[Record], labels: int) -> Runs:
-    """Records of one number of labels, by what was trained."""
-    found: dict[str, list[Record]] = {}
+    """The records of one number of labels, by algorithm and term."""
+    groups: dict[str, list[Record]] = {}
     for name in settings.algorithms:
-        own = select(records, labels=labels, algorithm=name)
-        kinds = sorted({(r["weight"], r["terms"]) for r in own}, key=lambda k: (k[0], k[1] != "MI"))
-        for weight, terms in kinds:
+        trained = select(records, labels=labels, algorithm=name)
+        # Without a term first (its weight is 0), then by weight, MI before ED.
+        kinds = {(r["weight"], r["terms"]) for r in trained}
+        for weight, terms in sorted(kinds, key=lambda kind: (kind[0], kind[1] != "MI")):
             label = f"{name} + {weight:g} {terms}" if terms else name
-            found[label] = select(own, weight=weight, terms=terms)
-    return found
+            groups[label] = select(trained, weight=weight, terms=terms)
+    return groups
 
 
 def summarize(
     settings: FewLabels, source: str, num_classes: int, records: Sequence[Record]
 ) -> Summary:
-    """The summary of all records, and its picture."""
+    """Draws the picture, and sums up the records of all runs in tables and claims."""
     last = final_records(records)
     n = int(last[0]["test_n"])
     title = (
-        f"Few labels: {source}, {settings.model}, {settings.steps:,} steps of {settings.batch_size} labelled and "
-        f"{settings.batch_size * settings.unlabelled_ratio} unlabelled, seeds: {settings.seeds}"
+        f"Few labels: {source}, {settings.model}, {settings.steps:,} steps of "
+        f"{settings.batch_size} labelled and {settings.batch_size * settings.unlabelled_ratio} "
+        f"unlabelled, seeds: {settings.seeds}"
     )
     note = f"test n = {n:,}; moving average of the weights; mean ± standard deviation over seeds"
     tables: list[Table] = []
@@ -148,13 +153,15 @@ def summarize(
         )
         over = f"{base}, {count} labels"
         tables.append(pairs_table(paired(groups, base), settings.seeds, over))
-        # A family of its own: how bad a baseline is says nothing of the terms.
-        own = {name: rows for name, rows in groups.items() if name.startswith(base)}
-        terms = paired(own, base)
+        # The p values of the terms are adjusted among themselves: how far behind another algorithm
+        # is says nothing about the terms.
+        of_base = {name: rows for name, rows in groups.items() if name.startswith(base)}
+        terms = paired(of_base, base)
         claims.append(
             Claim(
                 f"a term improves accuracy with {count} labels",
-                "STL-10 with 40 labels, error %: FreeMatch 15.56; the two terms 16.61 and 14.93; no spreads",
+                "STL-10 with 40 labels, error %: FreeMatch 15.56; the two terms 16.61 and 14.93; "
+                "no spreads",
                 f"points, {settings.seeds} seeds: {gains(terms)}",
                 reading(terms),
             )
@@ -166,7 +173,7 @@ def summarize(
 
 
 def panels(settings: FewLabels, last: Sequence[Record], forms: dict[str, float]) -> list[Panel]:
-    """A panel a metric, what was trained across, a line for the number of labels."""
+    """A panel for each metric, over what was trained, with a line for each number of labels."""
     shown = {
         "accuracy": "test_accuracy",
         "MIR (test set)": "test_mir",
@@ -175,10 +182,11 @@ def panels(settings: FewLabels, last: Sequence[Record], forms: dict[str, float])
         "coverage of pseudo-labels": "step_coverage",
         "pseudo-labels right": "step_pseudo_accuracy",
     }
-    found = []
+    drawn = []
     for title, metric in shown.items():
         lines = []
         for number, count in enumerate(settings.label_counts):
+            # Supervised training, for example, is left out of the panels of pseudo-labels.
             groups = {
                 k: [r for r in rows if r.get(metric) is not None]
                 for k, rows in groups_of(settings, last, count).items()
@@ -191,8 +199,8 @@ def panels(settings: FewLabels, last: Sequence[Record], forms: dict[str, float])
                 look = {"colour": f"C{number}", "style": ":", "marker": "o"}
                 lines.append(Line(f"{count} labels", list(pairs), means, spreads, **look))
         if lines:
-            found.append(Panel(title, "", lines, levels(forms, [metric])))
-    return found
+            drawn.append(Panel(title, "", lines, levels(forms, [metric])))
+    return drawn
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 """Grokking on modular arithmetic, with controls and interventions: `python -m train.grokking`.
 
-Presets: `small` (the default: modulus 23 and width 48, about 15 minutes on 2 cores), `smoke` (for tests),
-`paper` (modulus 113, width 128, as published; hours on a CPU).
+Presets: `small` (the default: modulus 23 and width 48, about 15 minutes on 2 cores), `smoke`
+(modulus 7, for tests), `paper` (modulus 113 and width 128, as published; hours on a CPU).
 """
 
 import dataclasses
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import numpy as np
@@ -31,6 +31,7 @@ from train.run.lanes import Knobs, Lane
 from train.run.loop import open_run
 from train.run.settings import RunSettings
 
+# Kinds of lanes beside the main ones: three controls and two interventions.
 RANDOM, NO_DECAY, EASY, MORE_MI, MORE_ED = (
     "random-labels",
     "no-decay",
@@ -42,16 +43,16 @@ RANDOM, NO_DECAY, EASY, MORE_MI, MORE_ED = (
 
 @dataclasses.dataclass(frozen=True)
 class Grokking(RunSettings):
-    """A one-layer transformer learns a table modulo p from a part of it, by full-batch AdamW."""
+    """Trains a transformer on a part of a table modulo p, and measures when it generalises."""
 
     modulus: int = 23
-    """p; there are p² pairs."""
+    """The modulus p. The table of the operation has p² pairs of numbers."""
     operation: Literal["add", "subtract", "multiply", "squares"] = "add"
-    """The operation to learn, modulo p."""
+    """The operation to learn, modulo p; `squares` is a² + b²."""
     fractions: tuple[float, ...] = (0.6,)
-    """Shares of the pairs to train on. Each is trained with every weight decay and seed."""
+    """Shares of the pairs to train on. Every share is trained with every weight decay and seed."""
     weight_decays: tuple[float, ...] = (1.0,)
-    """Weight decays of AdamW, on all parameters."""
+    """Weight decays of AdamW, which act on all parameters."""
     width: int = 48
     """Width of the residual stream. The MLP is four times as wide."""
     heads: int = 4
@@ -59,26 +60,31 @@ class Grokking(RunSettings):
     learning_rate: float = 1e-3
     """Learning rate of AdamW after ten steps of warm-up. The betas are 0.9 and 0.98."""
     controls: bool = True
-    """Whether to train controls too: random labels, no weight decay, and `large_fraction` of the pairs."""
+    """Whether to train three controls too: with random labels, without weight decay, and on
+    `large_fraction` of the pairs."""
     large_fraction: float = 0.85
-    """Share of the pairs at which the network generalises at once, for the control."""
+    """Share of the pairs that the last of the controls is trained on, with which it generalises at
+    once."""
     interventions: bool = True
-    """Whether to train with the MI term, and with the ED term, in `information_steps` too."""
+    """Whether to train two interventions too: with the MI term and with the ED term, which are in
+    the loss during `information_steps` only."""
     mi_weight: float = 0.1
-    """Weight of the mutual information of features and unembedding rows in these steps, in nats
+    """Weight of the MI term, the mutual information of features and unembedding rows, in nats
     (maximised)."""
     ed_weight: float = 0.1
-    """Weight of the difference of their entropies in these steps, in nats (minimised)."""
+    """Weight of the ED term, the difference of the entropies of features and unembedding rows, in
+    nats (minimised)."""
     information_steps: tuple[int, int] = (200, 2000)
-    """The first step with these terms, and the first step without them again."""
+    """The first step with the MI or ED term, and the first step without it again."""
     information_batch: int = 64
-    """Number of pairs on which these terms are computed, drawn anew for each step."""
+    """Number of pairs on which the MI or ED term is computed, drawn anew for each step."""
     log_events: int = 20
-    """Number of evaluations on a logarithmic scale of steps, in addition to those of `eval_every`."""
+    """Number of evaluations on a logarithmic scale of steps, besides those of `eval_every`."""
 
     def __post_init__(self):
         super().__post_init__()
         self.at_least_one("modulus", "width", "heads", "information_batch", "log_events")
+        # Made only to raise its errors, of a share that leaves no pair to test on for example.
         for fraction in (*self.fractions, self.large_fraction):
             modular_task(self.modulus, fraction, self.operation)
         if self.width % self.heads:
@@ -86,8 +92,8 @@ class Grokking(RunSettings):
         start, stop = self.information_steps
         if not 0 <= start < stop or (self.interventions and start >= self.steps):
             raise ValueError(
-                f"information_steps must be FIRST < LAST with FIRST below steps = {self.steps}, got {start} "
-                f"and {stop} (or give --no-interventions)."
+                f"information_steps must be FIRST < LAST with FIRST below steps = {self.steps}, "
+                f"got {start} and {stop} (or give --no-interventions)."
             )
         self.distinct("fractions")
         self.distinct("weight_decays")
@@ -95,7 +101,7 @@ class Grokking(RunSettings):
             raise ValueError(f"weight_decays must not be negative, got {self.weight_decays}.")
 
     def events(self) -> list[int]:
-        """Those of `eval_every`, and as many on a logarithmic scale."""
+        """The steps of `eval_every`, and `log_events` more on a logarithmic scale."""
         logarithmic = np.geomspace(1, self.steps, self.log_events).round().astype(int)
         return sorted({*super().events(), *logarithmic.tolist()})
 
@@ -136,14 +142,16 @@ PRESETS = {
 
 
 def run(settings: Grokking, *, quiet: bool = False) -> Summary:
-    """Trains all lanes, measures their snapshots, sums up."""
-    # On some devices products have a shorter mantissa by default: the small late losses would be noise.
+    """Trains all lanes, measures their snapshots, and sums up."""
+    # Some devices shorten the mantissa in products by default, and late in training the losses are
+    # so small that they would be noise.
     with jax.default_matmul_precision("highest"):
         lanes = lanes_of_kinds(settings)
         tasks = [task_of(settings, lane) for lane in lanes]
         network = ModularNetwork(settings.modulus, settings.width, settings.heads)
         records = fit(settings, network, lanes, tasks, quiet=quiet)
         progress: list[Record] = []
+        # The published progress measures are those of the Fourier algorithm for addition.
         if settings.operation == "add":
             events = [0, *settings.events()]
             progress = progress_records(
@@ -160,13 +168,14 @@ def fit(
     tasks: Sequence[Task],
     *,
     quiet: bool = False,
-) -> list[dict[str, Any]]:
-    """Trains all lanes on their tasks, and evaluates them on the way; the metric records."""
+) -> Sequence[Record]:
+    """Trains all lanes on their tasks, and returns the metric records of all evaluations."""
     optimizer = adamw_with_warmup(warmup_steps=10)
     states = initial_state(network, optimizer, lanes)
-    # Lanes are trained together where their arrays have the same shapes and they share the terms.
+    # One trainer for neighbouring lanes whose arrays have the same shapes and whose loss the same
+    # terms.
     ends = [i for i in range(1, len(lanes)) if _shape(lanes[i]) != _shape(lanes[i - 1])]
-    shapes = [slice(a, b) for a, b in itertools.pairwise([0, *ends, len(lanes)])]
+    slices = [slice(a, b) for a, b in itertools.pairwise([0, *ends, len(lanes)])]
     about = {"data": f"{settings.operation} modulo {settings.modulus}", "classes": settings.modulus}
 
     with open_run(settings, about, lanes, quiet=quiet) as run:
@@ -180,7 +189,7 @@ def fit(
                 tasks[r],
                 jax.tree.map(lambda x, r=r: x[r], states),
             )
-            for r in shapes
+            for r in slices
         ]
         evaluate = TableEvaluator(network, lanes, tasks, run.folder / "snapshots")
         for event in run.events(after=start):
@@ -199,7 +208,8 @@ def make_trainer(
     tasks: Sequence[Task],
     states: TrainState,
 ) -> Trainer:
-    """The trainer of lanes of one shape."""
+    """The trainer of lanes whose arrays have the same shapes and whose loss has the same terms."""
+    # A table is too small to be cut over several devices.
     mesh = data_mesh(1, 1)
     step = make_step(
         network.forward,
@@ -208,6 +218,7 @@ def make_trainer(
         information_steps=settings.information_steps,
         information_batch=settings.information_batch,
     )
+    # Lanes are small and go in one group: asking how many of them fit would cost a compilation.
     return Trainer(
         step,
         TableLoader(list(zip(lanes, tasks, strict=True)), mesh),
@@ -220,13 +231,14 @@ def make_trainer(
 
 
 def lanes_of_kinds(settings: Grokking) -> list[Lane]:
-    """All lanes, those of equal shapes and terms side by side."""
+    """The lanes of all kinds, sorted so that those of equal shapes and terms are side by side."""
+    # Controls and interventions differ in one thing each from the first of the main lanes.
     fraction, decay = settings.fractions[0], settings.weight_decays[0]
     base = Knobs(settings.learning_rate, decay)
 
     def kind(name: str, fraction: float, knobs: Knobs) -> list[Lane]:
-        tags: dict[str, float | str] = {"kind": name, "fraction": fraction}
-        tags["weight_decay"] = knobs.weight_decay
+        weight_decay = float(knobs.weight_decay)
+        tags = {"kind": name, "fraction": fraction, "weight_decay": weight_decay}
         return [Lane(seed, knobs, tags) for seed in settings.seed_range()]
 
     lanes = []
@@ -244,11 +256,12 @@ def lanes_of_kinds(settings: Grokking) -> list[Lane]:
 
 
 def _shape(lane: Lane) -> tuple[float, bool]:
+    """What lanes of one trainer have in common: size of the table and terms of the loss."""
     return float(lane.tags["fraction"]), bool(lane.knobs.mi_weight or lane.knobs.ed_weight)
 
 
 def task_of(settings: Grokking, lane: Lane) -> Task:
-    """The task of a lane: its seed draws the pairs to train on."""
+    """The task of a lane. Its seed decides which pairs are trained on."""
     return modular_task(
         settings.modulus,
         float(lane.tags["fraction"]),

@@ -1,9 +1,10 @@
-"""Which samples of a training split keep their labels, and the index files that say so.
+"""Writes the index files that say which samples of a training split keep their labels.
 
     python -m train.labelled cifar10 --labels 40 250 4000 --seeds 3
 
-writes `train/splits/cifar10.json`: for each number of labels, the indices of each seed, in the order of
-the training split of `train.data.load`. A number of labels that has no file is drawn the same way.
+writes `train/splits/cifar10.json`: for each number of labels and each seed a list of indices, in
+the order of the training split of `train.data.load`. Lists that are in no file are drawn in the
+same way by the run that asks for them.
 """
 
 import dataclasses
@@ -23,20 +24,23 @@ from train.ssl.labels import SPLITS, read_splits
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Writes the index file of a data set; lists that are there already stay as they are."""
+    """Draws which samples of a data set keep their labels, and writes them to its index file.
+
+    Lists that are already in the file stay as they are.
+    """
 
     name: tyro.conf.Positional[str]
-    """The data set."""
+    """Name of the data set, for instance cifar10."""
     labels: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = (40, 250)
-    """How many samples keep their labels."""
+    """Numbers of samples that keep their labels."""
     seeds: int = 3
-    """Lists of each."""
+    """Number of lists for each number of labels."""
     data_dir: str | None = None
-    """Where prepared TFDS data lie."""
+    """Folder of the prepared data sets; if not given, the default folder of TFDS."""
 
 
 def write_splits(config: Config, folder: Path = SPLITS) -> Path:
-    """Draws what is not there yet, and writes the file."""
+    """Draws the lists that the file lacks, and writes the file."""
     if config.seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {config.seeds}.")
     if ":" in config.name:
@@ -46,18 +50,20 @@ def write_splits(config: Config, folder: Path = SPLITS) -> Path:
     train = load(config.name, data_dir=config.data_dir).train
     if isinstance(train, RecordSplit):
         raise DataError(f"{config.name} does not fit in memory.")
-    found = read_splits(config.name, folder)
+    lists = read_splits(config.name, folder)
     for count in config.labels:
-        own = found.setdefault(str(count), {})
+        by_seed = lists.setdefault(str(count), {})
         for seed in range(config.seeds):
             drawn = draw_balanced(train.labels, count, seed=seed)
-            own.setdefault(str(seed), drawn.tolist())
+            # Published lists, which no seed draws, stay.
+            by_seed.setdefault(str(seed), drawn.tolist())
     folder.mkdir(exist_ok=True)
+    # One list in a line, so that a list that is added is one line in a diff.
     lines = [
         f' "{count}": {{\n'
-        + ",\n".join(f'  "{seed}": {json.dumps(row)}' for seed, row in lists.items())
+        + ",\n".join(f'  "{seed}": {json.dumps(indices)}' for seed, indices in by_seed.items())
         + "\n }"
-        for count, lists in sorted(found.items(), key=lambda item: int(item[0]))
+        for count, by_seed in sorted(lists.items(), key=lambda item: int(item[0]))
     ]
     place = folder / f"{config.name}.json"
     write_text(place, "{\n" + ",\n".join(lines) + "\n}\n")
@@ -65,7 +71,7 @@ def write_splits(config: Config, folder: Path = SPLITS) -> Path:
 
 
 def main() -> None:
-    """Command line."""
+    """Runs the command."""
     config = tyro.cli(Config, prog="python -m train.labelled")
     with exit_on_user_error():
         place = write_splits(config)

@@ -1,7 +1,8 @@
-"""Cross-entropy with and without the information losses, over weights and seeds: `python -m train.losses`.
+"""Cross-entropy with and without the information losses, over weights and seeds:
+`python -m train.losses`.
 
-Presets: `small` (the default: a small convolutional network on CIFAR-10, about 15 minutes on 2 cores),
-`smoke` (digits, seconds), `paper` (WideResNet-28-2 on CIFAR-10; needs an accelerator).
+Presets: `small` (the default: a small convolutional network on CIFAR-10, about 15 minutes on 2
+cores), `smoke` (digits, seconds), `paper` (WideResNet-28-2 on CIFAR-10; needs an accelerator).
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ PLAIN = "CE"
 
 @dataclasses.dataclass(frozen=True)
 class Losses(LabelSmoothing, LearningRate, SupervisedTraining):
-    """Cross-entropy alone, + MI, + ED and + both for each weight, with a paired test over seeds."""
+    """Trains with and without the MI and the ED term, and tests the gain in accuracy over seeds."""
 
     refused: ClassVar[dict[str, str]] = dict.fromkeys(
         ("mi_weight", "ed_weight"),
@@ -32,8 +33,8 @@ class Losses(LabelSmoothing, LearningRate, SupervisedTraining):
     )
 
     weights: tuple[float, ...] = (0.1, 0.5)
-    """Weights of the information terms, equal where both are on. Every loss is trained with the same
-    seeds: the same initial weights, order of the data and augmentation."""
+    """Weights of the information terms; where both are on, they have the same weight. Every loss is
+    trained with the same seeds: the same initial weights, order of the data and augmentation."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -62,6 +63,7 @@ PRESETS = {
     ),
 }
 
+# Columns of the table, and the metrics that they show.
 COLUMNS = {
     "accuracy": "test_accuracy",
     "loss": "test_loss",
@@ -75,20 +77,20 @@ COLUMNS = {
 
 
 def lanes(settings: Losses) -> list[Lane]:
-    """A lane for each loss, weight and seed."""
-    found = []
+    """One lane for each loss, weight and seed."""
+    all_lanes = []
     for lane in lanes_of(settings):
-        found.append(dataclasses.replace(lane, tags={"loss": PLAIN, "weight": 0.0}))
+        all_lanes.append(dataclasses.replace(lane, tags={"loss": PLAIN, "weight": 0.0}))
         for weight in settings.weights:
             for name, mi, ed in (("+MI", 1, 0), ("+ED", 0, 1), ("+MI+ED", 1, 1)):
                 knobs: Knobs = lane.knobs._replace(mi_weight=mi * weight, ed_weight=ed * weight)
                 tags = {"loss": name, "weight": weight}
-                found.append(dataclasses.replace(lane, knobs=knobs, tags=tags))
-    return found
+                all_lanes.append(dataclasses.replace(lane, knobs=knobs, tags=tags))
+    return all_lanes
 
 
 def run(settings: Losses, *, quiet: bool = False) -> Summary:
-    """Trains all lanes, and compares them in pairs."""
+    """Trains a lane for each loss, weight and seed, and compares them in pairs of one seed."""
     data, all_lanes = load_data(settings), lanes(settings)
     result = fit(settings, data, all_lanes, quiet=quiet)
     return summarize(settings, result.data, data.num_classes, result.records).write()
@@ -97,7 +99,7 @@ def run(settings: Losses, *, quiet: bool = False) -> Summary:
 def summarize(
     settings: Losses, source: str, num_classes: int, records: Sequence[Record]
 ) -> Summary:
-    """The summary of metric records, and its picture."""
+    """Draws the picture, and sums up the metric records in tables and a claim."""
     last = final_records(records)
     n = int(last[0]["test_n"])
     title = f"Losses: {source}, {settings.model}, {settings.steps:,} steps, seeds: {settings.seeds}"
@@ -106,6 +108,7 @@ def summarize(
         name if name == PLAIN else f"{name}, weight {weight:g}": select(
             last, loss=name, weight=weight
         )
+        # Cross-entropy alone comes first: the other rows are compared with it.
         for name, weight in sorted(names, key=lambda pair: (pair[0] != PLAIN, pair[0], pair[1]))
     }
     note = f"Test set, n = {n:,}; batches of {settings.metric_batch}; mean ± standard deviation"
@@ -126,7 +129,8 @@ def summarize(
 
 
 def claim(pairs: Pairs, seeds: int) -> Claim:
-    """Whether one of the two terms, by itself, improves accuracy at one of the weights."""
+    """Whether one of the two terms improves accuracy without the other, at one of the weights."""
+    # The paper reports the better of the two terms, not both together.
     single = {name: row for name, row in pairs.items() if not name.startswith("+MI+ED")}
     return Claim(_GAIN, _PUBLISHED, f"points, {seeds} seeds: {gains(single)}", reading(single))
 
@@ -136,7 +140,8 @@ _PUBLISHED = "CIFAR-10 95.35 to 95.57, CIFAR-100 80.77 to 80.96; no spreads"
 
 
 def panels(last: list[Record], forms: dict[str, float]) -> list[Panel]:
-    """Metrics over the weight, a line a loss; weight 0 is cross-entropy alone."""
+    """Six panels with the weight as the horizontal axis and a line for each loss."""
+    # Cross-entropy alone is the point at weight 0 of every line.
     plain = select(last, loss=PLAIN)
     shown = {
         "accuracy": "test_accuracy",
@@ -146,7 +151,7 @@ def panels(last: list[Record], forms: dict[str, float]) -> list[Panel]:
         "NC1": "test_nc1",
         "NC3": "test_nc3",
     }
-    found = []
+    drawn = []
     for title, metric in shown.items():
         lines = [
             Line(
@@ -157,8 +162,8 @@ def panels(last: list[Record], forms: dict[str, float]) -> list[Panel]:
             )
             for number, name in enumerate(("+MI", "+ED", "+MI+ED"))
         ]
-        found.append(Panel(title, "weight", lines, levels(forms, [metric])))
-    return found
+        drawn.append(Panel(title, "weight", lines, levels(forms, [metric])))
+    return drawn
 
 
 if __name__ == "__main__":

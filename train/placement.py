@@ -1,12 +1,12 @@
 """Where the information terms are applied in semi-supervised training, and how much they weigh:
 `python -m train.placement`.
 
-Presets: `small` (the default: FreeMatch, an MLP on digits with 40 labels, minutes on 2 cores), `smoke`
-(seconds).
+Presets: `small` (the default: FreeMatch, an MLP on digits with 40 labels, minutes on 2 cores),
+`smoke` (seconds).
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,7 +26,8 @@ from train.ssl.settings import (
     lanes_with_terms,
 )
 
-# What differs from the settings of the run, one thing at a time.
+# What each variation changes in the settings of the run: one thing at a time, so that a difference
+# has one cause.
 VARIATIONS: dict[str, dict[str, Any]] = {
     "as set": {},
     "labelled alone": {"information_on": ("labelled",)},
@@ -39,21 +40,24 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "features fixed": {"stop_gradient": "features"},
     "head fixed": {"stop_gradient": "head"},
 }
+# The runs without the terms, with which all others are compared.
 _PLAIN = "without"
 
 
 @dataclasses.dataclass(frozen=True)
 class Placement(OneAlgorithm, Comparison):
-    """The MI and the ED term on other samples, rows and sides, each with several weights."""
+    """Compares where the MI and the ED term are applied: on which samples, rows and sides."""
 
     refused: ClassVar[dict[str, str]] = Comparison.refused
 
     variations: tuple[str, ...] = tuple(VARIATIONS)
-    """The variations to train; the first one is trained without the terms too."""
+    """Variations to train, in which the terms are applied elsewhere. The first of them is also
+    trained without the terms, for comparison."""
 
     def __post_init__(self):
         super().__post_init__()
         self.known("variations", VARIATIONS)
+        # A variation that the algorithm does not allow is an error before anything is trained.
         for name in self.variations:
             self.of(name).fits_terms()
 
@@ -87,12 +91,13 @@ PRESETS = {
 
 
 def run(settings: Placement, *, quiet: bool = False) -> Summary:
-    """Trains every variation, and compares them with training without the terms."""
+    """Trains every variation, and compares it with training without the terms."""
     pool = open_pool(settings)
     claim_folder(settings, {"data": pool.data.name, "source": pool.data.source_note})
     records, source = [], ""
     for place, name in enumerate(settings.variations):
         single = settings.of(name)
+        # Without the terms all variations are the same run: it is trained once, with the first.
         lanes = lanes_with_terms(single, settings.weights, plain=place == 0)
         result = fit(single, pool, lanes, quiet=quiet)
         source = result.data
@@ -101,24 +106,25 @@ def run(settings: Placement, *, quiet: bool = False) -> Summary:
 
 
 def summarize(settings: Placement, source: str, records: Sequence[Record]) -> Summary:
-    """The summary of all records, and its picture."""
+    """Draws the picture, and sums up the records of all variations in a table."""
     last = final_records(records)
     n, labels = int(last[0]["test_n"]), int(last[0]["labelled_n"])
     title = (
-        f"Placement of the terms: {settings.algorithm}, {source}, {settings.model}, {labels:,} labels, "
-        f"{settings.steps:,} steps, seeds: {settings.seeds}"
+        f"Placement of the terms: {settings.algorithm}, {source}, {settings.model}, "
+        f"{labels:,} labels, {settings.steps:,} steps, seeds: {settings.seeds}"
     )
     plain = select(last, terms="")
     groups: dict[str, Sequence[Record]] = {_PLAIN: plain}
     for name in settings.variations:
         for terms in ("MI", "ED"):
             for weight in settings.weights:
-                own = select(last, variation=name, terms=terms, weight=weight)
-                groups[_key(name, terms, weight)] = own
+                key = _key(name, terms, weight)
+                groups[key] = select(last, variation=name, terms=terms, weight=weight)
     pairs = paired(groups, _PLAIN)
     note = (
-        f"without the terms: {cell(plain, 'test_accuracy')}; test n = {n:,}; gain in points, ± half the 95 % interval, "
-        f"paired over {settings.seeds} seeds; * adjusted p below 0.05 (Benjamini-Hochberg, {len(pairs)} comparisons)"
+        f"without the terms: {cell(plain, 'test_accuracy')}; test n = {n:,}; gain in points, "
+        f"± half the 95 % interval, paired over {settings.seeds} seeds; * adjusted p below 0.05 "
+        f"(Benjamini-Hochberg, {len(pairs)} comparisons)"
     )
     draw(panels(settings, last), settings.out / "placement.png", title=f"{title}\n{note}")
     tables = (gains_table(settings, pairs, note),)
@@ -132,11 +138,11 @@ def _key(variation: str, terms: str, weight: float) -> str:
 
 
 def gains_table(settings: Placement, pairs: Pairs, note: str) -> Table:
-    """A row a variation, a column a term and weight."""
+    """The gains in accuracy: a row for each variation, a column for each term and weight."""
 
     def text(variation: str, terms: str, weight: float) -> str:
         mean, half, _, adjusted = pairs[_key(variation, terms, weight)]
-        # NaN where there is no spread to test by.
+        # NaN, which differs from itself, where the seeds have no spread to test with.
         tested = f" ± {100 * half:.1f}" if half == half else ""
         return f"{100 * mean:+.1f}{tested}{' *' if adjusted < 0.05 else ''}"
 
@@ -149,9 +155,10 @@ def gains_table(settings: Placement, pairs: Pairs, note: str) -> Table:
 
 
 def panels(settings: Placement, last: Sequence[Record]) -> list[Panel]:
-    """Accuracy over the weight, a panel a term, a line a variation."""
+    """A panel for each term: accuracy over the weight, with a line for each variation."""
+    # Training without the terms is the point at weight 0 of every line.
     plain = select(last, terms="")
-    found = []
+    drawn = []
     for terms in ("MI", "ED"):
         lines = [
             Line(
@@ -159,11 +166,11 @@ def panels(settings: Placement, last: Sequence[Record]) -> list[Panel]:
             )
             for i, name in enumerate(settings.variations)
         ]
-        found.append(Panel(f"accuracy, {terms}", "weight", lines))
-    return found
+        drawn.append(Panel(f"accuracy, {terms}", "weight", lines))
+    return drawn
 
 
-def _over_weights(records: Sequence[Mapping[str, Any]]) -> tuple[list, list, list]:
+def _over_weights(records: Sequence[Record]) -> tuple[list, list, list]:
     return curves(records, "test_accuracy", by="weight")
 
 

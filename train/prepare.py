@@ -3,15 +3,15 @@
 Example:
   python -m train.prepare cifar10 --from cifar-10-binary.tar.gz
 
-What is written is what TFDS itself would write as ArrayRecord: `tfds.data_source("cifar10",
-data_dir=..., download=False)` reads it. PATH is, by data set:
-  cifar10, cifar100: the binary version of the archive (the Python version consists of pickles,
-    which can run code when they are read, and is refused);
+The files are those that TFDS itself would write as ArrayRecord: `tfds.data_source("cifar10",
+data_dir=..., download=False)` reads them. What to give as PATH depends on the data set:
+  cifar10, cifar100: the binary version of the archive (the Python version is refused: it consists
+    of pickles, which can run code when they are read);
   stl10: stl10_binary.tar.gz;
   mnist, fashion_mnist: the folder with the four idx files, compressed or not;
-  svhn_cropped: the folder with train_32x32.mat and test_32x32.mat; the split extra of TFDS is left
-    out;
-  cifar10, mnist, fashion_mnist: a folder or a tar archive of {train,test}/<class>/<image>.
+  svhn_cropped: the folder with train_32x32.mat and test_32x32.mat; the split `extra` of TFDS is
+    left out;
+  cifar10, mnist, fashion_mnist: also a folder or a tar archive of {train,test}/<class>/<image>.
 """
 
 import contextlib
@@ -35,24 +35,26 @@ from train.data.types import DataError, require
 from train.run.errors import UserError, message_of
 
 Counts = Mapping[str, Sequence[int]]
+"""Images per class, for each split."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Puts a published data set into the layout of TFDS, without TensorFlow or a network."""
 
-    # The data set.
     name: tyro.conf.Positional[
         Literal["cifar10", "cifar100", "stl10", "mnist", "fashion_mnist", "svhn_cropped"]
     ]
-    # The published archive, or the folder with the published files.
+    """Name of the data set in TFDS."""
     source: Annotated[Path, tyro.conf.arg(name="from", metavar="PATH")]
-    # Where to put it; $TFDS_DATA_DIR or ~/tensorflow_datasets if left out.
+    """The published archive, or the folder with the published files."""
     data_dir: Path | None = None
-    # For images in folders: an .npz file with the labels, train and test, in the published order.
+    """Folder to write the data set to; if not given, $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     labels: Annotated[Path | None, tyro.conf.arg(metavar="NPZ")] = None
-    # Replace data that are already there.
+    """An .npz file with the labels `train` and `test` in the published order, for images that are
+    in a folder for each class."""
     overwrite: bool = False
+    """Whether to replace data that are already there."""
 
 
 def prepare(
@@ -62,21 +64,18 @@ def prepare(
     data_dir: Path | None = None,
     labels: Path | None = None,
     overwrite: bool = False,
-    counts: Counts | None = None,
 ) -> Path:
     """Writes a published data set in the layout of TFDS.
 
-    Everything is written to a hidden folder beside the result and renamed when it is complete, so
-    an interruption leaves nothing that looks like data.
+    Everything is written to a hidden folder beside the result, which is renamed when it is
+    complete: an interruption leaves nothing that looks like data.
 
     Args:
       name: a key of `train.data.tfds.PUBLISHED`.
       source: the published archive or folder.
-      data_dir: where to put it; see `train.data.tfds.default_data_dir`.
-      labels: see `image_tree.image_tree`.
-      overwrite: replace data that are already there.
-      counts: images per class of each split, checked before anything is written; the official
-        ones if left out.
+      data_dir: the folder to write to; see `train.data.tfds.default_data_dir`.
+      labels: an .npz file of labels; see `image_tree.image_tree`.
+      overwrite: whether to replace data that are already there.
 
     Returns:
       The folder that now holds the data.
@@ -95,11 +94,11 @@ def prepare(
     target = root / name / str(official.VERSION)
     if target.exists() and not overwrite:
         raise DataError(f"{target} is already there; --overwrite replaces it")
-    # The image shape is known to the builder alone.
+    # Only a builder knows the shape of the images, and it wants a folder.
     with tempfile.TemporaryDirectory() as empty:
         shape = tuple(official(data_dir=empty).info.features["image"].shape)
     archive = _open(name, source, shape, labels)
-    _check_counts(source, archive, PUBLISHED[name].counts() if counts is None else counts)
+    _check_counts(source, archive, PUBLISHED[name].counts())
 
     root.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{name}-partial-", dir=root))
@@ -108,6 +107,7 @@ def prepare(
         if archive.note:
             (written / SOURCE_NOTE_FILE).write_text(archive.note + "\n")
         target.parent.mkdir(exist_ok=True)
+        # The old data are moved away and not deleted first: a moment later the new ones are there.
         if target.exists():
             target.rename(partial / "replaced")
         written.rename(target)
@@ -117,6 +117,7 @@ def prepare(
 
 
 def _open(name: str, source: Path, shape: tuple[int, int, int], labels: Path | None) -> Archive:
+    """The content of a source, whose kind is told by the data set and by what the source holds."""
     if name == "svhn_cropped":
         if not source.is_dir():
             raise DataError(
@@ -144,6 +145,7 @@ def _open(name: str, source: Path, shape: tuple[int, int, int], labels: Path | N
 
 
 def _check_counts(source: Path, archive: Archive, counts: Counts) -> None:
+    """Raises `DataError` if a split does not have the published number of images of each class."""
     for split, expected in counts.items():
         if split not in archive.splits:
             raise DataError(f"{source} has no split {split}")
@@ -153,22 +155,22 @@ def _check_counts(source: Path, archive: Archive, counts: Counts) -> None:
                 f"{source} has {len(images):,} images in {split}, the published data have "
                 f"{sum(expected):,}"
             )
-        # The split without labels has the one number -1.
-        numbers, present = np.unique(images.labels["label"], return_counts=True)
-        held = [number for number in expected if number]
-        if present.tolist() != held or numbers.max() >= len(expected):
+        # All labels of the split without labels are -1, which counts as one class.
+        values, present = np.unique(images.labels["label"], return_counts=True)
+        nonempty = [count for count in expected if count]
+        if present.tolist() != nonempty or values.max() >= len(expected):
             raise DataError(
                 f"{source}: the images per class of {split} are not those of the published data"
             )
 
 
 def _write(tfds: Any, official: Any, archive: Archive, root: Path) -> Path:
-    """Writes the records below `root` by a builder that is the official one in all but reading."""
+    """Writes the records below `root`, by the official builder with only its reading replaced."""
 
     class Local(official, skip_registration=True):
         VERSION = official.VERSION
         name = official.name
-        # Not inherited: where the description of the data set lies.
+        # Where the description of the data set lies. A subclass does not inherit it.
         pkg_dir_path = official.pkg_dir_path
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
@@ -186,11 +188,11 @@ def _write(tfds: Any, official: Any, archive: Archive, root: Path) -> Path:
                 for split, images in archive.splits.items()
             }
 
-    # It is noted in the metadata, and `tfds.builder` compares it with the code it knows.
+    # The module is noted in the metadata, and `tfds.builder` compares it with the official one.
     Local.__module__ = official.__module__
     tfds.disable_progress_bar()
     builder = Local(data_dir=str(root), file_format="array_record")
-    # TFDS announces a download, and a folder that is not the final one.
+    # What TFDS prints is wrong here: it announces a download, and the hidden folder.
     with contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare()
     return Path(builder.data_dir)
@@ -199,13 +201,15 @@ def _write(tfds: Any, official: Any, archive: Archive, root: Path) -> Path:
 def _examples(
     title: str, split: ArchiveSplit, id_format: str | None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The records of a split with their keys, as TFDS takes them; reports the progress."""
     pillow = require("PIL.Image", "writing PNG")
     labels = {feature: values.tolist() for feature, values in split.labels.items()}
     for index, image in enumerate(split.images()):
         example = {feature: values[index] for feature, values in labels.items()}
         if id_format is not None:
             example["id"] = id_format.format(index)
-        # TFDS would encode an array by TensorFlow. A single channel must be given as two axes.
+        # A Pillow image, since TFDS encodes arrays with TensorFlow. Pillow wants a single channel
+        # as an array of two axes.
         example["image"] = pillow.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
         yield index, example
         if (index + 1) % 1000 == 0 or index + 1 == len(split):
@@ -213,6 +217,7 @@ def _examples(
 
 
 def _progress(title: str, done: int, total: int) -> None:
+    # A line that is written over and over belongs on a terminal, not in a log file.
     if sys.stderr.isatty():
         end = "\n" if done == total else ""
         print(f"\r{title}: {done:,} of {total:,}", end=end, file=sys.stderr, flush=True)
@@ -221,7 +226,7 @@ def _progress(title: str, done: int, total: int) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
+    """Runs the command, and returns its exit status."""
     config = tyro.cli(Config, args=args, prog="python -m train.prepare")
     try:
         path = prepare(

@@ -1,7 +1,7 @@
 """Magnitude pruning and fine-tuning with the masks held: `python -m train.pruning`.
 
-Presets: `small` (the default: a small convolutional network on CIFAR-10, about 15 minutes on 2 cores),
-`smoke` (digits, seconds), `paper` (WideResNet-28-2 on CIFAR-10; needs an accelerator).
+Presets: `small` (the default: a small convolutional network on CIFAR-10, about 15 minutes on 2
+cores), `smoke` (digits, seconds), `paper` (WideResNet-28-2 on CIFAR-10; needs an accelerator).
 """
 
 import dataclasses
@@ -33,14 +33,15 @@ from train.supervised import Supervised, fit, load_data
 
 @dataclasses.dataclass(frozen=True)
 class Pruning(Supervised):
-    """Global unstructured pruning: accuracy, MIR and HDR over sparsity, before and after fine-tuning."""
+    """Trains, prunes and fine-tunes a network, and measures accuracy, MIR and HDR over sparsity."""
 
     sparsities: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95)
-    """Shares of all weights that are dropped, each by magnitude and, as a control, at random."""
+    """Shares of the weights of the whole network to drop. The smallest weights are dropped and, as
+    a control, random ones."""
     finetune_steps: int = 500
-    """Steps after pruning, with the dropped weights held at zero."""
+    """Number of fine-tuning steps after pruning, with the dropped weights held at zero."""
     finetune_learning_rate: float = 0.01
-    """Peak learning rate of these steps, decayed to 0 by a cosine."""
+    """Peak learning rate of fine-tuning, decayed to 0 by a cosine."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -77,9 +78,10 @@ PRESETS = {
 
 
 def run(settings: Pruning, *, quiet: bool = False) -> Summary:
-    """Trains, prunes, fine-tunes, and compares features before and after."""
+    """Trains, prunes and fine-tunes, and compares the features before and after."""
     data = load_data(settings)
     folder = claim_folder(settings, about(data))
+    # Two runs in folders below, so that either resumes from its last checkpoint.
     dense = fit(dataclasses.replace(settings, out=folder / "dense"), data, quiet=quiet)
     lanes = pruned_lanes(settings)
     finetuning = dataclasses.replace(
@@ -95,6 +97,7 @@ def run(settings: Pruning, *, quiet: bool = False) -> Summary:
         return pruned(states, dense.states, lanes)
 
     tuned = fit(finetuning, data, lanes, start_from=prune, quiet=quiet)
+    # The pruned networks before fine-tuning, made once more: `fit` returns only the last states.
     start = prune(tuned.states)
     records = pruning_records(settings, data, dense, tuned, start)
     write_jsonl(folder / "pruning.jsonl", records)
@@ -103,26 +106,29 @@ def run(settings: Pruning, *, quiet: bool = False) -> Summary:
 
 
 def pruned_lanes(settings: Pruning) -> list[Lane]:
-    """A lane for each sparsity, method and seed. Its order and augmentation are not those of training."""
-    found = []
+    """One lane for each sparsity, method and seed."""
+    lanes = []
     for lane in lanes_of(settings):
         knobs = lane.knobs._replace(learning_rate=settings.finetune_learning_rate)
         for sparsity in settings.sparsities:
+            # Where nothing is dropped, both methods give the same network.
             for method in ("magnitude", "random") if sparsity else ("magnitude",):
                 tags = {"sparsity": sparsity, "method": method}
-                found.append(dataclasses.replace(lane, knobs=knobs, tags=tags, copy=1))
-    return found
+                # Copy 1, so that order and augmentation of the data are not repeated from training.
+                lanes.append(dataclasses.replace(lane, knobs=knobs, tags=tags, copy=1))
+    return lanes
 
 
 def pruned(states: TrainState, dense: TrainState, lanes: Sequence[Lane]) -> TrainState:
-    """The states with the weights of the trained network of their seed, masked, and the masks."""
-    rows = {int(seed): row for row, seed in enumerate(dense.seed)}
-    places = np.asarray([rows[lane.seed] for lane in lanes])
-    params, rest = (jax.tree.map(lambda x: x[places], part) for part in (dense.params, dense.rest))
+    """The states with masks, and with the weights that training gave the lane's seed, masked."""
+    dense_rows = {int(seed): row for row, seed in enumerate(dense.seed)}
+    rows = np.asarray([dense_rows[lane.seed] for lane in lanes])
+    params, rest = (jax.tree.map(lambda x: x[rows], part) for part in (dense.params, dense.rest))
     masks = [
         sparse_masks(
             jax.tree.map(lambda x, i=i: np.asarray(x[i]), params),
             float(lane.tags["sparsity"]),
+            # Written out, since the type of a tag is any text.
             "random" if lane.tags["method"] == "random" else "magnitude",
             seed=lane.seed,
         )
@@ -132,23 +138,24 @@ def pruned(states: TrainState, dense: TrainState, lanes: Sequence[Lane]) -> Trai
     return states._replace(params=masked(params, masks), rest=rest, masks=masks)
 
 
-Method = Literal["magnitude", "random"]
+PruningMethod = Literal["magnitude", "random"]
 
 
 def sparse_masks(
-    params: Any, sparsity: float, method: Method = "magnitude", *, seed: int = 0
+    params: Any, sparsity: float, method: PruningMethod = "magnitude", *, seed: int = 0
 ) -> Any:
     """Masks that drop a share of all weights of a network, counted over all its kernels together.
 
     Args:
-        params: a pytree of arrays. Kernels (two axes or more) are pruned, the head's among them; biases
-            and batch norm stay whole.
+        params: a pytree of arrays. Kernels (two axes or more) are pruned, that of the head
+            included; biases and batch norm stay whole.
         sparsity: the share of weights to drop, in [0, 1]; `round(sparsity · weights)` are dropped.
-        method: `"magnitude"` drops the smallest (the first of equal ones), `"random"` any.
-        seed: of the random choice.
+        method: `"magnitude"` drops the smallest weights (of equal ones the first), `"random"` drops
+            weights chosen at random.
+        seed: the seed of the random choice.
 
     Returns:
-        Booleans of the structure of `params`; False where a weight is dropped.
+        Booleans with the structure of `params`, False where a weight is dropped.
 
     Raises:
         ValueError: the sparsity is not in [0, 1].
@@ -156,6 +163,7 @@ def sparse_masks(
     if not 0 <= sparsity <= 1:
         raise ValueError(f"sparsity must be in [0, 1], got {sparsity}.")
     leaves, structure = jax.tree.flatten(params)
+    # One ranking over all kernels: a layer of small weights loses more of them than others.
     sizes = [np.size(leaf) if np.ndim(leaf) > 1 else 0 for leaf in leaves]
     if method == "random":
         scores = np.random.default_rng(seed).random(sum(sizes))
@@ -163,6 +171,7 @@ def sparse_masks(
         scores = np.abs(np.concatenate([np.ravel(x) for x in leaves if np.ndim(x) > 1]))
     keep = np.ones(len(scores), bool)
     keep[np.argsort(scores, kind="stable")[: round(sparsity * len(scores))]] = False
+    # Back from the flat ranking to the shapes of the kernels.
     parts = iter(np.split(keep, np.cumsum([size for size in sizes if size])[:-1]))
     masks = [
         next(parts).reshape(np.shape(x)) if np.ndim(x) > 1 else np.ones(np.shape(x), bool)
@@ -180,8 +189,8 @@ def sparsity_of(params: Any) -> float:
 def pruning_records(
     settings: Pruning, data: ImageData, dense: Result, tuned: Result, start: TrainState
 ) -> list[Record]:
-    """What each pruned network is before (step 0) and after fine-tuning, and its features beside the
-    dense network's.
+    """Metrics of every pruned network before (step 0) and after fine-tuning, and those of its
+    features compared with the features of the dense network.
     """
     extract = Extractor(Network.of(settings, data), data.test, batch_size=settings.eval_batch)
 
@@ -189,11 +198,12 @@ def pruning_records(
         return extract(jax.tree.map(lambda x: x[place], states))[0]
 
     logged = {(r["seed"], r["sparsity"], r["method"], r["step"]): r for r in tuned.records}
-    whole, found = {}, []
+    dense_features, records = {}, []
     for place, lane in enumerate(tuned.lanes):
-        if lane.seed not in whole:
+        # All lanes of a seed are compared with the same features, which are computed once.
+        if lane.seed not in dense_features:
             row = [x.seed for x in dense.lanes].index(lane.seed)
-            whole[lane.seed] = features_of(dense.states, row)
+            dense_features[lane.seed] = features_of(dense.states, row)
         for stage, step, states in (
             ("pruned", 0, start),
             ("fine-tuned", settings.finetune_steps, tuned.states),
@@ -201,31 +211,35 @@ def pruning_records(
             features = features_of(states, place)
             tags = lane.tags["sparsity"], lane.tags["method"]
             record = dict(logged[lane.seed, *tags, step]) | {"stage": stage}
+            # Counted in the weights themselves: evidence that the masks held during fine-tuning.
             record["zeros"] = sparsity_of(jax.tree.map(lambda x, i=place: x[i], states.params))
-            found.append({**record, **_beside(whole[lane.seed], features, settings.metric_batch)})
-    return found
+            compared = _compared(dense_features[lane.seed], features, settings.metric_batch)
+            records.append({**record, **compared})
+    return records
 
 
-def _beside(before: np.ndarray, after: np.ndarray, batch: int) -> Record:
-    """MIR and HDR between two representations, of the whole set and the mean over batches."""
+def _compared(before: np.ndarray, after: np.ndarray, batch: int) -> Record:
+    """MIR and HDR between two sets of features, of the whole set and averaged over batches."""
     whole = mirjax.dataset_feature_interplay(before, after)
     batch = min(batch, len(before))
     count = len(before) // batch
+    # The samples that fill no batch are left out of the mean over batches.
     parts = (jnp.asarray(x[: count * batch].reshape(count, batch, -1)) for x in (before, after))
-    each = _feature_interplay(*parts)
+    of_batches = _feature_interplay(*parts)
     return {
         "features_mir": float(whole.mir),
         "features_hdr": float(whole.hdr),
         "features_mir_standard_error": float(whole.standard_error.mir),
         "features_method": whole.method,
-        "features_mir_batch": float(jnp.mean(each.mir)),
-        "features_hdr_batch": float(jnp.mean(each.hdr)),
+        "features_mir_batch": float(jnp.mean(of_batches.mir)),
+        "features_hdr_batch": float(jnp.mean(of_batches.hdr)),
     }
 
 
 _feature_interplay = jax.jit(mirjax.feature_interplay)
 
 
+# Columns of the table and panels of the picture, and the metrics that they show.
 COLUMNS = {
     "accuracy": "test_accuracy",
     "MIR head": "test_mir",
@@ -248,13 +262,15 @@ STAGES = ("pruned", "fine-tuned")
 
 
 def summarize(
-    settings: Any,
+    settings: Pruning,
     source: str,
     num_classes: int,
     records: Sequence[Record],
     dense: Sequence[Record],
 ) -> Summary:
-    """The summary of pruning records beside the dense network's, and its picture."""
+    """Draws the picture, and sums up the records of pruning and of the dense network in a table and
+    claims.
+    """
     n = int(records[0]["test_n"])
     title = (
         f"Pruning: {source}, {settings.model}, {settings.steps:,} steps, then "
@@ -267,14 +283,16 @@ def summarize(
         lines = []
         for number, method in enumerate(("magnitude", "random")):
             for stage in STAGES:
-                own = select(records, stage=stage, method=method)
-                if method == "random":  # nothing is dropped at 0, however it is chosen
-                    own += select(records, stage=stage, sparsity=0.0)
+                rows = select(records, stage=stage, method=method)
+                # The network of which nothing is dropped belongs to both methods.
+                if method == "random":
+                    rows += select(records, stage=stage, sparsity=0.0)
                 style = "--" if stage == "pruned" else "-"
-                found = curves(own, metric, by="sparsity")
+                curve = curves(rows, metric, by="sparsity")
                 lines.append(
-                    Line(f"{method}, {stage}", *found, colour=f"C{number}", style=style, marker="o")
+                    Line(f"{method}, {stage}", *curve, colour=f"C{number}", style=style, marker="o")
                 )
+        # The closed forms are of features against the head, not of features against features.
         marks = levels(forms, [metric] if metric.startswith("test_") else [])
         panels.append(Panel(name, "sparsity", lines, marks))
     draw(panels, settings.out / "pruning.png", title=f"{title}\n{note}")
@@ -282,12 +300,12 @@ def summarize(
     for method in ("magnitude", "random"):
         for sparsity in settings.sparsities:
             for stage in STAGES:
-                own = select(records, sparsity=sparsity, method=method, stage=stage)
-                if own:
-                    groups[f"{sparsity:g}, {method}, {stage}"] = own
+                rows = select(records, sparsity=sparsity, method=method, stage=stage)
+                if rows:
+                    groups[f"{sparsity:g}, {method}, {stage}"] = rows
     title_of_table = (
-        f"Over sparsity: {note}. Head: features against head rows; dense: features against those of the "
-        "network before pruning; b: mean over batches"
+        f"Over sparsity: {note}. Head: features against head rows; dense: features against those "
+        "of the network before pruning; b: mean over batches"
     )
     table = table_of(groups, COLUMNS, title=title_of_table, first="network")
     return Summary(
@@ -299,14 +317,16 @@ def summarize(
     )
 
 
-def claims(settings: Any, records: Sequence[Record]) -> list[Claim]:
-    """The paper's number at 90 %, and what the control says of it."""
+def claims(settings: Pruning, records: Sequence[Record]) -> list[Claim]:
+    """The paper's number at 90 % sparsity, and whether random masks (the control) reach it."""
     unchanged = select(records, sparsity=0.0, stage="pruned")
+    # The sparsity nearest to the published one; the claim says so if it is another.
     share = min(settings.sparsities, key=lambda s: abs(s - 0.9))
     magnitude, random = (
         select(records, sparsity=share, method=method, stage="fine-tuned")
         for method in ("magnitude", "random")
     )
+    # Only a sparsity of 0, of which there are no random masks, was asked for.
     if not random:
         return []
     kept = [r["features_mir_batch"] for r in magnitude]
@@ -316,19 +336,20 @@ def claims(settings: Any, records: Sequence[Record]) -> list[Claim]:
         verdict = "not measured at 90 %"
     pairs = list(zip(magnitude, random, strict=True))
     higher = sum(a["features_mir"] > b["features_mir"] for a, b in pairs)
-    found = []
+    control = "yes" if higher == len(pairs) else "no" if higher == 0 else "not decided"
+    comparison = []
     if unchanged:
-        found.append(
+        comparison.append(
             Claim(
                 "for comparison: MIR of the features with themselves, nothing pruned",
                 "not reported",
-                f"{cell(unchanged, 'features_mir_batch')} in batches, {cell(unchanged, 'features_mir')} of the "
-                "whole set",
+                f"{cell(unchanged, 'features_mir_batch')} in batches, "
+                f"{cell(unchanged, 'features_mir')} of the whole set",
                 "the value to hold the next row against: MIR of two equal kernels is not 1",
             )
         )
     return [
-        *found,
+        *comparison,
         Claim(
             "MIR between the features before and after stays high at 90 % sparsity",
             "about 0.5",
@@ -341,8 +362,7 @@ def claims(settings: Any, records: Sequence[Record]) -> list[Claim]:
             "not reported",
             f"random masks: {cell(random, 'features_mir_batch')} in batches, "
             f"{cell(random, 'features_mir')} of the whole set",
-            f"{'yes' if higher == len(pairs) else 'no' if higher == 0 else 'not decided'}: magnitude is above "
-            f"random (whole set) in {higher} of {len(pairs)} seeds",
+            f"{control}: magnitude is above random (whole set) in {higher} of {len(pairs)} seeds",
         ),
     ]
 

@@ -1,7 +1,7 @@
-"""One self-contained HTML page from run folders: `python -m train.report RUN... --out report.html`.
+"""Makes one HTML page of run folders: `python -m train.report RUN... --out report.html`.
 
-Takes folders of experiments (train.dynamics, smoothing, losses, connectivity, pruning) and of single
-training runs. Pictures are inside the page; nothing is loaded from elsewhere.
+Takes the folders of experiments (those of train.dynamics or train.pruning, for example) and of
+single training runs. The pictures are inside the page, which loads nothing from elsewhere.
 """
 
 import base64
@@ -21,6 +21,7 @@ from train.run.folder import new_place, saved_run
 
 TEMPLATE = Path(__file__).with_name("reporting") / "report.html.j2"
 
+# The closed forms that the page lists, and the metrics that have them.
 FORMS = {
     "mir": "MIR of features (or of centred class means) against the head",
     "hdr": "HDR",
@@ -34,25 +35,27 @@ FORMS = {
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """A page of run folders: pictures, tables, settings, closed forms, the paper beside the measurement."""
+    """Makes a page of run folders: pictures, tables, claims, settings and closed forms."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Folders of finished runs."""
+    """Folders of finished experiments and training runs."""
     out: Path = Path("report.html")
-    """The page; it must not exist."""
+    """File to write the page to, which must not exist."""
     title: str = "mirjax: results of runs"
     """Heading of the page."""
 
 
 def summary_of(folder: Path) -> Summary:
-    """What an experiment wrote, or the last step of a single run.
+    """The summary that an experiment wrote, or one of the last step of a single run.
 
     Raises:
         RunError: the folder holds no finished run.
     """
+    # An experiment writes its summary last: where there is one, the experiment has finished.
     if (folder / FILE).exists():
         return read_summary(folder)
     saved = saved_run(folder)
+    # A single run writes no summary. It is made here, once it is clear that the run has finished.
     missing = {"dataset", "model", "steps"} - saved["settings"].keys()
     if missing:
         raise RunError(f"{folder}/settings.json is of no training run: it lacks {sorted(missing)}.")
@@ -62,13 +65,19 @@ def summary_of(folder: Path) -> Summary:
     last, settings = final_records(records), saved["settings"]
     if last[0]["step"] < settings["steps"]:
         raise RunError(
-            f"{folder} is at step {last[0]['step']:,} of {settings['steps']:,}. Let it finish first (--resume)."
+            f"{folder} is at step {last[0]['step']:,} of {settings['steps']:,}. "
+            "Let it finish first (--resume)."
         )
+    # Lanes with tags are those of an experiment, over which a single mean would say nothing.
     if any(lane["tags"] for lane in saved.get("lanes", [])):
         raise RunError(
-            f"{folder} is a part of an experiment, or has not finished. Name the folder with its {FILE}."
+            f"{folder} is a part of an experiment, or has not finished. "
+            f"Name the folder with its {FILE}."
         )
-    title = f"{settings['dataset']}, {settings['model']}, {settings['steps']:,} steps, seeds: {len(last)}"
+    title = (
+        f"{settings['dataset']}, {settings['model']}, {settings['steps']:,} steps, "
+        f"seeds: {len(last)}"
+    )
     note = f"Test set, n = {int(last[0]['test_n']):,}; mean ± standard deviation over seeds"
     table = table_of({"last step": last}, COLUMNS, title=note, first="")
     pictures = {"curves.png": "training curves"} if (folder / "curves.png").exists() else {}
@@ -76,22 +85,24 @@ def summary_of(folder: Path) -> Summary:
 
 
 def section(folder: Path) -> dict[str, Any]:
-    """What the template needs of one folder.
+    """What the template shows of one folder.
 
     Raises:
         RunError: the folder holds no finished run, or one that cannot be read.
     """
     try:
         return _section(folder)
+    # Files of another version, or changed ones, fail in any of these ways.
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RunError(
-            f"{folder} cannot be read ({type(error).__name__}: {error}): its files are of another version, or "
-            "were changed. Leave it out, or use the version that made it."
+            f"{folder} cannot be read ({type(error).__name__}: {error}): its files are of another "
+            "version, or were changed. Leave it out, or use the version that made it."
         ) from None
 
 
 def _section(folder: Path) -> dict[str, Any]:
     summary, saved = summary_of(folder), saved_run(folder)
+    # Not every run says how many classes there are; without them there are no closed forms.
     classes = saved.get("classes")
     forms = closed_forms(classes) if classes else {}
     return {
@@ -111,7 +122,7 @@ def _section(folder: Path) -> dict[str, Any]:
 
 
 def page(folders: Sequence[Path], *, title: str) -> str:
-    """The page as text."""
+    """The HTML text of the page."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -126,11 +137,12 @@ def _data_uri(picture: Path) -> str:
 
 
 def main() -> None:
-    """Command line."""
+    """Runs the command."""
     report = tyro.cli(Report, description=__doc__, prog="python -m train.report")
     with exit_on_user_error():
         if not report.runs:
             raise RunError("Name at least one run folder.")
+        # Asked first: no page is made that cannot be written.
         new_place(report.out)
         text = page(report.runs, title=report.title)
         report.out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,12 @@
 """Learn from few labels and many unlabelled images: `python -m train.semisupervised`.
 
-Presets: `small` (the default: FreeMatch, a small convolutional network on CIFAR-10 with 40 labels, about
-two minutes a seed on 2 cores), `smoke` (digits, seconds), `paper` (WideResNet-28-2 with the published
-settings; needs an accelerator).
+Presets: `small` (the default: FreeMatch, a small convolutional network on CIFAR-10 with 40 labels,
+about two minutes a seed on 2 cores), `smoke` (digits, seconds), `paper` (WideResNet-28-2 with the
+published settings; needs an accelerator).
 
-With `--dataset folder:PATH` the images in `PATH/train/CLASS/` are the labelled ones (give `--labels None`),
-those in `PATH/unlabelled/` have none, and `PATH/test/CLASS/` is for the measurements.
+With `--dataset folder:PATH` the labelled images are those in `PATH/train/CLASS/` (give
+`--labels None`), the unlabelled ones are in `PATH/unlabelled/`, and those in `PATH/test/CLASS/` are
+for the measurements.
 """
 
 import json
@@ -64,19 +65,19 @@ PRESETS = {
 
 
 def run(settings: Semisupervised, *, quiet: bool = False) -> Summary:
-    """Trains, sums up, draws."""
+    """Trains one lane for each seed, sums up, and draws the curves."""
     pool = open_pool(settings)
     result = fit(settings, pool, quiet=quiet)
     return summarize(settings, result.data, pool.data.num_classes, result.records).write()
 
 
 def open_pool(settings: OneAlgorithm) -> Pool:
-    """The images of a run, of which some keep their labels.
+    """The training images of a run, some of which keep their labels.
 
     Raises:
-        DataError, ValueError: data, network, batch and devices do not go together. So no run folder
-            is made for a run that cannot begin.
+        DataError, ValueError: data, network, batch sizes and devices do not fit together.
     """
+    # All errors are raised here, before a folder is made for a run that cannot start.
     pool = load_pool(settings, settings.labels)
     unlabelled, channels = settings.unlabelled_batch(), pool.data.image_shape[-1]
     if unlabelled > len(pool.truth):
@@ -98,13 +99,24 @@ def fit(
     *,
     quiet: bool = False,
 ) -> Result:
-    """Trains all lanes, one for each seed if none are given, and evaluates them on the way."""
+    """Trains all lanes on the pool, evaluates them on the way, and returns metrics and last states.
+
+    Args:
+        settings: the settings of the run.
+        pool: the images, from `open_pool`.
+        lanes: the networks to train side by side; if not given, one for each seed.
+        quiet: whether to leave out the progress bar.
+
+    Raises:
+        RunError, CheckpointError, TrackerError: the run cannot start or continue; see `train.run`.
+    """
     lanes = lanes_of(settings) if lanes is None else lanes
     mesh = data_mesh(settings.batch_size, settings.devices)
     network, step, states = start(settings, pool, lanes)
 
     with open_run(settings, about(pool.data), lanes, quiet=quiet) as run:
         states, begin = run.restore(states)
+        # The lists may be drawn and not published, so the run stores which samples kept labels.
         lists = {str(seed): chosen.tolist() for seed, chosen in pool.labelled.items()}
         write_text(run.folder / "labelled.json", json.dumps(lists) + "\n")
         trainer = Trainer(
@@ -145,6 +157,7 @@ def start(
         placement=settings.placement(),
     )
     states = initial_state(network, optimizer, lanes)
+    # The algorithm starts in the same state in all lanes, whatever their seeds.
     algorithm_state = jax.tree.map(
         lambda x: jnp.broadcast_to(x, (len(lanes), *x.shape)),
         method.init(pool.data.num_classes, len(pool.truth)),
@@ -154,12 +167,13 @@ def start(
 
 
 def augmentation(settings: Semisupervised, pool: Pool) -> Augmentation:
-    """The weak augmentation for images of this size."""
+    """The weak augmentation of the settings, for images of the pool's size."""
     if not settings.augment:
         return Augmentation(0, False)
     return Augmentation(min(pool.data.image_shape[:2]) // 8, settings.flips(pool.data.name))
 
 
+# Columns of the table, and the metrics that they show.
 COLUMNS = {
     "accuracy": "test_accuracy",
     "MIR": "test_mir",
@@ -172,7 +186,7 @@ COLUMNS = {
 
 
 def name_of(settings: Semisupervised) -> str:
-    """The algorithm and its information terms."""
+    """The algorithm and the information terms that are added to it, for titles."""
     terms = {"MI": settings.mi_weight, "ED": settings.ed_weight}
     weighted = [f"{weight:g} {name}" for name, weight in terms.items() if weight]
     return " + ".join([settings.algorithm, *weighted])
@@ -181,12 +195,12 @@ def name_of(settings: Semisupervised) -> str:
 def summarize(
     settings: Semisupervised, source: str, num_classes: int, records: Sequence[Record]
 ) -> Summary:
-    """The summary of metric records, and its picture."""
+    """Draws the picture, and sums up the metric records in a table."""
     last = final_records(records)
     labels = int(last[0]["labelled_n"])
     title = (
-        f"{name_of(settings)}: {source}, {settings.model}, {labels:,} labels, {settings.steps:,} steps, "
-        f"seeds: {settings.seeds}"
+        f"{name_of(settings)}: {source}, {settings.model}, {labels:,} labels, "
+        f"{settings.steps:,} steps, seeds: {settings.seeds}"
     )
     n = int(last[0]["test_n"])
     note = f"test n = {n:,}; moving average of the weights; mean ± standard deviation over seeds"
@@ -198,7 +212,7 @@ def summarize(
 
 
 def panels(records: Sequence[Record], forms: dict[str, float]) -> list[Panel]:
-    """Six panels over the steps."""
+    """Up to six panels with the step as the horizontal axis."""
     shown = {
         "accuracy": ("test_accuracy", "unlabelled_accuracy", "labelled_accuracy"),
         "pseudo-labels": ("step_coverage", "step_pseudo_accuracy"),
@@ -207,19 +221,20 @@ def panels(records: Sequence[Record], forms: dict[str, float]) -> list[Panel]:
         "HDR": ("test_hdr", "unlabelled_hdr", "labelled_hdr"),
         "NC1": ("test_nc1", "unlabelled_nc1", "labelled_nc1"),
     }
-    found = []
+    drawn = []
     for title, metrics in shown.items():
+        # An algorithm without thresholds, for example, has nothing to draw in their panel.
         lines = [
-            Line(metric.removeprefix("step_").replace("_", " "), *line, colour=f"C{number}")
+            Line(metric.removeprefix("step_").replace("_", " "), *curve, colour=f"C{number}")
             for number, metric in enumerate(metrics)
-            if (line := curves(records, metric))[0]
+            if (curve := curves(records, metric))[0]
         ]
         if not lines:
             continue
         scale = "log" if title == "NC1" else "linear"
         marks = levels(forms, list(metrics)) if title in ("MIR", "HDR") else {}
-        found.append(Panel(title, "step", lines, marks, "linear", scale))
-    return found
+        drawn.append(Panel(title, "step", lines, marks, yscale=scale))
+    return drawn
 
 
 if __name__ == "__main__":

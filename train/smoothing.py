@@ -1,7 +1,7 @@
 """Label smoothing: a sweep of ε, all values trained side by side: `python -m train.smoothing`.
 
-Presets: `small` (the default: a small convolutional network on CIFAR-10, about 15 minutes on 2 cores),
-`smoke` (digits, seconds), `paper` (WideResNet-28-2 on CIFAR-10; needs an accelerator).
+Presets: `small` (the default: a small convolutional network on CIFAR-10, about 15 minutes on 2
+cores), `smoke` (digits, seconds), `paper` (WideResNet-28-2 on CIFAR-10; needs an accelerator).
 """
 
 import dataclasses
@@ -21,14 +21,14 @@ from train.supervised import SupervisedTraining, fit, load_data
 
 @dataclasses.dataclass(frozen=True)
 class Smoothing(InformationWeights, LearningRate, SupervisedTraining):
-    """Accuracy, MIR, HDR and neural collapse over the ε of label smoothing."""
+    """Compares accuracy, MIR, HDR and neural collapse over the ε of label smoothing."""
 
     refused: ClassVar[dict[str, str]] = {
         "smoothing": "smoothing is what this experiment sweeps: give --epsilons instead."
     }
 
     epsilons: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
-    """Values of ε in the smoothed labels (1 - ε) y + ε / C. Each is trained with every seed."""
+    """Values of ε in the smoothed labels (1 - ε) y + ε / C, all trained with every seed."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -56,6 +56,7 @@ PRESETS = {
     ),
 }
 
+# Columns of the table, and the metrics that they show.
 COLUMNS = {
     "accuracy": "test_accuracy",
     "loss": "test_loss",
@@ -70,7 +71,7 @@ COLUMNS = {
 
 
 def run(settings: Smoothing, *, quiet: bool = False) -> Summary:
-    """Trains all lanes, and sums up over ε."""
+    """Trains a lane for each ε and seed, and compares them over ε."""
     data = load_data(settings)
     lanes = lanes_of(settings, smoothing=settings.epsilons)
     result = fit(settings, data, lanes, quiet=quiet)
@@ -80,16 +81,16 @@ def run(settings: Smoothing, *, quiet: bool = False) -> Summary:
 def summarize(
     settings: Smoothing, source: str, num_classes: int, records: Sequence[Record]
 ) -> Summary:
-    """The summary of metric records, and its picture."""
+    """Draws the picture, and sums up the metric records in a table and claims."""
     last = final_records(records)
     n = int(last[0]["test_n"])
     title = (
         f"Label smoothing: {source}, {settings.model}, {settings.steps:,} steps, "
         f"seeds: {settings.seeds}"
     )
-    groups = {f"{e:g}": select(last, smoothing=e) for e in settings.epsilons}
+    by_epsilon = {f"{e:g}": select(last, smoothing=e) for e in settings.epsilons}
     note = f"Test set, n = {n:,}; batches of {settings.metric_batch}; mean ± standard deviation"
-    table = table_of(groups, COLUMNS, title=note, first="ε")
+    table = table_of(by_epsilon, COLUMNS, title=note, first="ε")
     forms = closed_forms(num_classes)
     draw(panels(last, forms), settings.out / "smoothing.png", title=f"{title}\n{note}")
     return Summary(
@@ -107,15 +108,16 @@ def summarize(
 
 
 def panels(last: Sequence[Record], forms: dict[str, float]) -> list[Panel]:
-    """Six panels over ε."""
+    """Six panels with ε as the horizontal axis."""
 
+    # The keywords name the lines, with underscores in place of spaces.
     def panel(title: str, **metrics: str) -> Panel:
         lines = []
         for number, (name, metric) in enumerate(metrics.items()):
-            found = curves(last, metric, by="smoothing")
-            lines.append(Line(name.replace("_", " "), *found, colour=f"C{number}", marker="o"))
-        logged = "collapse" in title
-        scale = "log" if logged else "linear"
+            curve = curves(last, metric, by="smoothing")
+            lines.append(Line(name.replace("_", " "), *curve, colour=f"C{number}", marker="o"))
+        # Measures of collapse span orders of magnitude.
+        scale = "log" if "collapse" in title else "linear"
         return Panel(title, "ε", lines, levels(forms, list(metrics.values())), yscale=scale)
 
     return [
@@ -129,11 +131,11 @@ def panels(last: Sequence[Record], forms: dict[str, float]) -> list[Panel]:
 
 
 def claim(records: Sequence[Record], name: str, metric: str) -> Claim:
-    """Whether the metric changes little over ε, beside what training itself changes."""
+    """Whether the metric changes little over ε, compared with its change in training."""
     epsilons, means, spreads = curves(final_records(records), metric, by="smoothing")
     moved = max(means) - min(means)
     _, untrained, _ = curves([r for r in records if r["step"] == 0], metric)
-    # At ε = 0, or the smallest there is: the first in order.
+    # The first mean is that of ε = 0, or of the smallest ε: `curves` sorts them.
     training = abs(means[0] - untrained[0])
     listed = ", ".join(f"{m:.3f} (ε {e:g})" for e, m in zip(epsilons, means, strict=True))
     seeds = {r["seed"] for r in records}
@@ -142,13 +144,14 @@ def claim(records: Sequence[Record], name: str, metric: str) -> Claim:
     elif moved < 0.1 * training:
         verdict = "agrees"
     else:
+        # A change within the spread over seeds may be chance.
         verdict = "not decided" if moved < 2 * max(spreads) else "disagrees"
     return Claim(
         f"{name} changes little over ε",
         "little change (a picture, no numbers)",
         f"{listed}; largest spread over seeds {max(spreads):.3f}",
-        f"{verdict}: the means span {moved:.3f}; a tenth of what training moves is {0.1 * training:.3f}, twice "
-        f"the spread {2 * max(spreads):.3f}",
+        f"{verdict}: the means span {moved:.3f}; a tenth of what training moves is "
+        f"{0.1 * training:.3f}, twice the spread {2 * max(spreads):.3f}",
     )
 
 

@@ -53,14 +53,16 @@ from train.run.settings import (
 
 @dataclasses.dataclass(frozen=True)
 class SupervisedTraining(ImageSettings):
-    """Training with labels, whatever the knobs of its lanes are."""
+    """Settings of supervised training, except for the numbers that an experiment may sweep."""
 
     train_size: int | None = None
-    """Number of training samples, a class-balanced part drawn with seed 0; all if not given."""
+    """Number of training samples, a class-balanced subset drawn with seed 0; if not given, all of
+    them."""
     eval_layers: bool = False
-    """Whether each evaluation measures every layer too, on the test split."""
+    """Whether each evaluation also measures every layer, on the test split."""
     stop_gradient: Literal["features", "head"] | None = None
-    """The side, features or head, that the information terms do not train."""
+    """The side, features or head, that the information terms do not train; if not given, they train
+    both."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -69,7 +71,7 @@ class SupervisedTraining(ImageSettings):
 
 @dataclasses.dataclass(frozen=True)
 class Supervised(LabelSmoothing, InformationWeights, LearningRate, SupervisedTraining):
-    """Cross-entropy - mi_weight · MI + ed_weight · |H1 - H2| on a labelled data set."""
+    """Trains a classifier with the loss cross-entropy - mi_weight · MI + ed_weight · ED."""
 
 
 PRESETS = {
@@ -84,12 +86,13 @@ PRESETS = {
 
 
 def run(settings: Supervised, *, quiet: bool = False) -> Result:
-    """Trains, and writes pictures beside the metrics."""
+    """Trains one lane for each seed, and draws the curves beside the metrics."""
     data = load_data(settings)
     result = fit(settings, data, quiet=quiet)
+    n = int(result.records[-1]["test_n"])
     title = (
         f"{result.data}, {settings.model}, {describe(settings)}, seeds: {settings.seeds}\n"
-        f"whole test set: n = {int(result.records[-1]['test_n'])}, batches of {settings.metric_batch}"
+        f"whole test set: n = {n}, batches of {settings.metric_batch}"
     )
     picture = result.folder / "curves.png"
     plot_runs({"": result.records}, closed_forms(data.num_classes), picture, title=title)
@@ -97,11 +100,10 @@ def run(settings: Supervised, *, quiet: bool = False) -> Result:
 
 
 def load_data(settings: SupervisedTraining) -> ImageData:
-    """The data set that the settings name, cut to `train_size`.
+    """The data set that the settings name, reduced to `train_size` training samples.
 
     Raises:
-        DataError, ValueError: data, network, batch and devices do not go together. So no run folder
-            is made for a run that cannot begin.
+        DataError, ValueError: data, network, batch size and devices do not fit together.
     """
     data = load(
         settings.dataset,
@@ -114,6 +116,7 @@ def load_data(settings: SupervisedTraining) -> ImageData:
         note = f"{settings.train_size:,} of {len(data.train):,} training images"
         note = f"{data.source_note}; {note}" if data.source_note else note
         data = dataclasses.replace(data, train=part, source_note=note)
+    # Built only to raise their errors now, before a folder is made for a run that cannot start.
     Network.of(settings, data)
     data_mesh(settings.batch_size, settings.devices)
     if settings.batch_size > len(data.train):
@@ -132,17 +135,18 @@ def fit(
     start_from: Callable[[TrainState], TrainState] | None = None,
     quiet: bool = False,
 ) -> Result:
-    """Trains all lanes on `data` and evaluates them on the way.
+    """Trains all lanes on `data`, evaluates them on the way, and returns metrics and last states.
 
     Args:
-        settings: of the run.
-        data: from `load_data`.
-        lanes: what is trained side by side; one for each seed if not given.
-        start_from: changes the initial states of the lanes: other weights, masks.
-        quiet: no progress bar.
+        settings: the settings of the run.
+        data: the data set, from `load_data`.
+        lanes: the networks to train side by side; if not given, one for each seed.
+        start_from: maps the initial states of all lanes to those to start from, with other weights
+            or with masks for example.
+        quiet: whether to leave out the progress bar.
 
     Raises:
-        RunError, CheckpointError, TrackerError: the run cannot start or go on; see `train.run`.
+        RunError, CheckpointError, TrackerError: the run cannot start or continue; see `train.run`.
     """
     lanes = lanes_of(settings) if lanes is None else lanes
     mesh = data_mesh(settings.batch_size, settings.devices)
@@ -189,8 +193,8 @@ def make_step(
 ) -> Callable[[TrainState, Array, Array], tuple[TrainState, Terms]]:
     """The step of one lane on one batch: `(state, images, labels) -> (state, terms)`.
 
-    With `augment` the images are cropped and flipped first, by a key of seed, copy and step. Weights
-    that the masks of the state hold at zero stay exactly there.
+    With `augment` the images are cropped and flipped first, with a key that is a function of seed,
+    copy and step. Weights that the masks of the state hold at zero stay exactly zero.
     """
 
     def step(state: TrainState, images: Array, labels: Array) -> tuple[TrainState, Terms]:
@@ -206,6 +210,7 @@ def make_step(
             terms = with_information(ce, information, state.knobs)
             return terms.loss, (terms, rest)
 
+        # `rest`, the statistics of batch norm, is not trained: the forward pass updates it.
         gradient, (terms, rest) = jax.grad(loss, has_aux=True)(state.params)
         return descend(state._replace(rest=rest), gradient, optimizer), terms
 
@@ -214,6 +219,7 @@ def make_step(
 
 def smoothed_cross_entropy(logits: Array, labels: Array, knobs: Knobs) -> Array:
     """Mean cross-entropy against `(1 - smoothing) y + smoothing / num_classes`."""
+    # Cross-entropy is linear in the target, so that smoothed labels need not be made.
     hard = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
     uniform = -jnp.mean(jax.nn.log_softmax(logits))
     return (1 - knobs.smoothing) * hard + knobs.smoothing * uniform
@@ -222,7 +228,15 @@ def smoothed_cross_entropy(logits: Array, labels: Array, knobs: Knobs) -> Array:
 def evaluation(
     network: Network, settings: SupervisedTraining, data: ImageData, mesh: Mesh, *, networks: int
 ) -> Callable[[Sequence[TrainState]], list[Metrics]]:
-    """All that is measured at an event: `(states of each group) -> metrics of each lane`."""
+    """What measures everything at an event: `(states of each group) -> metrics of each lane`.
+
+    Args:
+        network: the network that the lanes share.
+        settings: which splits are measured, and how.
+        data: the data set with the splits.
+        mesh: the devices over which each batch is cut.
+        networks: the largest number of lanes in a group, whose features are held together.
+    """
     splits = {"test": data.test} | ({"train": data.train} if settings.eval_train else {})
     evaluators: dict[str, Callable[[TrainState], list[Metrics]]] = {
         f"{name}_": Evaluator(network, split, data.num_classes, settings, mesh, networks=networks)
@@ -235,6 +249,7 @@ def evaluation(
         metrics: list[Metrics] = [{} for _ in states.seed]
         for prefix, evaluator in evaluators.items():
             for of_lane, measured in zip(metrics, evaluator(states), strict=True):
+                # The prefix keeps apart what is measured under one name on several splits.
                 of_lane |= {f"{prefix}{name}": value for name, value in measured.items()}
         return metrics
 
@@ -242,7 +257,7 @@ def evaluation(
 
 
 def describe(settings: Supervised) -> str:
-    """The loss in words."""
+    """The loss in words, for titles."""
     parts = ["cross-entropy"]
     if settings.mi_weight:
         parts.append(f"{settings.mi_weight:g} · MI")
@@ -254,7 +269,7 @@ def describe(settings: Supervised) -> str:
 
 
 def main() -> None:
-    """Command line."""
+    """Runs the command."""
     with exit_on_user_error(resumable=True):
         settings = from_command_line(PRESETS)
         enable_cache()

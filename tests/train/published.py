@@ -6,10 +6,13 @@ import struct
 import tarfile
 
 import numpy as np
+import pytest
 import scipy.io
 from PIL import Image
 
 from train.data import image_tree
+from train.data.tfds import Published
+from train.prepare import prepare
 
 CLASSES = image_tree.CLASSES["cifar10"]
 
@@ -27,6 +30,13 @@ def random_split(count, classes, shape, seed):
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(count) % classes)
     return rng.integers(0, 256, (count, *shape), np.uint8), labels
+
+
+def prepare_small(name, source, *, counts, **options):
+    """`train.prepare` of a small copy of a published set, with other numbers of images per class."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Published, "counts", lambda self: counts)
+        return prepare(name, source, **options)
 
 
 def counts_of(**sizes):

@@ -10,6 +10,7 @@ from tests.train.published import (
     cifar_records,
     counts_of,
     image_files,
+    prepare_small,
     random_split,
     write_cifar10,
     write_idx,
@@ -19,7 +20,6 @@ from tests.train.published import (
 )
 from train.data.load import load
 from train.data.types import DataError, RecordSplit, Split
-from train.prepare import prepare
 
 pytest.importorskip("tensorflow_datasets")
 
@@ -36,7 +36,7 @@ def loaded_splits(name, root):
 
 def test_cifar10_is_read_back_in_the_published_order(tmp_path):
     archive, train, test = write_cifar10(tmp_path)
-    target = prepare("cifar10", archive, data_dir=tmp_path / "data", counts=CIFAR10_COUNTS)
+    target = prepare_small("cifar10", archive, data_dir=tmp_path / "data", counts=CIFAR10_COUNTS)
     assert target == tmp_path / "data/cifar10/3.0.2"
     loaded, got_train, got_test = loaded_splits("cifar10", tmp_path / "data")
     for got, expected in ((got_train, train), (got_test, test)):
@@ -50,7 +50,7 @@ def test_tfds_itself_reads_what_was_prepared(tmp_path):
     import tensorflow_datasets as tfds
 
     archive, _, test = write_cifar10(tmp_path)
-    target = prepare("cifar10", archive, data_dir=tmp_path / "data", counts=CIFAR10_COUNTS)
+    target = prepare_small("cifar10", archive, data_dir=tmp_path / "data", counts=CIFAR10_COUNTS)
     sources = tfds.data_source("cifar10", data_dir=str(tmp_path / "data"), download=False)
     assert {split: len(source) for split, source in sources.items()} == {"train": 50, "test": 20}
     by_id = {record["id"]: record for record in sources["test"]}
@@ -76,7 +76,7 @@ def test_cifar100_keeps_both_labels(tmp_path):
         files[f"cifar-100-binary/{name}.bin"] = records.tobytes()
     archive = write_tar(tmp_path / "cifar-100-binary.tar.gz", files)
     counts = counts_of(train=(200, 100), test=(100, 100))
-    prepare("cifar100", archive, data_dir=tmp_path, counts=counts)
+    prepare_small("cifar100", archive, data_dir=tmp_path, counts=counts)
     loaded, train, test = loaded_splits("cifar100", tmp_path)
     for got, expected in ((train, fine[0]), (test, fine[1])):
         np.testing.assert_array_equal(got[0], expected[0])
@@ -90,7 +90,7 @@ def test_stl10_with_its_unlabelled_images(tmp_path):
     import tensorflow_datasets as tfds
 
     archive, splits, unlabelled = write_stl10(tmp_path)
-    prepare("stl10", archive, data_dir=tmp_path, counts=STL10_COUNTS)
+    prepare_small("stl10", archive, data_dir=tmp_path, counts=STL10_COUNTS)
     loaded, train, test = loaded_splits("stl10", tmp_path)
     assert [by_bytes(train), by_bytes(test)] == [by_bytes(split) for split in splits]
     assert loaded.class_names == tuple(CLASSES)
@@ -101,7 +101,7 @@ def test_stl10_with_its_unlabelled_images(tmp_path):
 
 def test_unlabelled_images_of_stl10_are_read_when_asked_for(tmp_path):
     archive, _, unlabelled = write_stl10(tmp_path)
-    target = prepare("stl10", archive, data_dir=tmp_path, counts=STL10_COUNTS)
+    target = prepare_small("stl10", archive, data_dir=tmp_path, counts=STL10_COUNTS)
     assert load("stl10", data_dir=str(tmp_path)).unlabelled is None
     expected = by_bytes((unlabelled, [-1] * 3))
     held = load("stl10", data_dir=str(tmp_path), unlabelled=True).unlabelled
@@ -122,7 +122,7 @@ def test_svhn_is_read_back_in_the_published_order(tmp_path):
     import tensorflow_datasets as tfds
 
     folder, train, test = write_svhn(tmp_path / "mat")
-    target = prepare("svhn_cropped", folder, data_dir=tmp_path / "data", counts=SVHN_COUNTS)
+    target = prepare_small("svhn_cropped", folder, data_dir=tmp_path / "data", counts=SVHN_COUNTS)
     assert target == tmp_path / "data/svhn_cropped/3.1.0"
     loaded, got_train, got_test = loaded_splits("svhn_cropped", tmp_path / "data")
     for got, expected in ((got_train, train), (got_test, test)):
@@ -143,7 +143,7 @@ def test_svhn_is_read_back_in_the_published_order(tmp_path):
 @pytest.mark.parametrize(("name", "compressed"), [("mnist", False), ("fashion_mnist", True)])
 def test_idx_files(name, compressed, tmp_path):
     folder, *splits = write_idx(tmp_path / "idx", compressed=compressed)
-    prepare(name, folder, data_dir=tmp_path, counts=IDX_COUNTS)
+    prepare_small(name, folder, data_dir=tmp_path, counts=IDX_COUNTS)
     _, train, test = loaded_splits(name, tmp_path)
     assert [by_bytes(train), by_bytes(test)] == [by_bytes(split) for split in splits]
 
@@ -154,7 +154,7 @@ def test_jpeg_archive_in_the_published_order(tmp_path):
         split: random_split(count, 10, (1,), 5)[1] for split, count in (("train", 30), ("test", 20))
     }
     np.savez(tmp_path / "labels.npz", **order)
-    prepare(
+    prepare_small(
         "cifar10",
         archive,
         labels=tmp_path / "labels.npz",
@@ -176,7 +176,7 @@ def test_image_folder_in_the_order_of_classes(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     counts = counts_of(train=(20, 10), test=(10, 10))
-    prepare("cifar10", tmp_path / "images", data_dir=tmp_path, counts=counts)
+    prepare_small("cifar10", tmp_path / "images", data_dir=tmp_path, counts=counts)
     loaded, train, _ = loaded_splits("cifar10", tmp_path)
     assert loaded.source_note == "CIFAR-10 in the order of its classes, not in the published order"
     np.testing.assert_array_equal(train[1], np.repeat(np.arange(10), 2))

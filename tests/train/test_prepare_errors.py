@@ -10,6 +10,7 @@ from tests.train.published import (
     SVHN_COUNTS,
     idx_bytes,
     image_files,
+    prepare_small,
     random_split,
     svhn_arrays,
     write_cifar10,
@@ -64,7 +65,7 @@ def test_official_counts_are_asked_for(tmp_path):
     folder, *_ = write_idx(tmp_path / "idx")
     counts = {"train": [1, 3, *[2] * 8], "test": [1] * 10}
     with pytest.raises(DataError, match="images per class of train are not those"):
-        prepare("mnist", folder, data_dir=tmp_path, counts=counts)
+        prepare_small("mnist", folder, data_dir=tmp_path, counts=counts)
 
 
 @pytest.mark.parametrize("keep", [0.02, 0.5, 0.999])
@@ -73,7 +74,7 @@ def test_truncated_archives_are_refused(keep, tmp_path):
     content = archive.read_bytes()
     archive.write_bytes(content[: int(len(content) * keep)])
     with pytest.raises(DataError, match=r"cifar-10-binary\.tar\.gz"):
-        prepare("cifar10", archive, data_dir=tmp_path / "data", counts=CIFAR10_COUNTS)
+        prepare_small("cifar10", archive, data_dir=tmp_path / "data", counts=CIFAR10_COUNTS)
     assert not (tmp_path / "data").exists()
 
 
@@ -123,7 +124,7 @@ def test_truncated_mat_files_are_refused(keep, tmp_path):
     file.write_bytes(content[: int(len(content) * keep)])
     message = r"test_32x32\.mat is truncated, .*: get it again"
     with pytest.raises(DataError, match=message):
-        prepare("svhn_cropped", folder, data_dir=tmp_path / "data", counts=SVHN_COUNTS)
+        prepare_small("svhn_cropped", folder, data_dir=tmp_path / "data", counts=SVHN_COUNTS)
     assert not (tmp_path / "data").exists()
 
 
@@ -146,21 +147,21 @@ def test_wrong_mat_files_are_refused(tmp_path):
     ):
         scipy.io.savemat(folder / "test_32x32.mat", arrays)
         with pytest.raises(DataError, match=rf"test_32x32\.mat.* {message}.*published file"):
-            prepare("svhn_cropped", folder, data_dir=tmp_path / "data", counts=SVHN_COUNTS)
+            prepare_small("svhn_cropped", folder, data_dir=tmp_path / "data", counts=SVHN_COUNTS)
     scipy.io.savemat(folder / "test_32x32.mat", {"X": x[..., :19], "y": y[:19]})
     with pytest.raises(DataError, match="19 images in test, the published data have 20"):
-        prepare("svhn_cropped", folder, data_dir=tmp_path / "data", counts=SVHN_COUNTS)
+        prepare_small("svhn_cropped", folder, data_dir=tmp_path / "data", counts=SVHN_COUNTS)
 
 
 def test_existing_data_are_left_alone(tmp_path):
     archive, *_ = write_cifar10(tmp_path)
     root = tmp_path / "data"
-    target = prepare("cifar10", archive, data_dir=root, counts=CIFAR10_COUNTS)
+    target = prepare_small("cifar10", archive, data_dir=root, counts=CIFAR10_COUNTS)
     (target / "SOURCE.txt").write_text("an older one")
     with pytest.raises(DataError, match="already there; --overwrite replaces it"):
-        prepare("cifar10", archive, data_dir=root, counts=CIFAR10_COUNTS)
+        prepare_small("cifar10", archive, data_dir=root, counts=CIFAR10_COUNTS)
     assert load("cifar10", data_dir=str(root)).source_note == "an older one"
-    prepare("cifar10", archive, data_dir=root, overwrite=True, counts=CIFAR10_COUNTS)
+    prepare_small("cifar10", archive, data_dir=root, overwrite=True, counts=CIFAR10_COUNTS)
     assert load("cifar10", data_dir=str(root)).source_note == ""
     assert [path.name for path in root.iterdir()] == ["cifar10"]
 
@@ -169,7 +170,7 @@ def test_existing_data_are_left_alone(tmp_path):
 def test_an_interruption_leaves_nothing_behind(error, tmp_path, monkeypatch):
     archive, *_ = write_cifar10(tmp_path)
     root = tmp_path / "data"
-    written = prepare("cifar10", archive, data_dir=root, counts=CIFAR10_COUNTS)
+    written = prepare_small("cifar10", archive, data_dir=root, counts=CIFAR10_COUNTS)
     before = {path.name: path.stat().st_mtime_ns for path in written.iterdir()}
 
     def progress(title, done, total):
@@ -179,7 +180,9 @@ def test_an_interruption_leaves_nothing_behind(error, tmp_path, monkeypatch):
     monkeypatch.setattr(prepare_module, "_progress", progress)
     for target in (root, tmp_path / "new"):
         with pytest.raises(error):
-            prepare("cifar10", archive, data_dir=target, overwrite=True, counts=CIFAR10_COUNTS)
+            prepare_small(
+                "cifar10", archive, data_dir=target, overwrite=True, counts=CIFAR10_COUNTS
+            )
     assert {path.name: path.stat().st_mtime_ns for path in written.iterdir()} == before
     assert [path.name for path in root.iterdir()] == ["cifar10"]
     assert list((tmp_path / "new").iterdir()) == []

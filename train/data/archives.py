@@ -1,6 +1,6 @@
-"""Readers of published archives of images. Nothing is unpickled and nothing is extracted to disk.
+"""Readers of published archives of images, which unpickle nothing and extract nothing to disk.
 
-Each returns an `Archive`: the labels are read at once, the images when they are asked for.
+Each returns an `Archive`, whose labels are read at once and whose images when they are asked for.
 """
 
 import contextlib
@@ -22,7 +22,8 @@ from train.data.types import DataError, require
 
 # Far above any member of the published archives, so that a forged size cannot exhaust memory.
 _MEMBER_LIMIT = 2**32
-_CHUNK = 2**20
+# Above any file of labels or class names.
+_SMALL = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,7 @@ class ArchiveSplit:
     """One split of an archive.
 
     Attributes:
-      labels: int64 `[n]` for each label feature.
+      labels: int64 `[n]`, by the name of the label feature.
       images: starts a pass over the images, uint8 `[h, w, c]`, in the order of the labels.
     """
 
@@ -46,8 +47,8 @@ class Archive:
     """What an archive holds.
 
     Attributes:
-      splits: the tables by the name of their split.
-      class_names: for each label feature that the archive names the classes of.
+      splits: the splits by their names.
+      class_names: the names of the classes, for each label feature for which the archive has them.
       note: how the data depart from the published data, or "".
     """
 
@@ -58,7 +59,7 @@ class Archive:
 
 @contextlib.contextmanager
 def damage(path: Path) -> Generator[None]:
-    """Turns each way in which a damaged file makes itself felt into one error."""
+    """Turns the different errors that a damaged file can cause into one."""
     try:
         yield
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
@@ -75,7 +76,7 @@ def members(path: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
 
 
 def _fields(name: str) -> tuple[dict[str, list[str]], dict[str, str], list[str]]:
-    """Files of each split, file of the class names of each feature, order of the label bytes."""
+    """Files of each split, files of class names by feature, and the order of the label bytes."""
     if name == "cifar10":
         train = [f"data_batch_{i}.bin" for i in range(1, 6)]
         files = {"train": train, "test": ["test_batch.bin"]}
@@ -88,7 +89,7 @@ def _fields(name: str) -> tuple[dict[str, list[str]], dict[str, str], list[str]]
 def cifar(path: Path, name: str) -> Archive:
     """Reads the binary version of CIFAR-10 or CIFAR-100 (`name`)."""
     files, name_files, features = _fields(name)
-    wanted = [*(file for group in files.values() for file in group), *name_files.values()]
+    wanted = [*(file for parts in files.values() for file in parts), *name_files.values()]
     contents = {}
     with damage(path):
         for member, size, file in members(path):
@@ -100,12 +101,13 @@ def cifar(path: Path, name: str) -> Archive:
             if Path(member).name in wanted and size < _MEMBER_LIMIT:
                 contents[Path(member).name] = file.read()
     _require_members(path, wanted, contents)
+    # A record is the bytes of its labels, then the planes of red, green and blue.
     record = len(features) + 3 * 32 * 32
     splits = {}
-    for split, group in files.items():
-        if any(len(contents[file]) % record for file in group):
+    for split, parts in files.items():
+        if any(len(contents[file]) % record for file in parts):
             raise DataError(f"{path}: the files of {split} do not hold records of {record} bytes")
-        data = np.concatenate([np.frombuffer(contents.pop(file), np.uint8) for file in group])
+        data = np.concatenate([np.frombuffer(contents.pop(file), np.uint8) for file in parts])
         data = data.reshape(-1, record)
         labels = {feature: data[:, i].astype(np.int64) for i, feature in enumerate(features)}
         images = data[:, len(features) :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
@@ -119,11 +121,12 @@ def stl10(path: Path) -> Archive:
     """Reads `stl10_binary.tar.gz`; the images, 3 GB, are never all in memory."""
     names = {"train": "train_X.bin", "test": "test_X.bin", "unlabelled": "unlabeled_X.bin"}
     small = ["train_y.bin", "test_y.bin", "class_names.txt"]
+    # The images are read in a later pass, one by one; here their number is enough.
     contents, sizes = {}, {}
     with damage(path):
         for member, size, file in members(path):
             base = Path(member).name
-            if base in small and size < _CHUNK:
+            if base in small and size < _SMALL:
                 contents[base] = file.read()
             elif base in names.values():
                 sizes[base] = size
@@ -139,7 +142,9 @@ def stl10(path: Path) -> Archive:
             labels = np.frombuffer(contents[f"{split}_y.bin"], np.uint8).astype(np.int64) - 1
         if rest or len(labels) != count:
             raise DataError(f"{path}: {file} holds {count} images, there are {len(labels)} labels")
-        splits[split] = ArchiveSplit({"label": labels}, functools.partial(_stl10_images, path, file))
+        splits[split] = ArchiveSplit(
+            {"label": labels}, functools.partial(_stl10_images, path, file)
+        )
     return Archive(splits, {"label": _lines(contents["class_names.txt"])})
 
 
@@ -150,13 +155,13 @@ def _stl10_images(path: Path, wanted: str) -> Iterator[np.ndarray]:
             if Path(member).name == wanted:
                 for _ in range(size // record):
                     image = np.frombuffer(file.read(record), np.uint8)
-                    # Column by column in each channel, unlike CIFAR.
+                    # Each channel is stored column by column, unlike in CIFAR.
                     yield image.reshape(3, 96, 96).transpose(2, 1, 0)
                 return
 
 
 def idx(path: Path) -> Archive:
-    """Reads the four idx files of MNIST or one of its kin in a folder, compressed or not."""
+    """Reads the four idx files of MNIST or one of its variants in a folder, compressed or not."""
     splits = {}
     for split, prefix in (("train", "train"), ("test", "t10k")):
         images = _idx_array(_idx_file(path, f"{prefix}-images", 3), 3)
@@ -217,6 +222,7 @@ def has_idx(path: Path) -> bool:
 
 
 def _idx_file(path: Path, stem: str, rank: int) -> Path:
+    # Published copies differ in the dash or dot before `idx` and in their compression.
     names = [f"{stem}{dash}idx{rank}-ubyte{end}" for dash in "-." for end in ("", ".gz")]
     for name in names:
         if (path / name).is_file():
@@ -234,14 +240,15 @@ def _idx_array(path: Path, rank: int) -> np.ndarray:
         size = math.prod(shape)
         if size >= _MEMBER_LIMIT:
             raise DataError(f"{path} claims the shape {shape}")
+        # One byte more, to notice a file that is too long.
         data = file.read(size + 1)
     if len(data) != size:
         raise DataError(f"{path} does not hold the {size} bytes of its shape {shape}")
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def _require_members(path: Path, wanted: list[str], found: dict) -> None:
-    missing = [file for file in wanted if file not in found]
+def _require_members(path: Path, wanted: list[str], members: dict) -> None:
+    missing = [file for file in wanted if file not in members]
     if missing:
         raise DataError(f"{path} is another archive or not all of it: it lacks {missing[0]}")
 

@@ -1,4 +1,4 @@
-"""Random crops and flips on the device, for a whole batch at once, keyed by the step."""
+"""Random crops and flips of a whole batch at once, on the device."""
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,10 @@ def crop_and_flip(images: Array, key: Array, *, pad: int = 4, flip: bool = True)
     """Reflect-pads, crops to the old size at a random place, and flips left to right half the time.
 
     Args:
-        images: `[n, h, w, c]` of any dtype; each image is moved on its own.
-        key: of the draws, one for all or `[n]`, one for each image. The same key gives the same result.
-        pad: pixels on each side, less than the height and the width.
+        images: `[n, h, w, c]` of any dtype; each image is moved independently.
+        key: one key for all images, or `[n]` keys, one for each image. The same key gives the same
+            result.
+        pad: pixels that are added on each side, fewer than the height and the width.
         flip: whether to flip at all.
 
     Returns:
@@ -30,11 +31,13 @@ def crop_and_flip(images: Array, key: Array, *, pad: int = 4, flip: bool = True)
         left = jax.random.randint(columns, shape, 0, 2 * pad + 1)
         return top, left, jax.random.bernoulli(flips, shape=shape)
 
-    each = jax.vmap(lambda own: draw(own, ())) if key.ndim else lambda own: draw(own, (samples,))
-    top, left, flipped = each(key)
+    # With a key for each image, what it gets does not depend on its place in the batch.
+    draw_all = jax.vmap(lambda k: draw(k, ())) if key.ndim else lambda k: draw(k, (samples,))
+    top, left, flipped = draw_all(key)
+    # Drawn even if unused, so that the crops do not depend on `flip`.
     flipped &= flip
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")
-    # Whole rows, then whole columns: two gathers of slices instead of one slice an image.
+    # Whole rows, then whole columns: two gathers instead of one slice per image.
     row = top[:, None] + jnp.arange(height)[None, :]
     column = jnp.where(
         flipped[:, None], width - 1 - jnp.arange(width)[None, :], jnp.arange(width)[None, :]

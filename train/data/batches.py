@@ -1,15 +1,16 @@
-"""Two ways to go through a split: endless shuffled batches to train on, one pass to evaluate."""
+"""Batches of a split: an endless shuffled stream for training, and a single pass for evaluation."""
 
 import contextlib
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from train.data.types import RecordSplit, Split, require
 
-# Batches read ahead, and threads that read them. grain's own defaults (500 and 16) are meant for
-# single records: 500 batches of 256 images of 224 x 224 would take 19 GB.
+# Threads that read batches, and how many batches they read ahead. grain's own defaults (500 and 16)
+# are meant for single records: 500 batches of 256 images of 224 x 224 would take 19 GB.
 READ_THREADS = 4
 READ_AHEAD = 8
 
@@ -17,7 +18,7 @@ READ_AHEAD = 8
 def batch_indices(
     size: int, batch_size: int, *, seed: int, start_step: int = 0
 ) -> Iterator[np.ndarray]:
-    """Endless batches of indices: one fresh permutation of `range(size)` after the other.
+    """Endless batches of indices, from one fresh permutation of `range(size)` after another.
 
     A batch may reach from one epoch into the next, so every epoch holds each index exactly once.
     The batches from step k on are the same whether the iteration starts at 0 or at k.
@@ -25,8 +26,8 @@ def batch_indices(
     Args:
       size: the number of examples.
       batch_size: indices per batch.
-      seed: of the permutations, at least 0.
-      start_step: the number of batches to leave out.
+      seed: the seed of the permutations, at least 0.
+      start_step: the number of batches to skip.
 
     Returns:
       An iterator of int64 `[batch_size]`.
@@ -39,6 +40,7 @@ def batch_indices(
         return np.random.default_rng((seed, epoch)).permutation(size)
 
     def generate() -> Iterator[np.ndarray]:
+        # An epoch is a function of its number, so that skipped batches need not be drawn.
         epoch, offset = divmod(start_step * batch_size, size)
         pending = permutation(epoch)[offset:]
         while True:
@@ -58,13 +60,13 @@ def stream(
 
     A split in memory is gathered by `batch_indices`; records are read ahead by grain. Both shuffle
     each epoch anew, let a batch reach into the next epoch, and give the same batches from step k
-    on whether they start at 0 or at k. The two orders differ.
+    on whether they start at 0 or at k. Their orders differ.
 
     Args:
       split: what to read.
       batch_size: examples per batch.
-      seed: of the order, at least 0 and below 2^32.
-      start_step: the number of batches to leave out, at no cost.
+      seed: the seed of the order, at least 0 and below 2^32.
+      start_step: the number of batches to skip, which costs nothing.
 
     Returns:
       An iterator of `image`, uint8 `[batch_size, h, w, c]`, and `label`, int32 `[batch_size]`.
@@ -85,13 +87,13 @@ def batches(split: Split | RecordSplit, batch_size: int) -> Iterator[dict[str, n
     """Goes through a split once, always in the same order, in batches of one shape.
 
     Args:
-      split: what to read. A streamed one is read in a fixed random order, and so is one in memory
-        whose labels are sorted: batches of one class alone would say nothing of the whole.
+      split: what to read. A streamed split is read in a fixed random order, and so is a split in
+        memory whose labels are sorted: batches of a single class would not represent the whole.
       batch_size: examples per batch; the last batch is filled up with zeros.
 
     Returns:
       An iterator of `image`, uint8 `[batch_size, h, w, c]`, `label`, int32 `[batch_size]`, and
-      `weight`, float32 `[batch_size]`: 1 for an example, 0 for a filling.
+      `weight`, float32 `[batch_size]`: 1 for an example, 0 for a filler.
     """
     _check_batches(len(split), batch_size)
     if isinstance(split, Split):
@@ -103,12 +105,14 @@ def batches(split: Split | RecordSplit, batch_size: int) -> Iterator[dict[str, n
     else:
         grain = require("grain", "a data set that does not fit in memory")
         dataset = grain.MapDataset.range(len(split)).seed(0).shuffle()
+        # Every example counts in an evaluation, so the last batch may be short.
         dataset = dataset.batch(batch_size, drop_remainder=False)
         parts = _read_ahead(grain, split, dataset, 0)
     return (_fill(part, batch_size) for part in parts)
 
 
 def _fill(batch: dict[str, np.ndarray], batch_size: int) -> dict[str, np.ndarray]:
+    # One shape for all batches, so that what is compiled for one serves them all.
     count = len(batch["label"])
     filled = {
         key: np.concatenate([value, np.zeros((batch_size - count, *value.shape[1:]), value.dtype)])
@@ -118,15 +122,16 @@ def _fill(batch: dict[str, np.ndarray], batch_size: int) -> dict[str, np.ndarray
 
 
 def _read_ahead(
-    grain: Any, split: RecordSplit, dataset: Any, start_step: int
+    grain: ModuleType, split: RecordSplit, dataset: Any, start_step: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Reads the batches of indices in `dataset`, by threads and from `start_step` on.
+    """Reads the batches of indices in `dataset` in threads, from step `start_step` on.
 
     Grain handles indices, not records, because sources read a batch of records twice as fast as
-    one record after the other.
+    one record after another.
     """
     options = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=READ_AHEAD)
     read = dataset.map(split.take).to_iter_dataset(options)
+    # Closed even if the caller stops early: its threads would keep on reading.
     with contextlib.closing(iter(read)) as iterator:
         iterator.set_state({"next_index": start_step})
         yield from iterator

@@ -1,4 +1,4 @@
-"""A published data set as `{train,test}/<class>/<image>`, in a folder or a tar archive."""
+"""Reader of published data as images in `{train,test}/<class>/`, in a folder or tar archive."""
 
 import functools
 import io
@@ -13,6 +13,7 @@ from train.data.local import IMAGE_SUFFIXES
 from train.data.types import DataError, require
 
 _JPEG = (".jpg", ".jpeg")
+# Name and content of the image files, by split and class.
 _Files = dict[tuple[str, str], list[tuple[str, bytes]]]
 
 TITLES = {"cifar10": "CIFAR-10", "mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
@@ -34,11 +35,11 @@ def image_tree(path: Path, name: str, shape: tuple[int, int, int], labels: Path 
 
     Args:
       path: the folder or the tar archive.
-      name: the data set it holds; its classes must be the folders' names (numbers for MNIST and
-        its kin).
-      shape: of the images.
+      name: the data set that it holds. Its folders must be named after the classes (by numbers for
+        MNIST and its variants).
+      shape: the shape of the images.
       labels: an .npz file with `train` and `test`, the labels in the published order. The k-th
-        image of a class, by file name, then goes to the k-th place of that class. Without it the
+        image of a class, by file name, then goes to the k-th place of that class. If None, the
         images are in the order of the classes.
     """
     if name not in CLASSES:
@@ -50,12 +51,13 @@ def image_tree(path: Path, name: str, shape: tuple[int, int, int], labels: Path 
     order = _read_labels(labels) if labels is not None else {}
     splits = {}
     for split in ("train", "test"):
-        groups = [sorted(files.get((split, label), []), key=_number) for label in CLASSES[name]]
-        counts = [len(group) for group in groups]
-        sequence = order.get(split, np.repeat(np.arange(len(groups)), counts))
-        if np.bincount(sequence, minlength=len(groups)).tolist() != counts:
+        by_class = [sorted(files.get((split, label), []), key=_number) for label in CLASSES[name]]
+        counts = [len(images) for images in by_class]
+        sequence = order.get(split, np.repeat(np.arange(len(by_class)), counts))
+        if np.bincount(sequence, minlength=len(by_class)).tolist() != counts:
             raise DataError(f"{labels} does not match the images of {split} in {path}")
-        queues = [iter(group) for group in groups]
+        # Each label of the published order takes the next image of its class.
+        queues = [iter(images) for images in by_class]
         queue = [next(queues[label]) for label in sequence]
         splits[split] = ArchiveSplit(
             {"label": sequence}, functools.partial(_decode, path, tuple(queue), shape)
@@ -82,6 +84,7 @@ def _read_files(path: Path) -> _Files:
 
 
 def _number(file: tuple[str, bytes]) -> tuple[int, str]:
+    # By value: as text, 10 would come before 9.
     stem = Path(file[0]).stem
     return (int(stem), stem) if stem.isdecimal() else (-1, stem)
 
@@ -118,8 +121,8 @@ def _note(name: str, files: _Files, labels: Path | None) -> str:
     notes = []
     jpegs = [
         content
-        for group in files.values()
-        for file, content in group
+        for images in files.values()
+        for file, content in images
         if file.lower().endswith(_JPEG)
     ]
     if jpegs:
@@ -131,6 +134,7 @@ def _note(name: str, files: _Files, labels: Path | None) -> str:
 
 
 def _is_quality_75(content: bytes) -> bool:
+    # A JPEG stores no quality but tables, which are compared with those that Pillow writes at 75.
     pillow = require("PIL.Image", "an archive of images")
     sample = io.BytesIO()
     pillow.new("RGB", (8, 8)).save(sample, "JPEG", quality=75)

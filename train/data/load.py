@@ -1,6 +1,6 @@
-"""Data sets by name.
+"""Loads a data set by its name.
 
-Arrays need NumPy alone: TFDS, grain, Pillow and scikit-learn are imported by what uses them.
+Arrays need NumPy alone: TFDS, grain, Pillow and scikit-learn are imported only where they are used.
 """
 
 from pathlib import Path
@@ -26,15 +26,15 @@ def load(
         layout of TFDS, by `python -m train.prepare` or by TFDS itself as ArrayRecord;
         `folder:PATH`: a folder of images (see `local.folder`);
         `npz:PATH`: arrays in a file (see `local.npz`).
-      data_dir: where prepared data lie; `$TFDS_DATA_DIR` or `~/tensorflow_datasets` if left out.
+      data_dir: where prepared data lie; by default `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
       memory_limit_mib: a split whose images need more than this as uint8 is streamed from disk.
-      image_size: the side in pixels that the images of a folder are scaled and cropped to.
-      unlabelled: also read the images without labels that `stl10`, a folder or a file may have; the
-        other sets have none.
+      image_size: the side in pixels to which the images of a folder are scaled and cropped.
+      unlabelled: also read the images without labels, which `stl10`, a folder or a file may have;
+        the other sets have none.
 
     Returns:
-      The data set. Splits in memory of CIFAR-10, CIFAR-100 and SVHN are in the published order;
-      those of the other prepared sets, and streamed ones, in the order of the files of TFDS.
+      The data set. In memory, splits of CIFAR-10, CIFAR-100 and SVHN are in the published order;
+      those of the other prepared sets, and all streamed ones, are in the order of TFDS's files.
 
     Raises:
       DataNotFound: the data are not on this machine; the message says how to prepare them.
@@ -57,11 +57,12 @@ def load(
     if name not in tfds.PUBLISHED:
         known = ", ".join(["digits", *tfds.PUBLISHED, "folder:PATH", "npz:PATH"])
         raise DataError(f"there is no data set {name!r}; choose from {known}")
+    # For the messages of errors: it prepares the data where this run looks for them.
     command = f"python -m train.prepare {name} --from {tfds.PUBLISHED[name].argument}"
     if data_dir is not None:
         command += f" --data-dir {data_dir}"
     root = tfds.default_data_dir() if data_dir is None else Path(data_dir).expanduser()
-    found = tfds.find(name, root, prepare_command=command, unlabelled=unlabelled)
+    version = tfds.find(name, root, prepare_command=command, unlabelled=unlabelled)
     return tfds.read(
-        name, found.name, root, memory_limit_mib=memory_limit_mib, unlabelled=unlabelled
+        name, version.name, root, memory_limit_mib=memory_limit_mib, unlabelled=unlabelled
     )

@@ -1,4 +1,4 @@
-"""Data sets that need no preparation: the digits, an .npz file, a folder of images."""
+"""Data sets that are read where they lie: the digits, an .npz file, a folder of images."""
 
 import glob
 import logging
@@ -16,7 +16,6 @@ from train.data.types import (
     DataNotFound,
     ImageData,
     RecordSplit,
-    Split,
     fit_in_memory,
     from_arrays,
     image_data,
@@ -37,8 +36,8 @@ def digits() -> ImageData:
     """The 1,797 handwritten digits of scikit-learn, 8 x 8, one channel.
 
     The values 0 to 16 are scaled to 0 to 255. There is no official split: 360 examples are drawn
-    for the test part with seed 0, each class giving a fifth of its images to within one; the other
-    1,437 are the training part. The split is the same on every machine.
+    with seed 0 as the test part, to which each class gives a fifth of its images to within one; the
+    other 1,437 are the training part. The split is the same on every machine.
     """
     datasets = require("sklearn.datasets", "the data set digits")
     bunch = datasets.load_digits()
@@ -58,16 +57,17 @@ def digits() -> ImageData:
 def npz(path: Path, *, unlabelled: bool = False) -> ImageData:
     """Reads `x_train`, `y_train`, `x_test`, `y_test` from an .npz file.
 
-    The file may also hold `class_names` and `source_note` as arrays of strings, and
-    `x_unlabelled`, images without labels, which are read only for `unlabelled`.
+    The file may also hold `class_names` and `source_note` as arrays of strings, and images without
+    labels in `x_unlabelled`, which are read only if `unlabelled` is set.
 
     Raises:
       DataNotFound: there is no such file.
-      DataError: it is no .npz file, lacks an array, or holds pickled objects.
+      DataError: the file is no .npz archive, lacks an array, or holds pickled objects.
     """
     if not path.is_file():
         raise DataNotFound(f"there is no file {path}")
     try:
+        # Unpickling could run code of whoever wrote the file.
         with np.load(path, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise DataError(f"{path} holds a single array, not an .npz archive")
@@ -89,32 +89,14 @@ def npz(path: Path, *, unlabelled: bool = False) -> ImageData:
     )
 
 
-def save_npz(data: ImageData, path: Path) -> None:
-    """Writes a data set in memory to a file that `npz` reads, as for a machine without TFDS."""
-    arrays: dict[str, Any] = {
-        "class_names": np.array(data.class_names),
-        "source_note": np.array(data.source_note),
-    }
-    splits = {"train": data.train, "test": data.test, "unlabelled": data.unlabelled}
-    for name, split in splits.items():
-        if split is None:
-            continue
-        if not isinstance(split, Split):
-            raise DataError(f"{data.name} is not in memory")
-        arrays[f"x_{name}"] = split.images
-        if name != "unlabelled":
-            arrays[f"y_{name}"] = split.labels
-    np.savez(path, **arrays)
-
-
 class ImageFiles:
-    """Records of image files: each is decoded to RGB when it is asked for.
+    """Records of image files, each of which is decoded to RGB when it is asked for.
 
     Args:
       paths: the files.
-      labels: one per file.
-      image_size: every image is scaled so that its shorter side has this length and cropped about
-        the centre to a square; without it all images must have one size.
+      labels: one label per file.
+      image_size: side of the squares to which images are scaled (by their shorter side) and cropped
+        about the centre; if None, all images must have the same size.
     """
 
     def __init__(self, paths: Sequence[Path], labels: Sequence[int], *, image_size: int | None):
@@ -123,6 +105,7 @@ class ImageFiles:
         self._image_size = image_size
         self._image = require("PIL.Image", "a folder of images")
         self._ops = require("PIL.ImageOps", "a folder of images")
+        # Set once the first image is read, which all others must match.
         self.image_shape: tuple[int, int, int] | None = None
 
     def __len__(self) -> int:
@@ -158,21 +141,21 @@ def folder(
 ) -> ImageData:
     """Reads `train/<class>/*` and `test/<class>/*`, or `<class>/*` alone.
 
-    Images become RGB; classes are numbered in the order of their names. Without the two upper
-    folders a fifth of the images, drawn with seed 0 and stratified by class, is the test split.
+    Images become RGB; classes are numbered in the order of their names. Without `train/` and
+    `test/`, a fifth of the images, drawn with seed 0 and stratified by class, is the test split.
     A folder `unlabelled/` beside the others is never a class.
 
     Args:
       path: the folder.
-      memory_limit_mib: a larger split is not read now; its files are decoded whenever asked for.
+      memory_limit_mib: a larger split is not read now; its files are decoded when they are needed.
       image_size: see `ImageFiles`.
-      unlabelled: also read the images in `unlabelled/`, if there is one, and in the folders in it,
+      unlabelled: also read the images in `unlabelled/`, if there is one, and in its subfolders,
         whose names mean nothing.
 
     Raises:
       DataNotFound: there is no such folder.
-      DataError: a class is empty or unknown in training, `unlabelled/` is empty, or an image that
-        is read now cannot be.
+      DataError: a class is empty or missing in training, `unlabelled/` is empty, or an image
+        cannot be read.
     """
     if not path.is_dir():
         raise DataNotFound(f"there is no folder {path}")
@@ -184,6 +167,7 @@ def folder(
     if (path / "train").is_dir():
         classes = _list_classes(path / "train")
         tests = _list_classes(path / "test")
+        # A class may lack test images, but not training images.
         unknown = sorted(set(tests) - set(classes))
         if unknown:
             raise DataError(f"{path / 'test'} has classes that train/ lacks: {', '.join(unknown)}")
@@ -194,11 +178,12 @@ def folder(
         classes = _list_classes(path, ignore=_UNLABELLED)
         for name, files in classes.items():
             if len(files) < 2:
-                raise DataError(f"the class {path / name} needs two images to be split")
+                raise DataError(f"the class {path / name} needs at least two images to be split")
         names = list(classes)
         files = [(file, names.index(name)) for name in names for file in classes[name]]
         labels = np.array([label for _, label in files])
         parts = stratified_split(labels, round(len(files) / 5), seed=0)
+        # The split is not published, so it is announced here and noted beside every result.
         train, test = ([files[index] for index in part] for part in parts)
         note = _SPLIT_NOTE
         _log.info("%s: %s (%d of %d images)", path, note, len(test), len(files))
@@ -209,6 +194,7 @@ def folder(
         ImageFiles([file for file, _ in part], [label for _, label in part], image_size=image_size)
         for part in parts
     ]
+    # Streamed images are read later: each is then compared with the first.
     shape = sources[0][0]["image"].shape
     for source in sources:
         source.image_shape = shape
@@ -223,7 +209,7 @@ def folder(
 
 
 def _list_unlabelled(path: Path) -> list[Path]:
-    # Unlike Path.rglob this also goes into folders that are links, as for classes.
+    # Unlike Path.rglob this also follows links to folders, as the reading of classes does.
     names = sorted(glob.glob("**/*", root_dir=path, recursive=True))
     files = [path / name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
     files = [file for file in files if not file.is_dir()]

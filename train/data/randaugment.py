@@ -1,7 +1,7 @@
 """RandAugment and Cutout on the device: the strong augmentation of FixMatch and FreeMatch.
 
-Pillow is the reference of every operation. The whole batch goes through each of three families -
-moves, tones and blends - and an image is left as it is by those that its operation is not of.
+Pillow is the reference for every operation. The whole batch goes through each of three families -
+moves, tones and blends - which leave an image as it is if its operation is of another family.
 """
 
 import functools
@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-# Magnitudes are in the units of Pillow: degrees, a slope, a share of the width or the height,
-# bits, a threshold or a factor. The operations without one get 0.
+# Ranges of the magnitudes, in the units of Pillow: degrees, a slope, a share of the width or the
+# height, bits, a threshold or a factor. Operations without a magnitude get 0.
 _SHIFTS = ("ShearX", "ShearY", "TranslateX", "TranslateY")
 _MOVES = {"Rotate": (-30, 30)} | dict.fromkeys(_SHIFTS, (-0.3, 0.3))
 _TONES = {"AutoContrast": (0, 0), "Equalize": (0, 0), "Posterize": (4, 8), "Solarize": (0, 256)}
@@ -27,12 +27,13 @@ _ANGLES = 16  # entries of the table of sines and cosines per degree
 
 
 def strong(images: Array, keys: Array, *, operations: int = 3) -> Array:
-    """Does random operations of random magnitudes, one after the other, and then Cutout.
+    """Applies random operations of random magnitudes, one after another, and then Cutout.
 
     Args:
         images: `[n, h, w, c]` uint8, with one channel or three.
-        keys: `[n]` keys of `jax.random`. What a sample gets depends on its own key alone.
-        operations: number of operations per sample, drawn with replacement.
+        keys: `[n]` keys of `jax.random`, one per image, which alone decide what is done to that
+            image.
+        operations: number of operations per image, drawn with replacement.
 
     Returns:
         `[n, h, w, c]` uint8.
@@ -50,17 +51,19 @@ def strong(images: Array, keys: Array, *, operations: int = 3) -> Array:
     if operations < 0:
         raise ValueError(f"operations must be at least 0, got {operations}.")
     indices, magnitudes, sizes, centres = draw(keys, operations=operations)
-    each = indices.T, magnitudes.T
-    images, _ = lax.scan(lambda now, own: (apply(now, *own), None), jnp.asarray(images), each)
+    # A scan, so that the operations are compiled once and not once for each turn.
+    turns = indices.T, magnitudes.T
+    images, _ = lax.scan(lambda now, turn: (apply(now, *turn), None), jnp.asarray(images), turns)
     return cutout(images, sizes, _times(centres, np.array([[width, height]], np.float32)))
 
 
 def draw(keys: Array, *, operations: int = 3) -> tuple[Array, Array, Array, Array]:
-    """Draws for each of n keys on its own, all uniformly.
+    """Draws uniformly, and independently for each of n keys.
 
     Returns:
-        Indices into `OPERATIONS`, `[n, operations]`; magnitudes alike; sides of the squares to cut
-        out, `[n]`, as shares of the width; centres, `[n, 2]`, as shares of the width and height.
+        Indices into `OPERATIONS`, `[n, operations]`; their magnitudes, `[n, operations]`; sides of
+        the squares to cut out, `[n]`, as shares of the width; centres, `[n, 2]`, as shares of the
+        width and height.
     """
 
     def one(key):
@@ -75,7 +78,7 @@ def draw(keys: Array, *, operations: int = 3) -> tuple[Array, Array, Array, Arra
 
 
 def apply(images: Array, operations: Array, magnitudes: Array) -> Array:
-    """Does one operation per image, as Pillow does it, for images up to 1,000 pixels wide or high.
+    """Applies one operation to each image as Pillow does, for sides of up to 1,000 pixels.
 
     Only rotations can differ, in single pixels of fewer than one image in 10,000: the sines have
     fewer digits than Pillow's.
@@ -88,7 +91,7 @@ def apply(images: Array, operations: Array, magnitudes: Array) -> Array:
     _check(images)
 
     def family(images, index):
-        # Branches in a loop, because XLA would fuse the families into one slow loop over pixels.
+        # Branches in a loop, because XLA would otherwise fuse the families into one slow loop.
         return lax.switch(index, (_moved, _toned, _blended), images, operations, magnitudes), None
 
     return lax.scan(family, jnp.asarray(images), jnp.arange(3))[0]
@@ -97,8 +100,9 @@ def apply(images: Array, operations: Array, magnitudes: Array) -> Array:
 def cutout(images: Array, sizes: Array, centres: Array) -> Array:
     """Fills a square of each image with grey, as far as it lies inside.
 
-    The first column is the whole part of the centre less half the side, at least 0; the last one,
-    filled too, is the whole part of the first plus the side. Rows likewise.
+    The first column is the integer part of the centre minus half the side, and at least 0. The last
+    one, which is filled too, is the integer part of the first plus the side. The same holds for
+    rows.
 
     Args:
         images: `[n, h, w, c]` uint8, with one channel or three.
@@ -131,22 +135,23 @@ def _is(operations, *names):
 
 
 def _times(x, y):
-    # The clip keeps compilers from fusing the product with a sum, which would skip a rounding.
+    # The clip keeps compilers from fusing the product with a sum, which would leave out a rounding.
     return jnp.clip(x * y, -65536, 65536)
 
 
 def _round(x):
-    # x + 0.5 would be rounded itself.
+    # Half a unit is not added, since that sum would be rounded itself.
     whole = jnp.floor(x)
     return jnp.where(x - whole >= 0.5, whole + 1, whole).astype(jnp.int32)
 
 
 def _moved(images, operations, magnitudes):
-    """Rotations, shears and translations: Pillow's nearest pixel, black outside."""
+    """Rotations, shears and translations, with the nearest pixel like Pillow, and black outside."""
     samples, height, width, channels = images.shape
     column, row = jnp.arange(width)[None, None, :], jnp.arange(height)[None, :, None]
-    own = [x[:, None, None] for x in _affine(height, width, operations, magnitudes)]
-    one, x_of_row, y_of_column, x_first, y_first = own
+    affine = [x[:, None, None] for x in _affine(height, width, operations, magnitudes)]
+    one, x_of_row, y_of_column, x_first, y_first = affine
+    # In fixed-point numbers, as Pillow computes it, so that the same pixel is the nearest.
     x = (x_first + x_of_row * row + one * column) >> 16
     y = (y_first + one * row + y_of_column * column) >> 16
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
@@ -158,7 +163,11 @@ def _moved(images, operations, magnitudes):
 
 
 def _affine(height, width, operations, magnitudes):
-    """How far a source moves along with the pixel, across, and x and y of the first: 5 x `[n]`."""
+    """Coefficients `[n]` of the source coordinates, in units of 1 / 65,536 pixel.
+
+    They are how far a source moves per pixel along its axis, x per row, y per column, and x and y
+    of the source of the first pixel.
+    """
 
     def along(axis, length):
         shear, move = _is(operations, "Shear" + axis), _is(operations, "Translate" + axis)
@@ -173,7 +182,7 @@ def _affine(height, width, operations, magnitudes):
 
 
 def _share(magnitudes, length):
-    """The product in pixels, rounded; in whole numbers, as float32 lacks the digits."""
+    """The product in pixels, rounded; in integers, because float32 has too few digits."""
     scaled = magnitudes * (1 << 20)
     whole = jnp.floor(scaled)
     rest = jnp.floor((scaled - whole) * length).astype(jnp.int32)
@@ -181,10 +190,11 @@ def _share(magnitudes, length):
 
 
 def _rotation(height, width, degrees):
-    """`_affine` of rotations: the nearest angle of a table, and a small angle on top of it."""
+    """`_affine` of rotations, by the nearest angle in a table and a small angle on top of it."""
     nearest = jnp.clip(_round(degrees * _ANGLES), -30 * _ANGLES, 30 * _ANGLES)
     rest = (degrees - nearest.astype(jnp.float32) / _ANGLES) * (np.pi / 180)
     sin, sin_rest, cos, cos_rest = jnp.asarray(_sines_and_cosines())[nearest + 30 * _ANGLES].T
+    # The small angle by its series, of which these terms are enough for float32.
     rise, fall = rest - rest**3 / 6, rest**2 / 2
     sin_more = sin_rest + (cos + cos_rest) * rise - sin * fall
     cos_more = cos_rest - (sin + sin_rest) * rise - cos * fall
@@ -195,7 +205,7 @@ def _rotation(height, width, degrees):
     cosine, sine, minus = carried(cos, cos_more), carried(sin, sin_more), carried(-sin, -sin_more)
 
     def first(length, of_column, of_row):
-        # In halves, as it is half a pixel from the corner, turned about the centre.
+        # In halves: it is half a pixel from the corner and turned about the centre.
         whole = _ONE * length - (width - 1) * of_column[0] - (height - 1) * of_row[0]
         rest = (width - 1) * of_column[1] + (height - 1) * of_row[1]
         return (whole + 1 - jnp.ceil(rest).astype(jnp.int32)) >> 1
@@ -206,7 +216,7 @@ def _rotation(height, width, degrees):
 
 @functools.cache
 def _sines_and_cosines():
-    """`[angles, 4]`: sine and cosine times 65,536, each as the whole part and the rest."""
+    """`[angles, 4]`: sine and cosine times 65,536, both as an integer part and a rest."""
     angle = np.radians(np.arange(-30 * _ANGLES, 30 * _ANGLES + 1) / _ANGLES)
     exact = _ONE * np.round(np.stack([np.sin(angle), np.cos(angle)], axis=1), 15)
     return np.stack([np.floor(exact), exact % 1], axis=2).reshape(-1, 4).astype(np.float32)
@@ -215,6 +225,7 @@ def _sines_and_cosines():
 def _toned(images, operations, magnitudes):
     """AutoContrast, Equalize, Posterize and Solarize."""
     samples, height, width, channels = images.shape
+    # Histograms of all images and channels in one array.
     table = jnp.arange(samples * channels).reshape(samples, 1, 1, channels)
     place = images.astype(jnp.int32) + 256 * table
     counts = jnp.zeros(samples * channels * 256, jnp.int32)
@@ -231,7 +242,7 @@ def _toned(images, operations, magnitudes):
     low, span, short, step = (x[:, None, None] for x in (low, span, short, step))
     operations, magnitudes = operations[:, None, None, None], magnitudes[:, None, None, None]
 
-    # AutoContrast and Equalize are quotients, with one divisor per image and channel.
+    # AutoContrast and Equalize are quotients, with one divisor for each image and channel.
     value = images.astype(jnp.int32)
     equal = _is(operations, "Equalize")
     below = below.at[place].get(mode="promise_in_bounds")
@@ -249,16 +260,16 @@ def _toned(images, operations, magnitudes):
 
 
 def _quotient(part, whole):
-    # The half keeps exact quotients from ending just below where division is not rounded correctly.
+    # The half keeps exact quotients from ending just below where division is rounded imprecisely.
     return ((part.astype(jnp.float32) + 0.5) / whole.astype(jnp.float32)).astype(jnp.int32)
 
 
 @functools.cache
 def _short_quotients():
-    """Where Pillow's doubles end just below a whole number, and AutoContrast is one less.
+    """Where doubles in Pillow end just below an integer, so that its AutoContrast is one less.
 
-    Entry `high (high - 1) / 2 + low`, bit `k`, is of the value that becomes `15 k` if 17 divides
-    `high - low`, else `17 k`. There are no others.
+    Bit `k` of entry `high (high - 1) / 2 + low` is for the value that becomes `15 k` if 17 divides
+    `high - low`, else `17 k`. There are no other cases.
     """
     high, low = np.tril_indices(256, -1)
     span, scale = high - low, 255.0 / (high - low)
@@ -272,12 +283,13 @@ def _short_quotients():
 
 
 def _blended(images, operations, magnitudes):
-    """Blends with black, the grey image, its mean or the smooth image, cut off as Pillow does."""
+    """Blends with black, the grey image, its mean or the smooth image, clipped as in Pillow."""
     operations, magnitudes = operations[:, None, None, None], magnitudes[:, None, None, None]
     pixels = images.astype(jnp.int32)
     grey = pixels
     if images.shape[-1] == 3:
         red, green, blue = (pixels[..., i : i + 1] for i in range(3))
+        # The weights of ITU-R 601 times 65,536, as in Pillow.
         grey = (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16
     size = images.shape[1] * images.shape[2]
     mean = (2 * jnp.sum(grey, axis=(1, 2, 3), keepdims=True) + size) // (2 * size)
@@ -290,7 +302,7 @@ def _blended(images, operations, magnitudes):
 
 
 def _smooth(pixels):
-    """The mean of 3 x 3 pixels, the middle one five times; the border stays."""
+    """The mean of 3 x 3 pixels, the middle one counted five times; the border is kept."""
     inner = np.zeros((1, *pixels.shape[1:]), bool)
     inner[:, 1:-1, 1:-1] = True
     padded = jnp.pad(pixels, ((0, 0), (1, 1), (1, 1), (0, 0)))

@@ -1,4 +1,4 @@
-"""Parts of data sets: stratified splits, class-balanced parts, the control with random labels."""
+"""Parts of data sets: stratified splits, class-balanced draws, and a control with random labels."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from train.data.types import DataError, ImageData, RecordSplit, Split
 def stratified_split(
     labels: np.ndarray, test_size: int, *, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Splits indices so that each class gives its share to the test part, to within one.
+    """Splits indices so that each class gives its share to the test part, to within one example.
 
     Args:
       labels: integers `[n]`.
       test_size: the number of test examples.
-      seed: of the draw within each class.
+      seed: the seed of the draw within each class.
 
     Returns:
       The sorted indices of the training and of the test part.
@@ -24,6 +24,7 @@ def stratified_split(
     classes, counts = np.unique(labels, return_counts=True)
     shares = counts * (test_size / len(labels))
     sizes = np.floor(shares).astype(int)
+    # The examples lost to rounding down go to the classes that lost the most.
     largest = np.argsort(sizes - shares, kind="stable")[: test_size - sizes.sum()]
     sizes[largest] += 1
     test = _draw(labels, dict(zip(classes, sizes, strict=True)), seed=seed)
@@ -34,7 +35,7 @@ def balanced_part(split: Split | RecordSplit, size: int, *, name: str) -> Split:
     """A class-balanced part of a split, drawn with seed 0, in the order of the split.
 
     Raises:
-        DataError: the split is smaller, or streamed from disk.
+        DataError: the split is smaller than that, or streamed from disk.
     """
     if isinstance(split, RecordSplit):
         raise DataError(f"{name} needs images in memory (see --memory-limit-mib).")
@@ -47,7 +48,7 @@ def balanced_part(split: Split | RecordSplit, size: int, *, name: str) -> Split:
 
 
 def with_random_labels(data: ImageData, *, seed: int = 0) -> ImageData:
-    """The same training images with their labels shuffled among them; the test split as it is."""
+    """The data with labels shuffled among the training images; the test split stays as it is."""
     if isinstance(data.train, RecordSplit):
         raise DataError(
             "random labels need training images in memory: give --no-random-labels, or a larger "
@@ -59,10 +60,10 @@ def with_random_labels(data: ImageData, *, seed: int = 0) -> ImageData:
 
 
 def draw_balanced(labels: np.ndarray, count: int, *, seed: int) -> np.ndarray:
-    """Sorted indices of `count` samples, as many of each class, drawn by the seed.
+    """Sorted indices of `count` samples, equally many of each class, drawn with the seed.
 
     Raises:
-        DataError: `count` is no multiple of the number of classes, or a class has too few.
+        DataError: `count` is no multiple of the number of classes, or a class has too few samples.
     """
     classes = np.unique(labels)
     per_class, rest = divmod(count, len(classes))
@@ -80,8 +81,8 @@ def draw_balanced(labels: np.ndarray, count: int, *, seed: int) -> np.ndarray:
 
 
 def _draw(labels: np.ndarray, sizes: Mapping[int, int], *, seed: int) -> np.ndarray:
-    """Sorted indices of so many samples of each class, drawn by the seed."""
-    # Sorting raw draws, not `permutation`: its result may change between versions of NumPy.
+    """Sorted indices of so many samples of each class, drawn with the seed."""
+    # Raw draws are sorted because the result of `permutation` may change with the version of NumPy.
     draws = np.random.Generator(np.random.PCG64(seed)).random(len(labels))
     chosen = []
     for value, size in sizes.items():

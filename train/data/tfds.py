@@ -23,16 +23,16 @@ SOURCE_NOTE_FILE = "SOURCE.txt"
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """What is known of a published data set before any of it is read.
+    """What is known about a published data set before any of it is read.
 
     Attributes:
-      source: the files it is published as, in words.
-      argument: what `train.prepare --from` takes, for messages.
+      source: a description of the published files.
+      argument: what to give to `train.prepare --from`, for messages.
       train: images per class of the training split; a single number if all classes have as many.
-      test: the same of the test split.
+      test: the same for the test split.
       num_classes: the number of classes.
-      unlabelled: images in the split without labels.
-      id_digits: digits of the number in a record's `id`, for sets that have one in TFDS.
+      unlabelled: the number of images without labels.
+      id_digits: digits of the number in the `id` of a record, for sets whose records have one.
     """
 
     source: str
@@ -103,18 +103,19 @@ def default_data_dir() -> Path:
 
 
 def import_tfds() -> ModuleType:
-    """Imports TFDS, which only data in its layout needs."""
+    """Imports TFDS, which is needed only for data in its layout."""
     return require("tensorflow_datasets", "data in the layout of TFDS")
 
 
 def versions(name: str, data_dir: Path) -> list[Path]:
     """The complete prepared versions of a data set, the oldest first."""
-    found = [
+    # TFDS writes to a folder of another name and renames it at the end.
+    complete = [
         path.parent
         for path in (data_dir / name).glob("*/dataset_info.json")
         if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
     ]
-    return sorted(found, key=lambda path: [int(part) for part in path.name.split(".")])
+    return sorted(complete, key=lambda path: [int(part) for part in path.name.split(".")])
 
 
 def _splits(name: str, unlabelled: bool) -> list[str]:
@@ -123,21 +124,21 @@ def _splits(name: str, unlabelled: bool) -> list[str]:
 
 
 def find(name: str, data_dir: Path, *, prepare_command: str, unlabelled: bool = False) -> Path:
-    """Returns the folder of the newest prepared version, after a look at its files.
+    """Returns the folder of the newest prepared version, after checking its files.
 
-    The files of a split without labels are looked at only for `unlabelled`.
+    The files of a split without labels are checked only if `unlabelled` is set.
 
     Raises:
       DataNotFound: nothing is prepared under `data_dir`.
-      DataError: it is in a format without random access, or files of it are missing.
+      DataError: it is in a format without random access, or some of its files are missing.
     """
-    found = versions(name, data_dir)
-    if not found:
+    prepared = versions(name, data_dir)
+    if not prepared:
         raise DataNotFound(
             f"{name} is not in {data_dir / name}. Get {PUBLISHED[name].source}, then run: "
             f"{prepare_command}"
         )
-    path = found[-1]
+    path = prepared[-1]
     try:
         info = json.loads((path / "dataset_info.json").read_text())
         file_format = info.get("fileFormat", "tfrecord")
@@ -149,6 +150,7 @@ def find(name: str, data_dir: Path, *, prepare_command: str, unlabelled: bool = 
             f"{path} is in the format {file_format}, which has no random access. Run: "
             f"{prepare_command} --overwrite"
         )
+    # TFDS itself would notice a missing file only when one of its records is read.
     for split in _splits(name, unlabelled):
         files = len(list(path.glob(f"{name}-{split}.array_record*")))
         if split not in shards or files != shards[split]:
@@ -164,7 +166,7 @@ def read(
 ) -> ImageData:
     """Reads a prepared data set; splits above the limit stay on disk.
 
-    A split without labels is read only for `unlabelled`.
+    A split without labels is read only if `unlabelled` is set.
     """
     tfds = import_tfds()
     logging.getLogger("absl").addFilter(_is_no_advice)
@@ -189,5 +191,5 @@ def read(
 
 
 def _is_no_advice(line: logging.LogRecord) -> bool:
-    # TFDS recommends OpenCV in every run that has it not.
+    # TFDS recommends OpenCV in every run that does not have it.
     return "OpenCV" not in line.getMessage()

@@ -1,4 +1,4 @@
-"""Data sets of labelled images: the types, the errors and the channel statistics."""
+"""What a data set of labelled images is: its types, errors and channel statistics."""
 
 import dataclasses
 import importlib
@@ -15,6 +15,7 @@ from train.run.requirements import INSTALL
 # Records read to estimate the channel statistics of a set that is too large to hold.
 STATISTICS_SAMPLE = 2048
 
+# Images read at once.
 _CHUNK = 512
 
 
@@ -23,7 +24,7 @@ class DataError(UserError):
 
 
 class DataNotFound(DataError):
-    """Data that is not on this machine."""
+    """Data that are not on this machine."""
 
 
 def require(module: str, what: str) -> ModuleType:
@@ -62,7 +63,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class RecordSplit:
-    """One split read record by record, in the order of its source.
+    """One split that is read record by record, in the order of its source.
 
     Attributes:
       source: random access to records with at least `image` (uint8 `[h, w, c]`) and `label`.
@@ -80,9 +81,10 @@ class RecordSplit:
         return {"image": record["image"], "label": int(record["label"])}
 
     def records(self, indices: Sequence[int]) -> list[Mapping[str, Any]]:
-        """The source's own records, all their fields included, in one read if it can do that."""
+        """The records of the source with all their fields, in one read where it offers that."""
         many = getattr(self.source, "__getitems__", None)
         records = [self.source[i] for i in indices] if many is None else list(many(indices))
+        # A folder of images is streamed without a look at all of its files beforehand.
         for index, record in zip(indices, records, strict=True):
             image = record["image"]
             if image.dtype != np.uint8 or image.shape != self.image_shape:
@@ -105,19 +107,20 @@ class ImageData:
     """A data set of labelled images.
 
     Attributes:
-      name: the name it was loaded by.
+      name: the name of the data set, for titles and settings.
       num_classes: the number of classes.
       class_names: one name per class.
       image_shape: `(h, w, c)`.
       train: the training split.
       test: the test split.
-      mean: per channel, of the training images divided by 255. Exact for a split in memory; for a
-        streamed one it is estimated from a seeded sample of 2,048 records.
-      std: population standard deviation, read as `mean`; 1 for a channel that is constant.
-      source_note: how the data departs from the published data ("" if it does not), to be put
+      mean: mean per channel of the training images divided by 255. It is exact for a split in
+        memory and estimated from a seeded sample of 2,048 records for a streamed one.
+      std: population standard deviation per channel, from the same images; 1 for a channel that is
+        constant.
+      source_note: how the data depart from the published data ("" if they do not), to be put
         beside every result.
       unlabelled: images without known labels, for semi-supervised learning; each has the label -1.
-        None where there are none or nobody asked for them.
+        None if there are none or they were not requested.
     """
 
     name: str
@@ -133,7 +136,7 @@ class ImageData:
 
 
 def fit_in_memory(records: RecordSplit, memory_limit_mib: int) -> Split | RecordSplit:
-    """Reads every record of a split, once, if its images take no more than the limit.
+    """Reads all records of a split into memory if its images take no more than the limit.
 
     Records that carry an `id` (those of CIFAR and SVHN, which TFDS shuffles on disk) are put in the
     order of their ids, which is the published order.
@@ -150,6 +153,7 @@ def fit_in_memory(records: RecordSplit, memory_limit_mib: int) -> Split | Record
             labels[index] = record["label"]
             if "id" in record:
                 ids.append(record["id"])
+    # Index files name samples by their published place.
     if len(ids) == len(records):
         order = np.argsort(np.asarray(ids), kind="stable")
         images, labels = images[order], labels[order]
@@ -170,6 +174,7 @@ def channel_statistics(
         pixels += len(values)
     mean = total / pixels
     std = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
+    # A constant channel is divided by 1.
     std = np.where(std == 0, 255, std)
     return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
 
@@ -179,6 +184,7 @@ def _chunks(split: Split | RecordSplit) -> Iterator[np.ndarray]:
         for start in range(0, len(split), _CHUNK):
             yield split.images[start : start + _CHUNK]
         return
+    # A fixed seed: a resumed run has to normalise as it did before.
     size = min(STATISTICS_SAMPLE, len(split))
     chosen = np.random.default_rng(0).choice(len(split), size=size, replace=False)
     for start in range(0, size, _CHUNK):
@@ -194,7 +200,7 @@ def image_data(
     source_note: str = "",
     unlabelled: Split | RecordSplit | None = None,
 ) -> ImageData:
-    """Builds a data set from its splits, with the statistics of the first."""
+    """Builds a data set from its splits, with the channel statistics of the training split."""
     splits = {"training": train, "test": test}
     if unlabelled is not None:
         splits["unlabelled"] = unlabelled
@@ -247,11 +253,11 @@ def from_arrays(
 
     Args:
       name: what to call it.
-      train_images: uint8 `[n, h, w, c]` or `[n, h, w]`, which gets one channel.
+      train_images: uint8 `[n, h, w, c]` or, for one channel, `[n, h, w]`.
       train_labels: integers `[n]` or `[n, 1]`, from 0.
       test_images: as `train_images`.
       test_labels: as `train_labels`.
-      class_names: one per class; "0", "1", ... up to the largest label if left out.
+      class_names: one name per class; by default "0", "1", ... up to the largest label.
       source_note: see `ImageData`.
       unlabelled: images without labels, as `train_images`.
 
@@ -277,6 +283,7 @@ def _split_from_arrays(name: str, images: np.ndarray, labels: np.ndarray) -> Spl
             f"{name}: images must be uint8 [n, h, w, c] or [n, h, w], got {images.dtype} "
             f"{images.shape}"
         )
+    # Several published sets have their labels in a column.
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
@@ -289,11 +296,11 @@ def _split_from_arrays(name: str, images: np.ndarray, labels: np.ndarray) -> Spl
     return Split(np.ascontiguousarray(images), labels.astype(np.int32))
 
 
-def about(data: Any) -> dict[str, Any]:
-    """What the settings file of a run says of its data."""
+def about(data: ImageData) -> dict[str, Any]:
+    """What the settings file of a run says about its data."""
     return {"data": data.name, "source": data.source_note, "classes": data.num_classes}
 
 
-def source_of(data: Any) -> str:
-    """The name of the data, with a note on where they differ from the published ones."""
+def source_of(data: ImageData) -> str:
+    """The name of the data, with a note on how they depart from the published data."""
     return f"{data.name} ({data.source_note})" if data.source_note else data.name

@@ -1,1 +1,1 @@
-"""One optimizer step, many of them in a call, where their batches come from, over which devices."""
+"""Training: optimizer steps, many of them in one call, their batches, and their devices."""

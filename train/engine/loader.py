@@ -1,4 +1,4 @@
-"""Where the batches of each step come from: arrays on the device, or records streamed from disk."""
+"""Loaders: the batches of each step, from arrays on the device or from records on disk."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
@@ -15,44 +15,44 @@ from train.engine.sharding import replicated
 from train.run.lanes import ORDER, Lane, host_seed, stream_key
 
 Batches = Callable[[int, int], tuple[Any, Any]]
-"""`(step, count) -> (sources, indices)`: arrays, and what each of `count` steps from `step` on takes of
-them, as a tree of `[count, lanes, ...]`."""
+"""`(step, count) -> (sources, indices)`: arrays, and a tree of indices `[count, lanes, ...]` that
+says what each of `count` steps from `step` on takes from them."""
 
 
 class Loader(Protocol):
-    """The batches of all lanes."""
+    """Gives lanes their batches. Sources and indices are trees of arrays for its `take`."""
 
     streamed: bool
-    """Whether each step brings arrays of its own, so that a call takes one step."""
+    """Whether each step has new sources, so that a call can take only one step."""
 
     def batches(self, lanes: Sequence[Lane]) -> Batches:
-        """The batches of these lanes, asked for in the order of the steps."""
+        """The batches of these lanes, to be requested in the order of the steps."""
         ...
 
     def example(self, lanes: Sequence[Lane]) -> tuple[Any, Any]:
-        """Sources, and indices `[1, lanes, ...]` of one step, of the shapes and types that come."""
+        """Sources and indices `[1, lanes, ...]` of one step, right in shapes and types alone."""
         ...
 
     def take(self, sources: Any, indices: Any) -> tuple[Array, ...]:
-        """What the step of each lane is given, `[lanes, ...]`, by indices without the first axis."""
+        """The batch of each lane, `[lanes, ...]`, by the indices `[lanes, ...]` of one step."""
         ...
 
 
 def loader_of(split: Split | RecordSplit, batch_size: int, mesh: Mesh) -> "Loader":
-    """Labelled batches of a training split: from the device if it is in memory, else from disk."""
+    """Labelled batches of a training split, from the device if it is in memory, else from disk."""
     if isinstance(split, RecordSplit):
         return StreamLoader(split, batch_size)
     return DeviceLoader(split, batch_size, mesh)
 
 
 def images_and_labels(sources: Any, indices: Any) -> tuple[Array, ...]:
-    """Images and labels of these indices."""
+    """The images and labels at these indices."""
     images, labels = sources
     return images[indices], labels[indices]
 
 
 class DeviceLoader:
-    """Images and labels, all of them on the device."""
+    """Labelled batches of a split that lies on the device as a whole."""
 
     streamed = False
 
@@ -62,7 +62,7 @@ class DeviceLoader:
         self._sources = replicated(arrays, mesh)
 
     def batches(self, lanes: Sequence[Lane]) -> Batches:
-        """A permutation an epoch, see `BatchOrder`."""
+        """Batches in the order of `BatchOrder`."""
         order = BatchOrder(lanes, self._samples, self._batch_size)
         return lambda step, count: (self._sources, order(step, count))
 
@@ -74,7 +74,7 @@ class DeviceLoader:
 
 
 class StreamLoader:
-    """Images and labels of one step at a time."""
+    """Labelled batches that are read from disk, one step at a time."""
 
     streamed = True
 
@@ -82,11 +82,11 @@ class StreamLoader:
         self._split, self._batch_size = split, batch_size
 
     def batches(self, lanes: Sequence[Lane]) -> Batches:
-        """One shuffled stream for each lane, and for each copy that it draws as."""
+        """Batches from one shuffled stream for each lane and for each copy whose draws it takes."""
         streams: dict[tuple[int, int], Iterator] = {}
 
         def draw(place: int, copy: int, step: int) -> dict[str, np.ndarray]:
-            # Opened where it is first asked for: at the step of a resumed run or of a branch.
+            # Opened at the step that first asks for it: that of a resumed run or of a branch.
             if (place, copy) not in streams:
                 seed = lanes[place].seed
                 seed = host_seed(seed, copy) if copy else seed
@@ -97,6 +97,7 @@ class StreamLoader:
 
         def batches(step: int, count: int) -> tuple[Any, Any]:
             del count
+            # All lanes in one array: the indices then tell which part belongs to which lane.
             copies = enumerate(copies_at(lanes, step))
             parts = [draw(place, copy, step) for place, copy in copies]
             sources = tuple(np.concatenate([part[k] for part in parts]) for k in ("image", "label"))
@@ -105,7 +106,7 @@ class StreamLoader:
         return batches
 
     def example(self, lanes: Sequence[Lane]) -> tuple[Any, Any]:
-        """Arrays of zeros."""
+        """Zeros, since nothing is to be read for an example."""
         samples = len(lanes) * self._batch_size
         images = np.zeros((samples, *self._split.image_shape), np.uint8)
         return (images, np.zeros(samples, np.int32)), self._indices(len(lanes))
@@ -117,10 +118,10 @@ class StreamLoader:
 
 
 class BatchOrder:
-    """Which samples each step of each lane takes: a permutation an epoch.
+    """The samples that each step of each lane takes: one permutation per epoch.
 
-    It is a function of seed, copy and epoch alone, so that a run resumes in its middle. The last
-    samples of an epoch that fill no batch are left out.
+    A permutation depends on seed, copy and epoch alone, so that a run can resume in its middle. The
+    last samples of an epoch, which fill no batch, are left out.
     """
 
     def __init__(self, lanes: Sequence[Lane], samples: int, batch_size: int):
@@ -131,6 +132,7 @@ class BatchOrder:
         self._lanes, self._batch = lanes, batch_size
         self._seeds = np.asarray([lane.seed for lane in lanes], np.int32)
         self.steps_per_epoch = samples // batch_size
+        # Permutations by epoch and by the copies that the lanes draw as.
         self._epochs: dict[tuple[int, tuple[int, ...]], np.ndarray] = {}
 
         def order(seed: Array, copy: Array, epoch: Array) -> Array:
@@ -147,7 +149,7 @@ class BatchOrder:
         epoch, place = divmod(step, self.steps_per_epoch)
         wanted = epoch, copies_at(self._lanes, step)
         if wanted not in self._epochs:
-            # The epoch before is kept: a call may begin in it.
+            # The previous epoch is kept, since a call may begin in it.
             kept = {k: order for k, order in self._epochs.items() if k[0] >= epoch - 1}
             copies = np.asarray(wanted[1], np.int32)
             kept[wanted] = np.asarray(self._order(self._seeds, copies, epoch), np.int32)
@@ -156,5 +158,5 @@ class BatchOrder:
 
 
 def copies_at(lanes: Sequence[Lane], step: int) -> tuple[int, ...]:
-    """The copy whose draws each lane takes at a step: copy 0 before it branches off."""
+    """The copy whose draws each lane takes at a step: copy 0 until the lane branches off."""
     return tuple(lane.copy if step >= lane.branch_step else 0 for lane in lanes)

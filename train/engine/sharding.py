@@ -1,4 +1,4 @@
-"""Data-parallel training: batches are cut over the visible devices, states lie on each of them."""
+"""Data parallelism: batches are divided over the devices, and states are replicated on each."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 
 AXIS = "data"
 
@@ -14,7 +15,7 @@ def data_mesh(batch_size: int, devices: int | None) -> Mesh:
     """A mesh of the first `devices` devices, or of as many as divide the batch.
 
     Raises:
-        ValueError: there are not so many, or they do not divide the batch.
+        ValueError: there are fewer devices, or they do not divide the batch.
     """
     visible = jax.devices()
     if devices is None:
@@ -29,13 +30,14 @@ def data_mesh(batch_size: int, devices: int | None) -> Mesh:
 
 
 def replicated(tree: Any, mesh: Mesh) -> Any:
-    """The arrays of a tree, whole on each device."""
+    """The arrays of a tree, complete on each device."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def cut(array: Any, mesh: Mesh, *, axis: int = 0) -> Array:
-    """An array whose `axis` is cut over the devices, inside a compiled function or outside."""
+def cut(array: ArrayLike, mesh: Mesh, *, axis: int = 0) -> Array:
+    """An array whose `axis` is divided over the devices, inside or outside a compiled function."""
     sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
+    # A traced array cannot be put anywhere; the compiler is told where its parts belong.
     if isinstance(array, jax.core.Tracer):
         return jax.lax.with_sharding_constraint(array, sharding)
     return jax.device_put(array, sharding)

@@ -1,8 +1,8 @@
-"""The network as a pure function, and the state that a training step carries."""
+"""The network as pure functions, and the state that a training step uses and changes."""
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -19,18 +19,18 @@ from train.run.settings import ImageSettings
 
 
 class Outputs(NamedTuple):
-    """What a forward pass gives."""
+    """The results of a forward pass."""
 
     logits: Array
     features: Array
     head: Array
-    """`[num_classes, d]`, one class a row."""
+    """Weights of the last layer `[num_classes, d]`, one class per row."""
     rest: Any
-    """The state that is not trained (batch statistics), updated in training."""
+    """The state that is not trained (batch statistics), which a pass in training updates."""
 
 
 class TrainState(NamedTuple):
-    """Everything that a step uses and changes, of one lane; stacked along a first axis for several."""
+    """Everything that a step of one lane uses and changes; lanes are stacked along axis 0."""
 
     seed: Array
     copy: Array
@@ -41,21 +41,21 @@ class TrainState(NamedTuple):
     rest: Any
     opt_state: Any
     masks: Any = None
-    """Booleans like `params`: weights that are held at zero where False. None for no mask."""
+    """Booleans like `params`, False for weights that are held at zero. None without masks."""
     ema_params: Any = None
     """Exponential moving average of `params`. None if there is none."""
     algorithm_state: Any = None
-    """State of a semi-supervised algorithm. None if there is none."""
+    """The state of a semi-supervised algorithm. None if there is none."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A Flax model taken apart, and the normalisation of its input."""
+    """A Flax model as pure functions of its parameters, and the normalisation of its images."""
 
-    graphdef: Any
-    build: Any
+    graphdef: nnx.GraphDef
+    build: Callable[[nnx.Rngs], nnx.Module]
     width: int
-    """Of the features."""
+    """Width of the features."""
     mean: np.ndarray
     std: np.ndarray
 
@@ -69,6 +69,7 @@ class Network:
             batch_norm_momentum=settings.batch_norm_momentum,
             dtype=jnp.dtype(settings.precision),
         )
+        # The structure alone: no weights are made.
         abstract: Any = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
         graphdef, _, _ = nnx.split(abstract, nnx.Param, ...)
         return cls(
@@ -92,9 +93,10 @@ class Network:
         return Outputs(logits, features, model.head.kernel[...].T, rest)
 
     def layers(self, params: Any, rest: Any, images: Array) -> OrderedDict[str, Array]:
-        """Activations `[n, d]` of every layer in evaluation, maps averaged over their places.
+        """Activations `[n, d]` of every layer in evaluation, with maps averaged over their
+        positions.
 
-        In the order of the network, also through `jax.jit`, which sorts a plain dictionary.
+        The order is that of the network, even through `jax.jit`, which sorts a plain dictionary.
         """
         activations = self._model(params, rest).activations(self._normalised(images), train=False)
         return OrderedDict(
@@ -108,7 +110,7 @@ class Network:
         return model.head.kernel[...].T, model.head.bias[...]
 
     def _model(self, params: Any, rest: Any) -> Any:
-        # copy=True: batch norm writes its statistics, which must not touch the arguments.
+        # A copy, since batch norm writes its statistics, which must not reach the arguments.
         return nnx.merge(self.graphdef, params, rest, copy=True)
 
     def _normalised(self, images: Array) -> Array:
@@ -116,15 +118,16 @@ class Network:
 
 
 class Initialised(Protocol):
-    """Whatever gives initial `(params, rest)`."""
+    """Whatever has initial `(params, rest)`."""
 
     def init(self, key: Array) -> tuple[Any, Any]: ...
 
 
 def initial_state(network: Initialised, optimizer: Optimizer, lanes: Sequence[Lane]) -> TrainState:
-    """States of all lanes, stacked. The weights of a lane depend on its seed alone."""
+    """Initial states of all lanes, stacked. The weights of a lane depend on its seed alone."""
 
     def one(seed: Array, copy: Array, branch_step: Array, knobs: Knobs) -> TrainState:
+        # Copy 0 for all: copies of a seed start from the same weights.
         params, rest = network.init(stream_key(seed, jnp.zeros_like(copy), INIT))
         step = jnp.zeros((), jnp.int32)
         opt_state = optimizer(knobs).init(params)

@@ -1,4 +1,4 @@
-"""What the optimizer steps of all trainings share: the terms of a loss, and the update of a state."""
+"""What all optimizer steps share: the terms of the loss, and the update of the state."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -16,30 +16,30 @@ from train.run.lanes import AUGMENT, Knobs, Lane, stream_key
 
 
 class Terms(NamedTuple):
-    """The loss of a batch and what it is made of; terms of weight 0 are not computed."""
+    """The loss of a batch and its terms; a term that no lane gives a weight is 0."""
 
     loss: Array
     cross_entropy: Array
     mutual_information: Array
     entropy_difference: Array
     more: dict[str, Array] | None = None
-    """What else a step reports."""
+    """Other quantities that a step reports."""
 
     def named(self) -> dict[str, Array]:
-        """All of them by name."""
+        """All terms by name."""
         named = self._asdict()
         return named | (named.pop("more") or {})
 
 
 class UsedTerms(NamedTuple):
-    """Which of the two information terms any lane gives a weight; the others are not computed."""
+    """Which information terms some lane gives a weight; the others are not computed."""
 
     mutual_information: bool
     entropy_difference: bool
 
     @classmethod
     def of(cls, lanes: Sequence[Lane]) -> "UsedTerms":
-        """Those of these lanes."""
+        """The terms that these lanes use."""
         return cls(
             any(lane.knobs.mi_weight for lane in lanes), any(lane.knobs.ed_weight for lane in lanes)
         )
@@ -59,12 +59,13 @@ def information_terms(
     Args:
         features: `[n, d]`.
         head: `[num_classes, d]`.
-        targets: labels `[n]`, or distributions over classes `[n, num_classes]`: then the row of a
-            sample is the mean of the head's rows by its distribution.
-        used: a term that is not used is 0.
-        weights: `[n]`, what each sample counts.
+        targets: labels `[n]`, or distributions over classes `[n, num_classes]`. The row of a sample
+            is then the mean of all rows of the head, weighted by its distribution.
+        used: the terms to compute; the others are 0.
+        weights: weights `[n]` of the samples.
         stop_gradient: the side that the terms do not train.
     """
+    # Zeros instead of no terms: the shapes of a step do not depend on its terms.
     mi = ed = jnp.zeros(())
     if not any(used):
         return mi, ed
@@ -80,6 +81,7 @@ def information_terms(
         if used.entropy_difference:
             ed = mirjax.losses.entropy_difference_loss(*arrays, **options)
         return mi, ed
+    # The losses of mirjax take labels alone; soft rows are made here.
     features = jax.lax.stop_gradient(features) if stop_gradient == "features" else features
     head = jax.lax.stop_gradient(head) if stop_gradient == "head" else head
     rows = jnp.matmul(targets, head, precision="highest")
@@ -88,7 +90,11 @@ def information_terms(
 
 
 def with_information(
-    cross_entropy: Array, information: tuple[Array, Array], knobs: Knobs, *, others: Any = 0.0
+    cross_entropy: Array,
+    information: tuple[Array, Array],
+    knobs: Knobs,
+    *,
+    others: Array | float = 0.0,
 ) -> Terms:
     """The terms of `cross_entropy + others - mi_weight · MI + ed_weight · |H1 - H2|`."""
     mi, ed = information
@@ -97,20 +103,20 @@ def with_information(
 
 
 def augmentation_key(state: TrainState) -> Array:
-    """Of a step's augmentation: of seed and step, and of the copy once it has branched off."""
+    """The key of a step's augmentation: by seed, step and, once it has branched off, copy."""
     copy = jnp.where(state.step < state.branch_step, 0, state.copy)
     return jax.random.fold_in(stream_key(state.seed, copy, AUGMENT), state.step)
 
 
 def descend(state: TrainState, gradient: Any, optimizer: Optimizer) -> TrainState:
-    """The state after the optimizer's update with the knobs of its lane; masks stay at zero."""
+    """The state after an optimizer step with the knobs of its lane; masked weights stay 0."""
     updates, opt_state = optimizer(state.knobs).update(gradient, state.opt_state, state.params)
     params = masked(optax.apply_updates(state.params, updates), state.masks)
     return state._replace(step=state.step + 1, params=params, opt_state=opt_state)
 
 
 def masked(params: Any, masks: Any) -> Any:
-    """The parameters with zeros where the masks are False; as they are if there are none."""
+    """The parameters with zeros where the masks are False; unchanged if there are no masks."""
     if masks is None:
         return params
     return jax.tree.map(lambda p, mask: jnp.where(mask, p, jnp.zeros_like(p)), params, masks)

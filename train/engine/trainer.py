@@ -1,4 +1,4 @@
-"""Training of many lanes: groups of them go through one compiled call together, many steps in each."""
+"""The trainer: groups of lanes go through one compiled call together, for many steps at a time."""
 
 import math
 from collections import deque
@@ -25,10 +25,10 @@ Step = Callable[..., tuple[TrainState, Terms]]
 
 
 class Progress(NamedTuple):
-    """What a call over several steps reports, for each lane."""
+    """What a call over several steps reports for each lane."""
 
     total: Terms
-    """Sum of the terms over the steps of the call."""
+    """The sums of the terms over the steps of the call."""
     bad_step: Array
     """The first step with a non-finite term, or -1."""
     bad_terms: Terms
@@ -39,16 +39,16 @@ class Trainer:
     """Trains lanes of equal shapes, group after group, through one compiled call.
 
     Args:
-        step: of stacked lanes; it is compiled here.
-        loader: of the batches.
-        lanes: what is trained.
-        states: of all lanes, stacked, at the step to go on from.
-        mesh: of the devices over which each batch is cut.
+        step: one step of stacked lanes, which is compiled here.
+        loader: where the batches come from.
+        lanes: the networks to train.
+        states: the stacked states of all lanes, at the step to continue from.
+        mesh: the devices over which each batch is divided.
         steps_per_call: steps in one call of the compiled function; if None, 100, or 1 where that is
-            slow. A streaming loader takes 1.
-        lanes_per_call: lanes in a group; if None, as many as fit in the device's memory, or 1 where
-            that is slow.
-        slow_together: whether the step is slow in a loop and for several lanes, see `is_slow`.
+            slow. With a streaming loader it is always 1.
+        lanes_per_call: lanes in a group; if None, as many as fit in the memory of the device, or 1
+            where several are slow.
+        slow_together: whether the step is slow in a loop and for several lanes; see `is_slow`.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Trainer:
         """The lanes of each group."""
         self._lanes = [lanes[r.start : r.stop] for r in self.rows]
         self.states = [
-            # Copied, since the calls take what they are given.
+            # Copied, since a call donates the arrays that it is given.
             replicated(jax.tree.map(lambda x, r=r: jnp.copy(x[r.start : r.stop]), states), mesh)
             for r in self.rows
         ]
@@ -85,22 +85,22 @@ class Trainer:
 
     @property
     def largest_group(self) -> int:
-        """Lanes that are trained and evaluated at once, at most."""
+        """The number of lanes in the largest group."""
         return max(map(len, self.rows))
 
     def advance(self, to: int) -> list[Metrics]:
-        """Trains every lane up to step `to`; the mean terms of the steps taken, for each lane.
+        """Trains every lane up to step `to`; returns the mean terms of these steps, by lane.
 
         Raises:
-            RunError: a term became non-finite.
+            RunError: a term of the loss became non-finite.
         """
         taken = to - self._step
         if taken == 0:
             return [{} for rows in self.rows for _ in rows]
         totals: list[Terms | None] = [None] * len(self.states)
-        # The next call is started before the last one is waited for, so that the device does not
-        # idle. Calls of several groups would run side by side, and need the memory of both.
-        started: deque[tuple[int, Any]] = deque()
+        # A call is started before the previous one is waited for, so that the device does not idle.
+        # Not with several groups: their calls would run side by side and need memory for both.
+        started: deque[tuple[int, Progress]] = deque()
         ahead = 1 if len(self.states) == 1 else 0
 
         def wait(most: int) -> None:
@@ -108,7 +108,7 @@ class Trainer:
                 group, progress = started.popleft()
                 progress = jax.device_get(progress)
                 self._stop_if_not_finite(group, progress)
-                # In float64: float32 would lose digits over an epoch of calls.
+                # In float64, because float32 would lose digits over many calls.
                 sums = jax.tree.map(lambda x: np.asarray(x, np.float64), progress.total)
                 before = totals[group]
                 totals[group] = sums if before is None else jax.tree.map(np.add, before, sums)
@@ -132,14 +132,15 @@ class Trainer:
         ]
 
     def all_states(self) -> TrainState:
-        """The states of all lanes, stacked."""
+        """The stacked states of all lanes."""
         return concatenated(self.states)
 
     def _needs(self, lanes: Sequence[Lane], states: TrainState) -> int:
-        """Bytes that a call of these lanes takes on each device."""
+        """Bytes that a call with these lanes takes on each device."""
         size = len(lanes)
         states = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), states)
         sources, indices = self._loader.example(lanes)
+        # Compiled from shapes alone: nothing of this size is allocated.
         compiled = self._call.lower(states, sources, self._filled(indices), 1).compile()
         memory = compiled.memory_analysis()
         return (
@@ -147,7 +148,7 @@ class Trainer:
         )
 
     def _filled(self, indices: Any) -> Any:
-        """With zeros for the steps of a full call that are not taken: one shape, one compilation."""
+        """Indices padded to the length of a full call, since each new shape costs a compilation."""
 
         def fill(x: np.ndarray) -> np.ndarray:
             return np.concatenate([x, np.zeros((self._chunk - len(x), *x.shape[1:]), x.dtype)])
@@ -159,6 +160,7 @@ class Trainer:
             if step < 0:
                 continue
             terms = {name: float(v[place]) for name, v in progress.bad_terms.named().items()}
+            # The sum is non-finite whenever a term is, so only the term is named.
             bad = [k for k, v in terms.items() if not np.isfinite(v) and k != "loss"] or ["loss"]
             lane = self._lanes[group][place]
             where = ", ".join([f"seed {lane.seed}", *(f"{k} {v}" for k, v in lane.tags.items())])
@@ -178,12 +180,12 @@ def make_call(
 ) -> Callable[..., tuple[TrainState, Progress]]:
     """Compiles `(states, sources, indices, count) -> (states, progress)` for stacked lanes.
 
-    Step i is given `take(sources, indices[i])`, a batch for each lane; see `train.engine.loader`. The
-    first `count` rows of `indices` are used, so that a short call needs no compilation of its own.
-    With `looped=False` there is one row and no loop. The states are donated. Batches are cut over
-    the devices of the mesh.
+    Step i is given `take(sources, indices[i])`, a batch for each lane; see `train.engine.loader`.
+    Only the first `count` rows of `indices` are used, so that a shorter call needs no compilation
+    of its own. With `looped=False` there is one row and no loop. The states are donated. Batches
+    are divided over the devices of the mesh.
     """
-    # Compiled together with what calls it; jitted here so that the loop below traces it once.
+    # Compiled as a part of the call; jitted here so that shape and body of the loop share a trace.
     step = jax.jit(step)
 
     def once(states: TrainState, sources: Any, indices: Any) -> tuple[TrainState, Progress]:
@@ -191,13 +193,14 @@ def make_call(
         if mesh is not None and mesh.size > 1:
             batch = tuple(cut(x, mesh, axis=1) for x in batch)
         new, terms = step(states, *batch)
+        # Checked on the device: a copy to the host at every step would stall it.
         finite = jnp.all(jnp.isfinite(jnp.stack(jax.tree.leaves(terms))), axis=0)
         return new, Progress(terms, jnp.where(finite, -1, new.step), terms)
 
     def call(
         states: TrainState, sources: Any, indices: Any, count: int
     ) -> tuple[TrainState, Progress]:
-        def at(i: Any) -> Any:
+        def at(i: Array | int) -> Any:
             return jax.tree.map(lambda x: x[i], indices)
 
         if not looped:
@@ -213,7 +216,7 @@ def make_call(
                 jax.tree.map(lambda a, b: jnp.where(good, b, a), so_far.bad_terms, now.bad_terms),
             )
 
-        # A dynamic count: a loop that starts from no terms, whatever they are.
+        # The loop may take any number of steps, so it starts from sums of zero of the right shapes.
         _, progress = jax.eval_shape(once, states, sources, at(0))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), progress.total)
         none = Progress(zeros, jnp.full(states.step.shape, -1, states.step.dtype), zeros)
@@ -223,23 +226,23 @@ def make_call(
 
 
 def is_slow(model: str) -> bool:
-    """Convolutions on a CPU: several times slower when batched over networks or in a loop."""
+    """Whether a loop, or several networks at once, is much slower: for convolutions on a CPU."""
     return jax.default_backend() == "cpu" and is_convolutional(model)
 
 
 def largest_that_fits(
     lanes: int, needs: Callable[[int], int], *, available: int | None = None
 ) -> int:
-    """The largest divisor of `lanes` whose need in bytes is below 0.9 of what is available.
+    """The largest divisor of `lanes` for which `needs` is at most 0.9 of the available bytes.
 
-    If no number is given: all memory of the device, not what is free just now, so that a resumed
-    run comes to the same answer. A device that does not report its memory holds all lanes.
+    By default all memory of the device is available, and not only what is free just now, so that a
+    resumed run gets the same answer. A device that does not report its memory holds all lanes.
     """
     if available is None:
         stats = jax.local_devices()[0].memory_stats() or {}
         if "bytes_limit" not in stats:
             return lanes
         available = int(stats["bytes_limit"])
-    # A single lane has to fit: asking would cost a compilation.
+    # A single lane has to fit anyway, and asking would cost a compilation.
     sizes = [lanes // k for k in range(1, lanes) if lanes % k == 0]
     return next((size for size in sizes if needs(size) <= math.floor(0.9 * available)), 1)

@@ -1,1 +1,1 @@
-"""Metrics of a network on a split, and finished runs read again."""
+"""Metrics of a network on a split, and the reading of finished runs."""

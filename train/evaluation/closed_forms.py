@@ -1,12 +1,13 @@
-"""Where metrics tend to at neural collapse."""
+"""The values that metrics have at neural collapse."""
 
 from mirjax import theory
 
 
 def closed_forms(num_classes: int) -> dict[str, float]:
-    """Where each metric tends to at neural collapse, for pictures and tables."""
+    """The value of each metric at neural collapse, for pictures and tables."""
     entropy = theory.collapsed_entropy(num_classes)
     mir = theory.collapsed_mir(num_classes)
+    # Differences and deviations, all of which vanish.
     zeros = ("hdr", "hdr_batch", "class_hdr", "entropy_difference", "nc1", "nc2_equinorm")
     zeros += ("nc2_equiangle", "nc3", "nc2_equinorm_head", "nc2_equiangle_head")
     return dict.fromkeys(zeros, 0.0) | {

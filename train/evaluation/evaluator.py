@@ -1,8 +1,8 @@
 """Metrics of a network on a whole split: accuracy, MIR, HDR, entropies, neural collapse."""
 
 import math
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,24 +23,24 @@ from train.run.settings import EvaluationSettings
 
 
 class Tally(NamedTuple):
-    """What one pass over a split adds up, for each lane."""
+    """The sums of one pass over a split, for each lane."""
 
     weight: Array
     correct: Array
     cross_entropy: Array
     full_batches: Array
-    """Full batches of `metric_batch` samples, and below the sums of their MIR and HDR."""
+    """Number of full batches of `metric_batch` samples, over which `mir` and `hdr` are summed."""
     mir: Array
     hdr: Array
     moments: mirjax.ClassMoments | None
-    """None where the features themselves are held."""
+    """None if the features themselves are kept."""
 
 
 class Evaluator:
     """Evaluates states on one split, `networks` at a time; everything is compiled once.
 
-    Features that fit are held, so that one pass gives all. Else class moments are, and NC4, which
-    asks for the nearest class mean of each sample, takes a second pass.
+    Features that fit in memory are kept, so that one pass is enough. Otherwise class moments are
+    summed, and NC4, which needs the nearest class mean of each sample, takes a second pass.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Evaluator:
         devices = 1 if mesh is None else mesh.size
         self._batch = devices * math.ceil(metric_batches / devices) * self._metric_batch
         self._width = network.width
+        # float32 features of all networks that are evaluated at once.
         held = 4 * len(split) * self._width * networks
         self._held = held <= settings.memory_limit_mib * 2**20
         self._start = jax.jit(self._zeros, static_argnums=0)
@@ -75,8 +76,9 @@ class Evaluator:
     def __call__(
         self, states: TrainState, split: Split | RecordSplit | None = None
     ) -> list[Metrics]:
-        """The metrics of each lane in `states`, on another split of the same size if one is given."""
+        """The metrics of each lane in `states`, on `split` (of the same size) if it is given."""
         split = self._split if split is None else split
+        # Metrics over the whole set need all features or moments; the rest is summed on the way.
         lanes, n = len(states.seed), len(split)
         tally, held, labels, agreed = self._start(lanes), [], [], jnp.zeros(lanes)
         for batch in self._batches(split):
@@ -85,11 +87,14 @@ class Evaluator:
             )
             held.append(features)
             labels.append(np.asarray(batch["label"]))
+        # NC4 compares with the class means of the whole set, which only the first pass gives.
         if not self._held:
             for batch in self._batches(split):
                 agreed += self._agreeing(tally.moments, states, batch["image"], batch["weight"])
+        # The last batch was filled up; its fillers are cut off.
         heads, biases = self._head(states)
         labels = np.concatenate(labels)[:n]
+        # Lane by lane, so that only one at a time needs memory for its decompositions.
         reports = []
         for lane in range(lanes):
             lane_tally, head = take_lane(tally, lane), heads[lane]
@@ -104,7 +109,7 @@ class Evaluator:
             reports.append(self._report(lane_tally, whole, *of_classes))
         return reports
 
-    def _batches(self, split: Split | RecordSplit) -> Iterator[dict[str, Any]]:
+    def _batches(self, split: Split | RecordSplit) -> Iterator[Mapping[str, Array | np.ndarray]]:
         for batch in batches(split, self._batch):
             yield batch if self._mesh is None else {k: cut(v, self._mesh) for k, v in batch.items()}
 
@@ -123,13 +128,14 @@ class Evaluator:
         batched_labels, batched_weights = (
             x.reshape(-1, self._metric_batch) for x in (labels, weights)
         )
-        # The last batch of a split is filled up; what is averaged over batches leaves it out.
+        # The last batch of a split is filled up; averages over batches leave it out.
         full = jnp.sum(batched_weights, axis=1) == self._metric_batch
 
         def one(tally: Tally, state: TrainState) -> tuple[Tally, Array | None]:
             outputs = self._network.apply(state.params, state.rest, images, train=False)
             logits, features = outputs.logits, outputs.features
             batched = features.reshape(-1, self._metric_batch, self._width)
+            # As published: the metrics of small batches, averaged, beside those of the whole set.
             of_batches = mirjax.interplay(
                 batched,
                 jnp.broadcast_to(outputs.head, (len(batched), *outputs.head.shape)),
@@ -181,8 +187,9 @@ class Evaluator:
             **collapse._asdict(),
             "n": whole.weight,
         }
+        # One transfer for all values, and not one for each.
         logged = {name: float(value) for name, value in jax.device_get(values).items()}
-        # What is 0 at collapse is its own distance.
+        # A metric that is 0 at collapse is its own distance from it.
         distances = {
             f"{name}_distance": logged[name] - at_collapse
             for name, at_collapse in closed_forms(self._classes).items()
@@ -194,7 +201,7 @@ class Evaluator:
         self, features: Array, labels: Array, head: Array, bias: Array
     ) -> tuple[mirjax.Interplay, mirjax.NeuralCollapse]:
         means, weight = mirjax.class_means(features, labels, num_classes=self._classes)
-        # A class without samples stands where it adds nothing to the kernel of the class means.
+        # At the centre, a class without samples adds nothing to the kernel of the class means.
         centre = jnp.mean(features, axis=0)
         means = jnp.where(weight[:, None] > 0, means, centre)
         collapse = mirjax.neural_collapse(
@@ -204,7 +211,7 @@ class Evaluator:
 
 
 class Extractor:
-    """Features `[n, d]` of one network on a whole split, and the labels `[n]`; compiled once."""
+    """Gets features `[n, d]` and labels `[n]` of a whole split from a network; compiled once."""
 
     def __init__(self, network: Network, split: Split | RecordSplit, *, batch_size: int = 500):
         self._split, self._batch = split, min(batch_size, len(split))
@@ -213,7 +220,7 @@ class Extractor:
         )
 
     def __call__(self, state: TrainState) -> tuple[np.ndarray, np.ndarray]:
-        """Of the state of one lane."""
+        """The features and labels, by the state of one lane."""
         rows, labels = [], []
         for batch in batches(self._split, self._batch):
             rows.append(np.asarray(self._forward(state.params, state.rest, batch["image"])))

@@ -1,4 +1,4 @@
-"""Finished runs: their settings, their data, the states of their last checkpoint."""
+"""Reads finished runs: their settings, their data, and the states of their last checkpoint."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,7 +18,7 @@ S = TypeVar("S", bound=ImageSettings)
 
 
 class FinishedRun(NamedTuple):
-    """What the folder of a supervised run holds."""
+    """A finished supervised run, as its folder holds it."""
 
     settings: ImageSettings
     data: ImageData
@@ -26,23 +26,25 @@ class FinishedRun(NamedTuple):
     lanes: list[Lane]
     step: int
     states: TrainState
-    """Of all lanes, at the last checkpoint."""
+    """The stacked states of all lanes at the last checkpoint."""
     untrained: TrainState
+    """The stacked states with which training began."""
 
 
 def read_settings(folder: Path, kind: type[S]) -> S:
     """The settings that a run was made with.
 
     Raises:
-        RunError: the folder holds no run, or one of another command.
+        RunError: the folder holds no run, or a run of another command or version.
     """
     saved = saved_settings(folder)
     fields = {field.name for field in dataclasses.fields(kind)}
     if saved.keys() - fields:
         raise RunError(
-            f"{folder} is a run of another command or version: {kind.__name__} does not have the settings "
-            f"{', '.join(sorted(saved.keys() - fields))}. Name the --out of another run."
+            f"{folder} is a run of another command or version: {kind.__name__} does not have the "
+            f"settings {', '.join(sorted(saved.keys() - fields))}. Name the --out of another run."
         )
+    # Where the folder lies now: it may have been moved.
     values: dict[str, Any] = {**saved, "out": folder}
     try:
         return kind(**values)
@@ -54,32 +56,35 @@ def read_lanes(folder: Path, settings: RunSettings) -> list[Lane]:
     """The lanes that a run trained.
 
     Raises:
-        RunError: what the folder says of them is of another version.
+        RunError: the folder was written by another version.
     """
     try:
         lanes = [Lane.from_json(lane) for lane in saved_run(folder).get("lanes", [])]
     except (AttributeError, KeyError, TypeError) as error:
         raise RunError(_foreign(folder, error)) from None
+    # A folder that lists no lanes has one for each seed.
     return lanes or lanes_of(settings)
 
 
 def _foreign(folder: Path, error: Exception) -> str:
     return (
-        f"{folder}/settings.json holds what this version does not know ({error}). Use the version that made "
-        "the run, or make it again."
+        f"{folder}/settings.json holds what this version does not know ({error}). Use the version "
+        "that made the run, or make it again."
     )
 
 
 def read_run(folder: Path, kind: type[S], load: Callable[[S], ImageData]) -> FinishedRun:
-    """Settings, data (by `load`), network and states of a run.
+    """Reads the settings and states of a run, and loads its data with `load`.
 
     Raises:
         RunError: there is no checkpoint yet.
-        CheckpointError, DataError: as they say.
+        CheckpointError: the checkpoint cannot be used.
+        DataError: the data cannot be loaded.
     """
     settings = read_settings(folder, kind)
     data = load(settings)
     network, lanes = Network.of(settings, data), read_lanes(folder, settings)
+    # Orbax restores into a state of the same structure, which includes that of the optimizer.
     optimizer = sgd_with_cosine(steps=settings.steps, momentum=settings.momentum)
     untrained = initial_state(network, optimizer, lanes)
     checkpoints = Checkpoints(folder / "checkpoints")

@@ -16,14 +16,17 @@ from train.run.loop import Metrics
 from train.run.settings import EvaluationSettings
 
 SAMPLES = 10_000
-"""Of the split, the first ones in the order of `batches`: the activations of all layers are held at once."""
+"""How many samples of a split are evaluated, the first in the order of `batches`.
+
+The activations of all layers are held at once, which limits their number.
+"""
 
 
 class LayerEvaluator:
-    """MIR, HDR, entropy, effective rank and NC1 of each layer, of the set and of batches.
+    """MIR, HDR, entropy, effective rank and NC1 of each layer, over the set and over batches.
 
-    Each layer is compared with the rows of the head, as the features are. Of those rows only the
-    Gram matrix counts, so that a layer may have any width.
+    Each layer is compared with the rows of the head, as the features are. Only the Gram matrix of
+    those rows counts, so that a layer may have any width.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class LayerEvaluator:
     def __call__(self, states: TrainState) -> list[Metrics]:
         """The metrics of each lane, named `LAYER_METRIC`."""
         return [
+            # Not with the state of the optimizer, which would be copied for nothing.
             self._of_lane(take_lane(states._replace(opt_state=None), i))
             for i in range(len(states.seed))
         ]
@@ -54,6 +58,7 @@ class LayerEvaluator:
             parts.append(self._forward(state, batch["image"]))
             labels.append(batch["label"])
             seen += self._batch
+            # The last batch may reach beyond the limit; its rest is cut off below.
             if seen >= self._samples:
                 break
         labels = np.concatenate(labels)[: self._samples]
@@ -61,6 +66,7 @@ class LayerEvaluator:
             name: jnp.concatenate([part[name] for part in parts])[: self._samples]
             for name in parts[0]
         }
+        # In coordinates of their span the rows have at most as many columns as there are classes.
         head, _ = self._network.head(state.params, state.rest)
         head = head_coordinates(head)
         of_batches = self._mean_over_batches(layers, head[labels])
@@ -80,30 +86,34 @@ class LayerEvaluator:
 
     def _of_batches(self, layers: dict[str, Array], rows: Array) -> dict[str, mirjax.Interplay]:
         """Means over all full batches of `metric_batch` samples."""
+        # Samples that fill no batch are left out, as in the evaluation of the features.
         count = self._samples // self._metric_batch
 
         def batched(x: Array) -> Array:
             return x[: count * self._metric_batch].reshape(count, self._metric_batch, -1)
 
-        of_each = jax.vmap(mirjax.layerwise(mirjax.feature_interplay))(
+        of_every_batch = jax.vmap(mirjax.layerwise(mirjax.feature_interplay))(
             jax.tree.map(batched, layers), batched(rows)
         )
-        return jax.tree.map(lambda x: jnp.mean(x, axis=0), of_each)
+        return jax.tree.map(lambda x: jnp.mean(x, axis=0), of_every_batch)
 
     def _variability(self, features: Array, labels: Array) -> Array:
         return headless_collapse(features, labels, self._classes).nc1
 
 
 def headless_collapse(features: Array, labels: Array, num_classes: int) -> mirjax.NeuralCollapse:
-    """Neural collapse of a layer without a head; of its fields, NC1 and NC2 of the class means count."""
+    """Neural collapse of a layer without a head: only NC1 and NC2 of class means have a meaning."""
+    # The class means stand in for the head, so what compares with the head is trivial.
     means = mirjax.class_means(features, labels, num_classes=num_classes).means
     return mirjax.neural_collapse(features, labels, means, num_classes=num_classes)
 
 
-def layer_interplay(features: Array, head: Array, labels: Any) -> mirjax.DatasetInterplay:
-    """`mirjax.dataset_interplay` of a layer `[n, d]` with `head_coordinates`, whatever its width.
+def layer_interplay(
+    features: Array, head: Array, labels: Array | np.ndarray
+) -> mirjax.DatasetInterplay:
+    """`mirjax.dataset_interplay` of a layer `[n, d]` of any width with `head_coordinates`.
 
-    Columns of zeros, which change no Gram matrix, make the widths equal.
+    Both are padded to one width with columns of zeros, which change no Gram matrix.
     """
     width = max(features.shape[1], head.shape[1])
     features, head = (jnp.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in (features, head))
@@ -111,6 +121,6 @@ def layer_interplay(features: Array, head: Array, labels: Any) -> mirjax.Dataset
 
 
 def head_coordinates(head: Array) -> Array:
-    """Rows of the same Gram matrix as the head's, in coordinates of the space that they span."""
+    """Rows with the Gram matrix of the head's rows, in coordinates of the space they span."""
     left, values, _ = jnp.linalg.svd(mirjax.normalize_rows(head), full_matrices=False)
     return left * values

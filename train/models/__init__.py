@@ -1,13 +1,13 @@
 """Networks that return `(logits, features)`; the last layer is always `model.head`.
 
-`model.activations(images, train=)` gives what each layer puts out, the features' layer last.
+`model.activations(images, train=)` returns the output of every layer, that of the features last.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from train.models.conv import ConvNet as ConvNet
 from train.models.mlp import MLP as MLP
@@ -22,12 +22,12 @@ def builder(
     image_shape: tuple[int, int, int],
     num_classes: int,
     batch_norm_momentum: float = 0.9,
-    dtype: Any = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> Callable[[nnx.Rngs], nnx.Module]:
     """A function that makes the named model for images of this shape, computing in `dtype`.
 
     Raises:
-        ValueError: the name is unknown; the message lists what there is.
+        ValueError: the name is unknown; the message lists the known ones.
     """
     if name == "mlp":
         return lambda rngs: MLP(image_shape, num_classes, dtype=dtype, rngs=rngs)
@@ -35,6 +35,7 @@ def builder(
         return lambda rngs: ConvNet(
             image_shape[-1], num_classes, momentum=batch_norm_momentum, dtype=dtype, rngs=rngs
         )
+    # The family of WideResNets: depth and width are part of the name.
     family, *sizes = name.split("-")
     if family == "wrn" and len(sizes) == 2 and all(size.isdigit() for size in sizes):
         depth, width = map(int, sizes)

@@ -1,11 +1,11 @@
 """A small convolutional network."""
 
 import itertools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 
 class ConvNet(nnx.Module):
@@ -18,7 +18,7 @@ class ConvNet(nnx.Module):
         *,
         widths: tuple[int, ...] = (32, 64, 128),
         momentum: float = 0.9,
-        dtype: Any = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         sizes = (channels, *widths)
@@ -33,13 +33,14 @@ class ConvNet(nnx.Module):
 
     def activations(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
         """The output `[n, h, w, width]` of each convolution, after batch norm and ReLU."""
-        x, found = images, {}
+        x, outputs = images, {}
         for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True), 1):
-            x = found[f"conv{number}"] = nnx.relu(norm(conv(x), use_running_average=not train))
-        return found
+            x = outputs[f"conv{number}"] = nnx.relu(norm(conv(x), use_running_average=not train))
+        return outputs
 
     def __call__(self, images: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
         """Logits `[n, num_classes]` and features `[n, d]` of images `[n, h, w, c]`."""
+        # The head and what is measured are float32, whatever the precision of the convolutions.
         last = list(self.activations(images, train=train).values())[-1]
         features = jnp.mean(last.astype(jnp.float32), axis=(1, 2))
         return self.head(features), features

@@ -2,15 +2,15 @@
 
 import itertools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 
 class MLP(nnx.Module):
-    """Flattens, two hidden layers with ReLU, features of width `widths[-1]`, linear head."""
+    """Flattened images, hidden layers with ReLU (features are the last one), and a linear head."""
 
     def __init__(
         self,
@@ -18,7 +18,7 @@ class MLP(nnx.Module):
         num_classes: int,
         *,
         widths: tuple[int, ...] = (256, 64),
-        dtype: Any = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         sizes = (math.prod(image_shape), *widths)
@@ -32,12 +32,13 @@ class MLP(nnx.Module):
     def activations(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
         """The output `[n, width]` of each hidden layer."""
         del train  # nothing here behaves differently in training
-        x, found = images.reshape(len(images), -1), {}
+        x, outputs = images.reshape(len(images), -1), {}
         for number, layer in enumerate(self.layers, 1):
-            x = found[f"layer{number}"] = nnx.relu(layer(x))
-        return found
+            x = outputs[f"layer{number}"] = nnx.relu(layer(x))
+        return outputs
 
     def __call__(self, images: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
         """Logits `[n, num_classes]` and features `[n, d]` of images `[n, h, w, c]`."""
+        # The head and what is measured are float32, whatever the precision of the layers.
         features = list(self.activations(images, train=train).values())[-1].astype(jnp.float32)
         return self.head(features), features

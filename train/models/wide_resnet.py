@@ -1,18 +1,17 @@
-"""WideResNet (Zagoruyko & Komodakis 2016) as the semi-supervised literature sets it up."""
-
-from typing import Any
+"""WideResNet (Zagoruyko & Komodakis 2016) in the variant of the semi-supervised literature."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
-LEAK = 0.1
+LEAK = 0.1  # slope of the leaky ReLUs below zero
 
 
 def _conv(
-    inputs: int, outputs: int, size: int, strides: int, dtype: Any, rngs: nnx.Rngs
+    inputs: int, outputs: int, size: int, strides: int, dtype: DTypeLike, rngs: nnx.Rngs
 ) -> nnx.Conv:
-    # Padding of a fixed width, so that strided layers see the same pixels as in other frameworks.
+    # Fixed padding, so that strided layers see the same pixels as in other frameworks.
     pad = (size - 1) // 2
     return nnx.Conv(
         inputs,
@@ -21,6 +20,7 @@ def _conv(
         strides=strides,
         padding=((pad, pad), (pad, pad)),
         use_bias=False,
+        # He initialisation for leaky ReLUs.
         kernel_init=nnx.initializers.variance_scaling(2 / (1 + LEAK**2), "fan_out", "normal"),
         dtype=dtype,
         rngs=rngs,
@@ -28,7 +28,7 @@ def _conv(
 
 
 class Block(nnx.Module):
-    """Two pre-activated 3 × 3 convolutions and a shortcut."""
+    """Two 3 × 3 convolutions, each after batch norm and leaky ReLU, and a shortcut."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Block(nnx.Module):
         *,
         momentum: float,
         first: bool,
-        dtype: Any,
+        dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         self.norm1 = nnx.BatchNorm(inputs, momentum=momentum, dtype=dtype, rngs=rngs)
@@ -48,7 +48,7 @@ class Block(nnx.Module):
         self.shortcut = (
             None if inputs == outputs else _conv(inputs, outputs, 1, strides, dtype, rngs)
         )
-        # The first block activates before the shortcut branches off.
+        # In the first block alone the shortcut branches off after the activation.
         self.first = first
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -63,20 +63,20 @@ class Block(nnx.Module):
 
 
 class WideResNet(nnx.Module):
-    """WideResNet-`depth`-`width`; features are the global average pool, `64 · width` wide.
+    """WideResNet-`depth`-`width`; its `64 · width` features are the global average pool.
 
     Args:
-        channels: of the images.
-        num_classes: C.
-        depth: 6 blocks + 4, for instance 28.
-        width: multiple of the base widths 16, 32, 64.
-        momentum: of batch norm, the weight of the old value. The published setting is 0.999, which
+        channels: number of channels of the images.
+        num_classes: number of classes.
+        depth: number of layers, `6 k + 4` for k blocks in each of the three stages.
+        width: factor by which the base widths 16, 32 and 64 are multiplied.
+        momentum: weight of the old statistics in batch norm. The published setting is 0.999, which
             needs thousands of steps before evaluation means anything; 0.9 suits short runs.
-        dtype: of convolutions; weights, batch statistics and the head are float32.
-        rngs: for the initial weights.
+        dtype: type of the convolutions; weights, batch statistics and the head are float32.
+        rngs: source of the initial weights.
 
     Raises:
-        ValueError: the depth is not 6 k + 4.
+        ValueError: the depth is not `6 k + 4`.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class WideResNet(nnx.Module):
         width: int = 2,
         *,
         momentum: float = 0.9,
-        dtype: Any = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         if depth < 10 or (depth - 4) % 6:
@@ -97,6 +97,7 @@ class WideResNet(nnx.Module):
         blocks, inputs = [], 16
         for stage, outputs in enumerate(widths):
             for index in range((depth - 4) // 6):
+                # The later stages start with half the resolution.
                 strides = 2 if stage > 0 and index == 0 else 1
                 first = not blocks
                 blocks.append(
@@ -118,16 +119,17 @@ class WideResNet(nnx.Module):
         )
 
     def activations(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
-        """Maps `[n, h, w, channels]` after the stem, after each block, and of the last batch norm."""
+        """Maps `[n, h, w, channels]` after the stem, each block, and the last batch norm."""
         x = self.stem(images)
-        found = {"stem": x}
+        maps = {"stem": x}
         for number, block in enumerate(self.blocks, 1):
-            x = found[f"block{number}"] = block(x, train=train)
-        found["last"] = nnx.leaky_relu(self.norm(x, use_running_average=not train), LEAK)
-        return found
+            x = maps[f"block{number}"] = block(x, train=train)
+        maps["last"] = nnx.leaky_relu(self.norm(x, use_running_average=not train), LEAK)
+        return maps
 
     def __call__(self, images: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
         """Logits `[n, num_classes]` and features `[n, d]` of images `[n, h, w, c]`."""
+        # The head and what is measured are float32, whatever the precision of the convolutions.
         last = self.activations(images, train=train)["last"]
         features = jnp.mean(last.astype(jnp.float32), axis=(1, 2))
         return self.head(features), features

@@ -1,1 +1,1 @@
-"""Modular arithmetic: the task, the network, its training and what is measured of it."""
+"""Modular arithmetic: the task, the network, its training step, and what is measured of it."""

@@ -9,7 +9,7 @@ from train.reporting.records import Record, select
 
 MEMORISED, GENERALISED = 0.99, 0.9
 
-# What may announce generalisation, and the names for it.
+# The metrics that may announce generalisation, and their names in tables.
 MEASURES = {
     "test_mir": "MIR, test",
     "test_hdr": "HDR, test",
@@ -23,6 +23,7 @@ MEASURES = {
     "gini_embedding": "Gini, embedding",
     "gini_neurons": "Gini, neurons to logits",
 }
+# Metrics that span decades, of which the course is that of their logarithm.
 LOGARITHMIC = {"train_nc1", "restricted_loss", "excluded_loss", "test_effective_rank"}
 
 
@@ -38,23 +39,25 @@ def first_step(records: Sequence[Record], metric: str, level: float) -> float:
 
 
 def series(records: Sequence[Record], metric: str) -> np.ndarray:
-    """Values of one seed from memorisation on; logarithms where the metric spans decades."""
+    """The values of one seed from memorisation on; logarithms if the metric spans decades."""
     start = first_step(records, "train_accuracy", MEMORISED)
     values = [r.get(metric) for r in records if r["step"] >= start]
+    # A metric that is missing at some events has no course.
     if any(v is None for v in values) or not values:
         return np.empty(0)
-    found = np.asarray(values, float)
-    return np.log(np.maximum(found, 1e-30)) if metric in LOGARITHMIC else found
+    course = np.asarray(values, float)
+    return np.log(np.maximum(course, 1e-30)) if metric in LOGARITHMIC else course
 
 
 def halfway(records: Sequence[Record], metric: str) -> float:
-    """The event from which on a metric of one seed is, for good, nearer to its final level than half of
-    its largest distance from it since memorisation; NaN without a move.
+    """The event from which a metric of one seed is half-way to its final level and stays there.
 
-    The final level is the mean of the last three events. An early rise that is taken back later does not
-    count: what counts is the move that leads to the end.
+    Half-way means nearer to that level than half of the largest distance since memorisation. The
+    final level is the mean of the last three events. An early rise that is taken back later does
+    not count, only the move that leads to the end. The result is NaN if the metric does not move.
     """
     values = series(records, metric)
+    # Three events make the final level; at least one more has to differ from it.
     if len(values) < 4:
         return math.nan
     away = np.abs(values - np.mean(values[-3:]))
@@ -67,14 +70,14 @@ def halfway(records: Sequence[Record], metric: str) -> float:
 
 
 def leads(main: Sequence[Record]) -> dict[str, list[float]]:
-    """For each measure and seed that generalises: by how many steps it is half-way before test accuracy."""
-    found: dict[str, list[float]] = {}
-    for own in by_seed(main):
-        if not math.isfinite(first_step(own, "test_accuracy", GENERALISED)):
+    """How many steps before test accuracy each measure is half-way, for seeds that generalise."""
+    by_metric: dict[str, list[float]] = {}
+    for records in by_seed(main):
+        if not math.isfinite(first_step(records, "test_accuracy", GENERALISED)):
             continue
-        rise = halfway(own, "test_accuracy")
+        rise = halfway(records, "test_accuracy")
         for metric in MEASURES:
-            lead = rise - halfway(own, metric)
+            lead = rise - halfway(records, metric)
             if not math.isnan(lead):
-                found.setdefault(metric, []).append(lead)
-    return found
+                by_metric.setdefault(metric, []).append(lead)
+    return by_metric

@@ -32,15 +32,17 @@ from train.run.loop import Metrics
 # The kind of the lanes that are neither a control nor an intervention.
 MAIN = "grokking"
 
-
+# Metrics of neural collapse that have a meaning without a head.
 _OF_MEANS = ("nc1", "nc2_equinorm", "nc2_equiangle")
 
 
 class TableEvaluator:
-    """Loss, accuracy, MIR, HDR, entropies and neural collapse of the training pairs, the test pairs and
-    all; the same of the layers where it has a meaning; weights.
+    """Metrics of the training pairs, the test pairs and all pairs, of the layers and of the
+    weights.
 
-    The network's parameters are written to a file at each event, for `progress_records`.
+    They are loss, accuracy, MIR, HDR, entropies and neural collapse, and of the layers those of
+    them that have a meaning. Each evaluation also writes the parameters to a file, for
+    `progress_records`.
     """
 
     def __init__(
@@ -58,13 +60,14 @@ class TableEvaluator:
         self._weights = jax.jit(jax.vmap(self._of_weights))
 
     def __call__(self, groups: Sequence[TrainState]) -> list[Metrics]:
-        """The metrics of each lane, of the states of all groups."""
+        """The metrics of each lane, from the states of all groups."""
         metrics: list[Metrics] = []
         for states in groups:
             rows = slice(len(metrics), len(metrics) + len(states.seed))
             tasks = self._tasks[rows]
             _save(states, self._lanes[rows], self._folder)
             pairs = np.stack([task.pairs for task in tasks])
+            # On the host at once: slices by lane and split would each be a call of the device.
             activations = jax.device_get(self._forward(states.params, pairs))
             weights = jax.device_get(self._weights(states.params))
             metrics += [
@@ -77,10 +80,11 @@ class TableEvaluator:
         model = self._network.model(params)
         activations = model.activations(pairs)
         logits = activations["stream"] @ model.unembedding[...]
-        # `=` is no answer: its row of the head belongs to no class.
+        # The token `=` is no answer, so its row of the head belongs to no class.
         return activations | {"logits": logits, "head": model.head[: self._network.modulus]}
 
     def _of_lane(self, task: Task, activations: dict[str, Any], weights: dict[str, Any]) -> Metrics:
+        # The pairs to train on come first.
         size, head = task.train_size, activations["head"]
         values: dict[str, Any] = {}
         splits = {"train": slice(None, size), "test": slice(size, None), "all": slice(None)}
@@ -102,6 +106,7 @@ class TableEvaluator:
             for layer in ("attention", "hidden"):
                 of_layer = self._of_layer(activations[layer][part], head_coordinates(head), labels)
                 values |= {f"{name}_{layer}_{k}": v for k, v in of_layer.items()}
+        # Plain numbers, which JSON can hold.
         return {k: float(v) for k, v in jax.device_get(values | weights).items()}
 
     def _of_means(
@@ -111,7 +116,7 @@ class TableEvaluator:
         collapse = mirjax.neural_collapse(features, labels, head, num_classes=classes)
         return jnp.mean(precise_cross_entropy(logits, labels)), collapse
 
-    def _of_layer(self, features: Array, head: Array, labels: Any) -> dict[str, Any]:
+    def _of_layer(self, features: Array, head: Array, labels: np.ndarray) -> dict[str, Any]:
         whole = layer_interplay(features, head, labels)
         collapse = self._layer(features, labels, self._network.modulus)
         of_means = {k: getattr(collapse, k) for k in _OF_MEANS}
@@ -124,6 +129,7 @@ class TableEvaluator:
     def _of_weights(self, params: Any) -> dict[str, Array]:
         model, modulus = self._network.model(params), self._network.modulus
         squares = sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(params))
+        # How the neurons reach the logits: the token `=` is no answer.
         neurons = (model.back[...] @ model.unembedding[...])[:, :modulus]
         return {
             "weight_norm": jnp.sqrt(squares),
@@ -137,12 +143,13 @@ def _save(states: TrainState, lanes: Sequence[Lane], folder: Path) -> None:
     params, step = jax.device_get(states.params), int(states.step[0])
     for i, lane in enumerate(lanes):
         leaves = jax.tree.leaves(take_lane(params, i))
+        # A resumed run writes the same file again; a killed one leaves no half of it.
         with replacing(snapshot(folder, lane, step)) as temporary, temporary.open("wb") as file:
             np.savez(file, *leaves)
 
 
 def snapshot(folder: Path, lane: Lane, step: int) -> Path:
-    """Where the parameters of a lane at a step lie."""
+    """The file of the parameters of a lane at a step."""
     return folder / f"{lane.name}-step{step}.npz"
 
 
@@ -156,11 +163,12 @@ def progress_records(
 ) -> list[Record]:
     """Restricted and excluded loss of every lane at every event, for tasks of addition.
 
-    The key frequencies are those of the network at the end, as in the source: of one that does not
-    generalise they mean little.
+    The key frequencies are those of the network at the end, as in the source. They mean little for
+    a network that does not generalise.
     """
     modulus = network.modulus
     waves = jnp.asarray(sum_waves(modulus))
+    # The files hold the leaves alone, in the order of this structure.
     structure = jax.tree.structure(network.init(jax.random.key(0))[0])
     grid = jnp.asarray(np.stack(np.divmod(np.arange(modulus**2), modulus), axis=1))
     grid = grid.astype(jnp.int32)
@@ -181,11 +189,13 @@ def progress_records(
         }
 
     def along(lane: Lane, task: Task) -> Iterator[Record]:
+        # Back to the order `p a + b` of the waves.
         place = modulus * task.pairs[:, 0] + task.pairs[:, 1]
         train = np.zeros(modulus**2, np.float32)
         train[place[: task.train_size]] = 1
         labels = np.empty_like(task.labels)
         labels[place] = task.labels
+        # The frequencies that the network ends with, followed back through its course.
         last = logits_of(_leaves(snapshots, lane, events[-1]))
         keys = key_frequencies(np.asarray(frequency_shares(last, waves)))
         for step in events:

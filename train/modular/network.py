@@ -13,15 +13,16 @@ TOKENS = 3
 class ModularTransformer(nnx.Module):
     """Reads `a b =` and gives logits over all tokens at the last place.
 
-    One block: causal attention and an MLP with ReLU, both added to the residual stream; no LayerNorm,
-    learned positions, unembedding without bias and not tied. All weights are normal: of standard
-    deviation `width^-1/2`, the unembedding of `vocabulary^-1/2`; biases (of the MLP alone) start at 0.
+    It has one block: causal attention and an MLP with ReLU, both added to the residual stream.
+    There is no LayerNorm; positions are learned, and the unembedding has no bias and is not tied.
+    All weights start normally distributed with standard deviation `width^-1/2` (the unembedding
+    with `vocabulary^-1/2`). Only the MLP has biases, which start at 0.
 
     Args:
         modulus: p; the vocabulary is p numbers and `=`.
-        width: of the residual stream.
-        heads: of `width / heads` each.
-        rngs: for the initial weights.
+        width: width of the residual stream.
+        heads: number of heads, of width `width / heads`.
+        rngs: source of the initial weights.
 
     Raises:
         ValueError: the heads do not divide the width.
@@ -49,18 +50,20 @@ class ModularTransformer(nnx.Module):
         self.unembedding = normal(width, vocabulary, scale=vocabulary**-0.5)
 
     def activations(self, pairs: jax.Array) -> dict[str, jax.Array]:
-        """The residual stream at the last place after attention (`attention`) and at the end (`stream`),
-        `[n, width]`, and the hidden layer between them (`hidden`), `[n, 4 width]`.
+        """The activations at the last position, by layer.
 
-        The last place sees all others, and no other place is read out: attention and MLP are needed there
-        alone.
+        These are the residual stream after attention (`attention`) and at the end (`stream`),
+        `[n, width]`, and the hidden layer between them (`hidden`), `[n, 4 width]`. The last
+        position sees all others, and no other one is read out: only there attention and MLP are
+        needed.
         """
         numbers, equals = self.embedding[...][:-1], self.embedding[...][-1]
         places = self.positions[...]
         last = equals + places[2]
         query = jnp.einsum("d,hid->hi", last, self.query[...]) / math.sqrt(self.query.shape[1])
-        # With one block, what a number gives at a place does not depend on the other: p rows, not p².
+        # With one block, a number has the same key and value in all pairs: p rows, not p².
         rows = [numbers + places[0], numbers + places[1], last[None]]
+        # Scores and outputs of each position, picked by the token that stands there.
         scores, outputs = [], []
         for x, token in zip(
             rows, (pairs[:, 0], pairs[:, 1], jnp.zeros_like(pairs[:, 0])), strict=True
@@ -81,8 +84,8 @@ class ModularTransformer(nnx.Module):
         return features @ self.unembedding[...], features
 
     @property
-    def head(self) -> Any:
-        """`[modulus + 1, width]`, one token a row."""
+    def head(self) -> jax.Array:
+        """Weights of the unembedding `[modulus + 1, width]`, one token per row."""
         return self.unembedding[...].T
 
 
@@ -92,10 +95,11 @@ class ModularNetwork:
     def __init__(self, modulus: int, width: int, heads: int):
         self.modulus = modulus
         self._build = lambda rngs: ModularTransformer(modulus, width, heads, rngs=rngs)
+        # The structure alone: no weights are made.
         self._graphdef = nnx.split(nnx.eval_shape(lambda: self._build(nnx.Rngs(0))))[0]
 
     def init(self, key: jax.Array) -> tuple[Any, tuple[()]]:
-        """Initial parameters, and that there is nothing else."""
+        """Initial parameters, and an empty tuple: there is no other state."""
         return nnx.split(self._build(nnx.Rngs(key)))[1], ()
 
     def model(self, params: Any) -> ModularTransformer:

@@ -1,4 +1,4 @@
-"""One step on the whole table of training pairs, and the loader that hands the tables to it."""
+"""One step on the whole table of training pairs, and the loader that provides the tables."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,8 +31,8 @@ def make_step(
 ) -> Callable[..., tuple[TrainState, Terms]]:
     """The step of stacked lanes: `(states, pairs, labels) -> (states, terms)`.
 
-    From the first to the last of `information_steps` the information terms join the loss, on
-    `information_batch` pairs that are drawn anew for each step. The lanes are at the same step.
+    From the first of `information_steps` up to the last, information terms on `information_batch`
+    pairs join the loss; the pairs are drawn anew for each step. All lanes are at the same step.
     """
 
     def step_with(used: UsedTerms) -> Callable[..., tuple[TrainState, Terms]]:
@@ -40,6 +40,7 @@ def make_step(
             def loss(params: Any) -> tuple[Array, Terms]:
                 logits, features, head = forward(params, pairs)
                 ce = jnp.mean(precise_cross_entropy(logits, labels))
+                # Zeros outside of the interval, so that both sides of the condition agree in shape.
                 information = jnp.zeros(()), jnp.zeros(())
                 if any(used):
                     key = jax.random.fold_in(stream_key(state.seed, state.copy, PAIRS), state.step)
@@ -54,13 +55,14 @@ def make_step(
 
         return jax.vmap(step)
 
+    # Outside of `information_steps` the terms are not even computed.
     plain = step_with(UsedTerms(False, False))
     if not any(used):
         return plain
     informed, (first, last) = step_with(used), information_steps
 
     def step(states: TrainState, pairs: Array, labels: Array) -> tuple[TrainState, Terms]:
-        # Outside the `vmap`, where a condition is a branch; inside, both sides would be computed.
+        # Outside of `vmap` a condition is a branch; inside, both sides would be computed.
         now = states.step[0]
         inside = (first <= now) & (now < last)
         return jax.lax.cond(inside, informed, plain, states, pairs, labels)
@@ -71,8 +73,9 @@ def make_step(
 def precise_cross_entropy(logits: Array, labels: Array) -> Array:
     """Cross-entropy `[n]` with a small relative error, however small it is.
 
-    `log(1 + Σ_{j≠y} exp(l_j - l_y))`: unlike `logsumexp(l) - l_y` it does not cancel, so that a loss of
-    1e-9 and its gradient are right in float32, where the usual form gives multiples of 1e-7 or 0.
+    It is `log(1 + Σ_{j≠y} exp(l_j - l_y))`, in which nothing cancels, unlike in `logsumexp(l) -
+    l_y`. So a loss of 1e-9 and its gradient are right in float32; the usual form gives multiples of
+    1e-7, or 0.
     """
     of_label = jnp.take_along_axis(logits, labels[:, None], axis=1)
     others = jnp.arange(logits.shape[1])[None, :] != labels[:, None]
@@ -80,7 +83,7 @@ def precise_cross_entropy(logits: Array, labels: Array) -> Array:
 
 
 class TableLoader:
-    """All training pairs of each lane's task, at every step."""
+    """Gives each lane all training pairs of its task at every step."""
 
     streamed = False
 
@@ -88,7 +91,7 @@ class TableLoader:
         self._tasks, self._mesh = tasks, mesh
 
     def batches(self, lanes: Sequence[Lane]) -> Batches:
-        """The pairs and labels of these lanes, `[lanes, n, ...]`, the same ones each time."""
+        """The pairs and labels of these lanes, `[lanes, n, ...]`, the same at every step."""
         sources = replicated(self._stacked(lanes), self._mesh)
         return lambda _, count: (sources, np.zeros((count, 0), np.int32))
 
@@ -98,11 +101,12 @@ class TableLoader:
 
     @staticmethod
     def take(sources: Any, indices: Any) -> tuple[Array, ...]:
-        """All of them."""
+        """All pairs and labels; there is nothing to choose."""
         del indices
         return sources
 
     def _stacked(self, lanes: Sequence[Lane]) -> tuple[Array, Array]:
+        # All lanes of a trainer have equally many pairs to train on.
         tasks = [task for lane, task in self._tasks if lane in lanes]
         size = tasks[0].train_size
         return (

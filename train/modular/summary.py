@@ -1,8 +1,9 @@
-"""When the network generalises, and which measures move before: tables, pictures, claims."""
+"""The summary of a grokking run: when networks generalise, and which measures move before that."""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from scipy import stats
@@ -23,8 +24,35 @@ from train.reporting.records import Record, cell, curves, mean_and_spread, selec
 from train.reporting.summary import Claim, Summary, Table
 
 
-def summarize(settings: Any, records: Sequence[Record], progress: Sequence[Record]) -> Summary:
-    """The summary of a grokking run, and its pictures."""
+class GrokkingSettings(Protocol):
+    """The settings that the summary reads; those of `train.grokking`, which imports this module."""
+
+    @property
+    def out(self) -> Path: ...
+    @property
+    def operation(self) -> str: ...
+    @property
+    def modulus(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def seeds(self) -> int: ...
+    @property
+    def eval_every(self) -> int: ...
+    @property
+    def fractions(self) -> Sequence[float]: ...
+    @property
+    def weight_decays(self) -> Sequence[float]: ...
+    @property
+    def information_steps(self) -> tuple[int, int]: ...
+
+
+def summarize(
+    settings: GrokkingSettings, records: Sequence[Record], progress: Sequence[Record]
+) -> Summary:
+    """The summary of a grokking run, whose pictures are drawn to its folder."""
     joined = join(records, progress)
     title = (
         f"Grokking: {settings.operation} modulo {settings.modulus}, width {settings.width}, "
@@ -32,8 +60,10 @@ def summarize(settings: Any, records: Sequence[Record], progress: Sequence[Recor
     )
     main = main_records(settings, joined)
     sizes = f"training n = {int(main[0]['train_n']):,}, test n = {int(main[0]['test_n']):,}"
-    note = f"fraction {settings.fractions[0]:g}, weight decay {settings.weight_decays[0]:g}; {sizes}; mean ± "
-    note += "standard deviation over seeds"
+    note = (
+        f"fraction {settings.fractions[0]:g}, weight decay {settings.weight_decays[0]:g}; {sizes}; "
+    )
+    note += "mean ± standard deviation over seeds"
     forms = closed_forms(settings.modulus)
     draw(main_panels(main, forms), settings.out / "grokking.png", title=f"{title}\n{note}")
     kinds = kinds_of(joined)
@@ -49,21 +79,23 @@ def summarize(settings: Any, records: Sequence[Record], progress: Sequence[Recor
         halfway_table(kinds),
     )
     pictures = {
-        "grokking.png": "the main runs: accuracy, MIR, HDR, collapse, weight norm, Fourier measures",
+        "grokking.png": "the main runs: accuracy, MIR, HDR, collapse, weight norm, "
+        "Fourier measures",
         "controls.png": "controls and interventions beside the main runs",
     }
     return Summary(settings.out, title, tables, pictures, claims(main))
 
 
 def join(records: Sequence[Record], progress: Sequence[Record]) -> list[Record]:
-    """Metric records with the Fourier measures of the same lane and step."""
+    """The metric records, with the Fourier measures of the same lane and step."""
     names = ("step", "seed", "kind", "fraction", "weight_decay")
+    # Joined by what identifies a lane and a step in both files.
     known = {tuple(r[k] for k in names): r for r in progress}
     return [{**r, **known.get(tuple(r[k] for k in names), {})} for r in records]
 
 
-def main_records(settings: Any, records: Sequence[Record]) -> list[Record]:
-    """Those of the first fraction and weight decay."""
+def main_records(settings: GrokkingSettings, records: Sequence[Record]) -> list[Record]:
+    """The main records of the first fraction and weight decay."""
     return select(
         records,
         kind=MAIN,
@@ -74,44 +106,49 @@ def main_records(settings: Any, records: Sequence[Record]) -> list[Record]:
 
 def kinds_of(records: Sequence[Record]) -> dict[str, list[Record]]:
     """Records by kind, fraction and weight decay, the main ones first."""
-    found: dict[str, list[Record]] = {}
+    kinds: dict[str, list[Record]] = {}
     for r in sorted(records, key=lambda r: r["kind"] != MAIN):
         name = f"{r['kind']}, fraction {r['fraction']:g}, decay {r['weight_decay']:g}"
-        found.setdefault(name, []).append(r)
-    return found
+        kinds.setdefault(name, []).append(r)
+    return kinds
 
 
-def leads_table(settings: Any, main: Sequence[Record]) -> Table:
-    """Leads over test accuracy."""
+def leads_table(settings: GrokkingSettings, main: Sequence[Record]) -> Table:
+    """By how many steps each measure moves before test accuracy."""
     rows = []
-    for metric, own in leads(main).items():
-        mean, spread = mean_and_spread(own)
-        text = f"{mean:,.0f} ± {spread:,.0f}" if len(own) > 1 else f"{mean:,.0f}"
-        counts = (sum(sign * lead > 0 for lead in own) for sign in (1, 0, -1))
+    for metric, of_seeds in leads(main).items():
+        mean, spread = mean_and_spread(of_seeds)
+        text = f"{mean:,.0f} ± {spread:,.0f}" if len(of_seeds) > 1 else f"{mean:,.0f}"
+        counts = (sum(sign * lead > 0 for lead in of_seeds) for sign in (1, 0, -1))
         earlier, _, later = counts
         rows.append(
-            (MEASURES[metric], text, f"{earlier}", f"{len(own) - earlier - later}", f"{later}")
+            (MEASURES[metric], text, f"{earlier}", f"{len(of_seeds) - earlier - later}", f"{later}")
         )
     title = (
-        "Lead over test accuracy: steps by which a measure is half-way to its final level, for good, before test "
-        f"accuracy is; seeds that generalise; events are {settings.eval_every} steps apart"
+        "Lead over test accuracy: steps by which a measure is half-way to its final level, for "
+        "good, before test accuracy is; seeds that generalise; "
+        f"events are {settings.eval_every} steps apart"
     )
     return Table(title, ("measure", "lead (steps)", "earlier", "same event", "later"), tuple(rows))
 
 
-def interventions_table(settings: Any, main: Sequence[Record], records: Sequence[Record]) -> Table:
+def interventions_table(
+    settings: GrokkingSettings, main: Sequence[Record], records: Sequence[Record]
+) -> Table:
     """Whether the losses bring generalisation forward, against the main run of the same seed."""
     control = {
-        own[0]["seed"]: first_step(own, "test_accuracy", GENERALISED) for own in by_seed(main)
+        of_seed[0]["seed"]: first_step(of_seed, "test_accuracy", GENERALISED)
+        for of_seed in by_seed(main)
     }
     rows = []
     for kind in ("+MI", "+ED"):
         pairs = [
-            (first_step(own, "test_accuracy", GENERALISED), control[own[0]["seed"]])
-            for own in by_seed(select(records, kind=kind))
+            (first_step(of_seed, "test_accuracy", GENERALISED), control[of_seed[0]["seed"]])
+            for of_seed in by_seed(select(records, kind=kind))
         ]
         if not pairs:
             continue
+        # Infinity for a seed that never generalises makes it later than any other.
         earlier, later = sum(a < b for a, b in pairs), sum(a > b for a, b in pairs)
         both = [a - b for a, b in pairs if math.isfinite(a) and math.isfinite(b)]
         median = f"{np.median(both):+,.0f} ({len(both)})" if both else "-"
@@ -120,8 +157,9 @@ def interventions_table(settings: Any, main: Sequence[Record], records: Sequence
         rows.append((kind, f"{earlier}", same, f"{later}", median, f"{p:.3f}"))
     first, last = settings.information_steps
     title = (
-        f"Generalisation with a loss switched on from step {first:,} to {last:,}, beside the main run of the same "
-        "seed (never counts as later; median difference in steps where both generalise; two-sided sign test)"
+        f"Generalisation with a loss switched on from step {first:,} to {last:,}, beside the "
+        "main run of the same seed (never counts as later; median difference in steps where both "
+        "generalise; two-sided sign test)"
     )
     columns = ("loss", "earlier", "same", "later", "median difference (seeds)", "p")
     return Table(title, columns, tuple(rows))
@@ -132,12 +170,12 @@ def kinds_table(kinds: Mapping[str, Sequence[Record]]) -> Table:
     rows = []
     for name, records in kinds.items():
         seeds = by_seed(records)
-        last = [own[-1] for own in seeds]
+        last = [of_seed[-1] for of_seed in seeds]
         rows.append(
             (
                 name,
-                _steps([first_step(own, "train_accuracy", MEMORISED) for own in seeds]),
-                _steps([first_step(own, "test_accuracy", GENERALISED) for own in seeds]),
+                _steps([first_step(of_seed, "train_accuracy", MEMORISED) for of_seed in seeds]),
+                _steps([first_step(of_seed, "test_accuracy", GENERALISED) for of_seed in seeds]),
                 *(
                     cell(last, m)
                     for m in ("test_accuracy", "test_mir", "test_hdr", "train_mir", "train_hdr")
@@ -148,8 +186,8 @@ def kinds_table(kinds: Mapping[str, Sequence[Record]]) -> Table:
     columns = ("network", "memorised", "generalised", "test accuracy", "MIR, test", "HDR, test")
     columns += ("MIR, train", "HDR, train", "NC1, train", "weight norm")
     title = (
-        f"First step of train accuracy {MEMORISED:g} (memorised) and of test accuracy {GENERALISED:g} "
-        "(generalised), with how many seeds get there; the rest at the last step"
+        f"First step of train accuracy {MEMORISED:g} (memorised) and of test accuracy "
+        f"{GENERALISED:g} (generalised), with how many seeds get there; the rest at the last step"
     )
     return Table(title, columns, tuple(rows))
 
@@ -168,8 +206,9 @@ def halfway_table(kinds: Mapping[str, Sequence[Record]]) -> Table:
     for name, records in kinds.items():
         cells = []
         for metric in ("test_accuracy", *MEASURES):
-            found = [halfway(own, metric) for own in by_seed(records)]
-            known = [step for step in found if not math.isnan(step)]
+            steps = [halfway(of_seed, metric) for of_seed in by_seed(records)]
+            # Seeds without a move have no such step.
+            known = [step for step in steps if not math.isnan(step)]
             if not known:
                 cells.append("-")
                 continue
@@ -177,14 +216,14 @@ def halfway_table(kinds: Mapping[str, Sequence[Record]]) -> Table:
             cells.append(f"{mean:,.0f} ± {spread:,.0f}" if len(known) > 1 else f"{mean:,.0f}")
         rows.append((name, *cells))
     title = (
-        "Step from which on a measure is half-way to its final level, for good, after memorisation: what does so at "
-        "the same step where nothing generalises does not announce it"
+        "Step from which on a measure is half-way to its final level, for good, after "
+        "memorisation: what does so at the same step where nothing generalises does not announce it"
     )
     return Table(title, ("network", "test accuracy", *MEASURES.values()), tuple(rows))
 
 
 def main_panels(main: Sequence[Record], forms: Mapping[str, float]) -> list[Panel]:
-    """Nine panels over the steps."""
+    """The nine panels of the main runs, over the steps."""
     shown: dict[str, dict[str, str]] = {
         "accuracy": {"train": "train_accuracy", "test": "test_accuracy"},
         "cross-entropy": {
@@ -218,7 +257,7 @@ def main_panels(main: Sequence[Record], forms: Mapping[str, float]) -> list[Pane
             "key share of logits": "key_share",
         },
     }
-    found = []
+    panels = []
     for title, metrics in shown.items():
         lines = [
             Line(name, *line, colour=f"C{number}")
@@ -228,13 +267,13 @@ def main_panels(main: Sequence[Record], forms: Mapping[str, float]) -> list[Pane
         marks = levels(forms, list(metrics.values())) if title in ("MIR", "HDR") else {}
         log = title in ("cross-entropy", "neural collapse (train)")
         scale = "log" if log else "linear"
-        found.append(Panel(title, "step", lines, marks, "log", scale))
-    return found
+        panels.append(Panel(title, "step", lines, marks, "log", scale))
+    return panels
 
 
 def kind_panels(kinds: Mapping[str, Sequence[Record]], forms: Mapping[str, float]) -> list[Panel]:
-    """Six panels, a line a kind."""
-    found = []
+    """The six panels of controls and interventions, with a line for each kind."""
+    panels = []
     for title, metric in {
         "test accuracy": "test_accuracy",
         "MIR, test": "test_mir",
@@ -247,48 +286,50 @@ def kind_panels(kinds: Mapping[str, Sequence[Record]], forms: Mapping[str, float
             Line(name, *_from_step_one(records, metric), colour=f"C{number}")
             for number, (name, records) in enumerate(kinds.items())
         ]
-        found.append(Panel(title, "step", lines, levels(forms, [metric]), "log"))
-    return found
+        panels.append(Panel(title, "step", lines, levels(forms, [metric]), "log"))
+    return panels
 
 
 def _from_step_one(records: Sequence[Record], metric: str) -> tuple[list, list, list]:
-    # The axis is logarithmic.
+    # The axis is logarithmic and has no place for step 0.
     return curves([r for r in records if r["step"] > 0], metric)
 
 
 def claims(main: Sequence[Record]) -> tuple[Claim, ...]:
-    """The published course from memorisation to generalisation, in the seeds that pass both in this order."""
+    """The published course, in the seeds that memorise first and generalise later."""
     rows = []
-    for own in by_seed(main):
-        memorised = first_step(own, "train_accuracy", MEMORISED)
-        generalised = first_step(own, "test_accuracy", GENERALISED)
+    for of_seed in by_seed(main):
+        memorised = first_step(of_seed, "train_accuracy", MEMORISED)
+        generalised = first_step(of_seed, "test_accuracy", GENERALISED)
         if memorised < generalised < math.inf:
-            at = {r["step"]: r for r in own}
-            rows.append((at[memorised], at[generalised], own[-1]))
+            at = {r["step"]: r for r in of_seed}
+            rows.append((at[memorised], at[generalised], of_seed[-1]))
     seeds = len(by_seed(main))
     courses = {
         "mir": (-1, "falls", "0.47 when memorised, 0.62 at step 1e3, 0.36 at the transition"),
         "hdr": (1, "rises", "0.08 before, a spike to 0.49 at the transition, then 0.12"),
     }
-    found = []
+    made = []
     for metric, (sign, word, published) in courses.items():
         for split in ("train", "test"):
             name = f"{split}_{metric}"
             changes = [sign * (row[1][name] - row[0][name]) for row in rows]
             as_published, opposite = sum(c > 0 for c in changes), sum(c < 0 for c in changes)
+            # A single seed decides nothing, and neither do seeds that disagree.
             verdict = "not decided"
             if len(rows) >= 2 and as_published == len(rows):
                 verdict = "agrees"
             elif len(rows) >= 2 and opposite == len(rows):
                 verdict = "disagrees"
+            # Means when memorised, when generalised and at the end.
             parts = [cell([row[i] for row in rows], name) for i in range(3)]
-            found.append(
+            made.append(
                 Claim(
                     f"{MEASURES[name]}: {word} from memorisation to generalisation",
                     f"{published} (modulus 113; split not stated)",
                     f"{parts[0]} memorised, {parts[1]} generalised, {parts[2]} at the end",
-                    f"{verdict}: it {word} in {as_published} of the {len(rows)} seeds (of {seeds}) that memorise first "
-                    "and generalise later",
+                    f"{verdict}: it {word} in {as_published} of the {len(rows)} seeds (of {seeds}) "
+                    "that memorise first and generalise later",
                 )
             )
-    return tuple(found)
+    return tuple(made)

@@ -14,7 +14,7 @@ OPERATIONS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 class Task(NamedTuple):
-    """All pairs of an operation, those to train on first."""
+    """All pairs of an operation; those to train on come first."""
 
     pairs: np.ndarray
     """int32 `[p², 2]`."""
@@ -26,14 +26,15 @@ class Task(NamedTuple):
 def modular_task(
     modulus: int, fraction: float, operation: str = "add", *, seed: int = 0, random: bool = False
 ) -> Task:
-    """All `p²` pairs in an order drawn with the seed; the first `int(fraction · p²)` are to train on.
+    """All `p²` pairs in random order; the first `int(fraction · p²)` of them are to train on.
 
     Args:
         modulus: p.
         fraction: share of the pairs to train on, in (0, 1).
         operation: `add`, `subtract`, `multiply` or `squares` (a² + b²), modulo p.
-        seed: of the order.
-        random: labels shuffled among all pairs (a control): there is nothing to generalise.
+        seed: the seed of the order.
+        random: whether to shuffle the labels among all pairs, a control in which there is nothing
+            to generalise.
 
     Raises:
         ValueError: the modulus, fraction or operation does not fit.
@@ -49,6 +50,7 @@ def modular_task(
         )
     first, second = np.divmod(np.arange(modulus**2), modulus)
     labels = OPERATIONS[operation](first, second) % modulus
+    # A generator of its own: the control has the same pairs in the same order.
     generator = np.random.default_rng((seed, modulus))
     if random:
         labels = generator.permutation(labels)

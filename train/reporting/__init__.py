@@ -1,1 +1,1 @@
-"""Records of metrics, tables and pictures of them, what the paper claims beside what was measured."""
+"""Records of metrics, their tables and pictures, and claims of the paper beside measurements."""

@@ -1,4 +1,4 @@
-"""Paired comparison of test accuracy over seeds: gains, intervals, tests, and how they are read."""
+"""Paired comparison of test accuracy over seeds: gains, intervals, tests, and their reading."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,35 +10,40 @@ from train.reporting.records import Record
 from train.reporting.summary import Table
 
 Pairs = Mapping[str, tuple[float, float, float, float]]
-"""By name: mean gain, half the width of its 95 % interval, p, adjusted p; NaN where there is no spread."""
+"""By name: the mean gain, half the width of its 95 % interval, p and adjusted p.
+
+All but the mean are NaN where there is no spread over seeds.
+"""
 
 
-def paired(groups: Mapping[str, Sequence[Record]], base: str) -> Pairs:
-    """Difference in test accuracy of each other group to the group `base`, over seeds that both have.
+def paired(runs: Mapping[str, Sequence[Record]], base: str) -> Pairs:
+    """Gain in test accuracy of each of the other runs over the run `base`, paired by seed.
 
-    The paired t-test's p is adjusted for the number of groups (Benjamini & Hochberg).
+    The p of the paired t-test is adjusted for the number of runs (Benjamini & Hochberg).
     """
-    plain = {record["seed"]: _correct(record) for record in groups[base]}
-    found = {}
-    for name, records in groups.items():
+    plain = {record["seed"]: _correct(record) for record in runs[base]}
+    differences = {}
+    for name, records in runs.items():
         if name == base:
             continue
-        # Whole samples: as float32 shares, equal gains would differ by rounding and seem spread.
+        # Counts, because as float32 shares equal gains would differ by rounding and seem spread.
         counts = [_correct(record) - plain[record["seed"]] for record in records]
         gain = np.asarray(counts) / records[0]["test_n"]
         half = p = math.nan
+        # Without a spread the t statistic would divide by zero.
         if len(set(counts)) > 1:
             test = stats.ttest_1samp(gain, 0.0)
             p = float(test.pvalue)
             half = float(test.confidence_interval().high - gain.mean())
-        found[name] = float(gain.mean()), half, p
-    tested = [name for name, values in found.items() if not math.isnan(values[2])]
-    adjusted = dict.fromkeys(found, math.nan)
+        differences[name] = float(gain.mean()), half, p
+    # Only the tests that were made count in the adjustment.
+    tested = [name for name, values in differences.items() if not math.isnan(values[2])]
+    adjusted = dict.fromkeys(differences, math.nan)
     if tested:
         adjusted |= zip(
-            tested, stats.false_discovery_control([found[k][2] for k in tested]), strict=True
+            tested, stats.false_discovery_control([differences[k][2] for k in tested]), strict=True
         )
-    return {name: (*values, float(adjusted[name])) for name, values in found.items()}
+    return {name: (*values, float(adjusted[name])) for name, values in differences.items()}
 
 
 def _correct(record: Record) -> int:
@@ -46,7 +51,7 @@ def _correct(record: Record) -> int:
 
 
 def pairs_table(pairs: Pairs, seeds: int, base: str) -> Table:
-    """The paired differences in points of accuracy."""
+    """The gains in points of accuracy, with intervals and tests."""
 
     def number(value: float, text: str) -> str:
         return "-" if math.isnan(value) else text
@@ -62,7 +67,8 @@ def pairs_table(pairs: Pairs, seeds: int, base: str) -> Table:
     )
     title = (
         f"Gain in test accuracy over {base}, paired over {seeds} seeds: points, ± half the 95 % "
-        "interval; two-sided paired t-test, and its p adjusted for the number of rows (Benjamini-Hochberg)"
+        "interval; two-sided paired t-test, and its p adjusted for the number of rows "
+        "(Benjamini-Hochberg)"
     )
     return Table(title, ("trained with", "gain", "p", "adjusted p"), rows)
 
@@ -72,7 +78,7 @@ def _p(value: float) -> str:
 
 
 def gains(pairs: Pairs) -> str:
-    """The gains in words."""
+    """The gains as text."""
     parts = []
     for name, (mean, half, _, adjusted) in pairs.items():
         tested = "" if math.isnan(half) else f" ± {100 * half:.2f}, adjusted p {_p(adjusted)}"
@@ -81,11 +87,15 @@ def gains(pairs: Pairs) -> str:
 
 
 def reading(pairs: Pairs) -> str:
-    """Whether one of them is a gain: `agrees`, `disagrees` or `not decided`, and by which rule."""
+    """Whether one of them is a gain (`agrees`, `disagrees` or `not decided`), and by which rule."""
     better = [name for name, row in pairs.items() if row[0] > 0 and row[3] < 0.05]
     highest = [mean + half for mean, half, _, _ in pairs.values()]
     if better:
         return f"agrees in sign ({', '.join(better)}): a gain with adjusted p below 0.05"
+    # No proof of "no gain" is possible, only that a relevant one is out of reach.
     if all(upper < 0.002 for upper in highest):
         return "disagrees: the upper end of every interval is below 0.2 points"
-    return "not decided: no gain with adjusted p below 0.05, and 0.2 points are in reach of an interval"
+    return (
+        "not decided: no gain with adjusted p below 0.05, and 0.2 points are in reach of an "
+        "interval"
+    )

@@ -1,4 +1,4 @@
-"""Pictures: panels of lines with a band over seeds, and the closed-form values drawn in."""
+"""Pictures: panels of lines with bands over seeds, and lines at the closed-form values."""
 
 import dataclasses
 import math
@@ -12,10 +12,11 @@ from train.reporting.records import Record, curves
 
 
 class Line(NamedTuple):
-    """Mean and spread over x."""
+    """Mean and spread of a metric over x."""
 
     label: str
     x: Sequence[Any]
+    """Numbers, or names on an axis of names."""
     mean: Sequence[float]
     spread: Sequence[float]
     colour: str = "C0"
@@ -25,7 +26,7 @@ class Line(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """One pair of axes."""
+    """What one pair of axes shows."""
 
     title: str
     xlabel: str
@@ -34,11 +35,12 @@ class Panel:
     xscale: str = "linear"
     yscale: str = "linear"
     chords: bool = False
-    """Whether the lines are paths between two networks, drawn with the chords between their ends."""
+    """Whether the lines are paths between two networks, drawn with chords between the ends."""
 
 
 def draw(panels: Sequence[Panel], path: Path, *, title: str, columns: int = 3) -> None:
     """Draws panels in rows of `columns`."""
+    # Without pyplot, which would choose a backend and keep every figure.
     from matplotlib.figure import Figure
 
     columns = min(columns, len(panels))
@@ -51,7 +53,7 @@ def draw(panels: Sequence[Panel], path: Path, *, title: str, columns: int = 3) -
             draw_line = plot.path if panel.chords else plot.curve
             draw_line(x, mean, spread, label=label, ax=axis, **look)
         plot.levels(panel.levels, ax=axis)
-        # Setting a linear scale would take the names off an axis of names.
+        # Setting a linear scale would remove the names from an axis of names.
         if panel.xscale != "linear":
             axis.set_xscale(panel.xscale)
         axis.set_yscale(panel.yscale)
@@ -60,19 +62,22 @@ def draw(panels: Sequence[Panel], path: Path, *, title: str, columns: int = 3) -
         axis.grid(alpha=0.3)
         if panel.lines and isinstance(panel.lines[0].x[0], str):
             names = panel.lines[0].x
+            # Names that would run into each other are turned.
             long = sum(map(len, names)) > 35
             axis.tick_params(axis="x", rotation=60 if long else 0)
         entries = len(panel.lines) + len(panel.levels)
         axis.legend(fontsize="small" if entries < 6 else "x-small")
+    # The last row may have axes without a panel.
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
+    # Matplotlib does not wrap the title of a figure.
     lines = [part for line in title.splitlines() for part in textwrap.wrap(line, 52 * columns)]
     figure.suptitle("\n".join(lines), fontsize="medium")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
 
 
-# Panels of a training run: title, and the metrics with their names.
+# Panels of a training run: the title, and the metrics with their labels.
 PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("accuracy", (("test_accuracy", "test"), ("train_accuracy", "train"))),
     ("cross-entropy", (("test_loss", "test"), ("train_loss", "train"))),
@@ -122,18 +127,20 @@ def plot_runs(
     *,
     title: str,
 ) -> None:
-    """Draws training curves; several runs are told apart by colour, metrics of one by another."""
+    """Draws training curves: all metrics of one run, or the first of each panel for several."""
+    # Colour tells either the runs apart or the metrics of a single one.
     several = len(runs) > 1
     panels = []
     for label, metrics in PANELS:
         shown = _available(runs, metrics[:1] if several else metrics)
+        # Its metrics are of the split that was evaluated, which their labels do not name.
         if label == "neural collapse":
             label += " (training set)" if shown[0][0].startswith("train") else " (test set)"
         lines = [
-            Line(run if several else name, *found, colour=f"C{row if several else column}")
+            Line(run if several else name, *curve, colour=f"C{row if several else column}")
             for row, (run, records) in enumerate(runs.items())
             for column, (metric, name) in enumerate(shown)
-            if (found := curves(records, metric))[0]
+            if (curve := curves(records, metric))[0]
         ]
         panels.append(
             Panel(
@@ -150,7 +157,7 @@ def plot_runs(
 def _available(
     runs: Mapping[str, Sequence[Record]], metrics: Sequence[tuple[str, str]]
 ) -> Sequence[tuple[str, str]]:
-    """Those that were logged; of the test split, if the training split was not evaluated."""
+    """The metrics that were logged, or those of the test split if only that was evaluated."""
 
     def logged(metrics: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
         return [m for m in metrics if any(curves(records, m[0])[0] for records in runs.values())]
@@ -159,16 +166,17 @@ def _available(
 
 
 def levels(closed_forms: Mapping[str, float], metrics: Sequence[str]) -> dict[str, float]:
-    """Lines for the values at neural collapse of metrics like `test_mir`, each value once.
+    """Lines at the values that metrics like `test_mir` have at neural collapse, each value once.
 
-    What tends to 0 gets none: the axis shows it. Nor do metrics of the training split, which have the
-    value of those of the test split.
+    A metric that tends to 0 gets no line, since the axis shows it. Several metrics with the same
+    value share the line of the first.
     """
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for metric in metrics:
+        # The closed forms are the same for all splits and carry no name of one.
         name = metric.partition("_")[2]
         value = closed_forms.get(name)
-        if value and value not in found.values():
+        if value and value not in values.values():
             shown = name.removeprefix("class_").replace("mir", "MIR").replace("_", " ")
-            found[f"{shown} at collapse"] = value
-    return found
+            values[f"{shown} at collapse"] = value
+    return values

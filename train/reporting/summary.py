@@ -1,4 +1,4 @@
-"""What an experiment found: tables, pictures, and the paper's claims beside what was measured."""
+"""The summary of an experiment: tables, pictures, and claims of the paper beside measurements."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
     def markdown(self) -> str:
-        """As Markdown, with the title above."""
+        """The table as Markdown, below its title."""
 
         def line(cells: Sequence[str]) -> str:
             return "|" + "|".join(f" {text} " if text else " " for text in cells) + "|"
@@ -31,24 +31,24 @@ class Table:
         return f"{self.title}\n\n" + "\n".join(lines) + "\n"
 
     def transposed(self) -> "Table":
-        """Columns as rows."""
+        """The table with its columns as rows."""
         columns, *rows = zip(self.columns, *self.rows, strict=True)
         return Table(self.title, columns, tuple(rows))
 
     def width(self) -> int:
-        """Characters of the longest line, printed without wrapping."""
+        """Characters in its longest line when it is printed without wrapping."""
         return sum(
             max(map(len, column)) + 1 for column in zip(self.columns, *self.rows, strict=True)
         )
 
     def show(self, *, prose: bool = False) -> None:
-        """Prints it with its title; `prose` is left-aligned, numbers are right-aligned."""
+        """Prints the table with its title; `prose` is left-aligned, numbers are right-aligned."""
         from rich.box import SIMPLE_HEAD
         from rich.console import Console
         from rich.table import Table as Printed
 
         console = Console()
-        # Not the printed table's own title, which is wrapped to the width of the table.
+        # Not as the title of the printed table, which would be wrapped to the width of the table.
         console.print(f"\n{self.title}", highlight=False)
         printed = Printed(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         for number, column in enumerate(self.columns):
@@ -61,30 +61,31 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A statement of the paper, and what was measured."""
+    """A claim of the paper, and what was measured."""
 
     claim: str
     published: str
     measured: str
     reading: str
-    """What follows by a rule that the text names; `not decided` where it does not follow."""
+    """What follows by a rule, which this text names; `not decided` where nothing follows."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """The outcome of an experiment in its folder."""
+    """The outcome of an experiment, and the folder that it is in."""
 
     folder: Path
     title: str
-    """Experiment, data, model, seeds, n."""
+    """Names the experiment, data, model, seeds and n."""
     tables: tuple[Table, ...]
     pictures: Mapping[str, str]
-    """File names in the folder, and what they show."""
+    """What each picture shows, by its file name in the folder."""
     claims: tuple[Claim, ...] = ()
 
     def write(self) -> "Summary":
         """Writes `summary.json` and `summary.md`."""
         content = dataclasses.asdict(self) | {"pictures": dict(self.pictures)}
+        # Where the folder lies now is no part of the result: it may be moved.
         del content["folder"]
         write_text(self.folder / FILE, json.dumps(content, indent=1) + "\n")
         parts = [f"# {self.title}\n", *(table.markdown() for table in self.all_tables())]
@@ -93,7 +94,7 @@ class Summary:
         return self
 
     def all_tables(self) -> Sequence[Table]:
-        """The tables, and the claims as one."""
+        """The tables, and one more of the claims."""
         if not self.claims:
             return self.tables
         rows = tuple(dataclasses.astuple(claim) for claim in self.claims)
@@ -101,12 +102,13 @@ class Summary:
         return (*self.tables, Table(title, ("claim", "paper", "here", "reading"), rows))
 
     def show(self) -> None:
-        """Prints the tables, those of numbers in the orientation that fits."""
+        """Prints the tables, those of numbers in the orientation that fits the terminal."""
         from rich.console import Console
 
         console = Console()
         console.print(f"\n{self.title}", highlight=False)
         for table in self.tables:
+            # Transposed only if that makes a table narrower that does not fit.
             wide = table.width() > console.width
             (min((table, table.transposed()), key=Table.width) if wide else table).show()
         if self.claims:
@@ -115,11 +117,12 @@ class Summary:
 
 
 def read_summary(folder: Path) -> Summary:
-    """The summary that an experiment wrote.
+    """Reads the summary that an experiment wrote.
 
     Raises:
         RunError: there is none, or it cannot be read.
     """
+    # A user may have edited the file: whatever is missing in it is an error that says so.
     place = folder / FILE
     try:
         content: dict[str, Any] = json.loads(place.read_text())
@@ -135,6 +138,7 @@ def read_summary(folder: Path) -> Summary:
         ) from None
 
 
+# The columns of a comparison of runs, and the metrics that they show.
 COLUMNS = {
     "accuracy": "test_accuracy",
     "loss": "test_loss",
@@ -158,15 +162,16 @@ def table_of(
 ) -> Table:
     """A table with a row for each name (mean ± spread over its records) and a column a metric."""
     rows = tuple(
-        (name, *(cell(named, metric) for metric in columns.values()))
-        for name, named in records.items()
+        (name, *(cell(of_name, metric) for metric in columns.values()))
+        for name, of_name in records.items()
     )
     return Table(title, (first, *columns), rows)
 
 
 def comparison(runs: Mapping[str, Sequence[Record]], *, title: str) -> Table:
-    """The last step of each run, a column a run and a row for each metric that was measured."""
+    """The last step of each run: a column per run, and a row for each metric that was measured."""
     last = {name: final_records(records) for name, records in runs.items()}
     table = table_of(last, COLUMNS, title=title, first="test set").transposed()
+    # Runs without an evaluation of a metric show "-" in all of its row.
     measured = tuple(row for row in table.rows if set(row[1:]) != {"-"})
     return Table(title, table.columns, measured)

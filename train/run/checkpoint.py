@@ -1,4 +1,4 @@
-"""Saving and restoring the state of a run (Orbax), with errors that say what to do."""
+"""Checkpoints: saves and restores the state of a run (Orbax); its errors say what to do."""
 
 import errno
 import gc
@@ -17,15 +17,15 @@ import numpy as np
 from train.run.errors import UserError
 from train.run.files import write_text
 
-# Raised whenever what a state holds changes.
+# The number is raised whenever the contents of a state change.
 FORMAT = "mirjax-train 3"
 
 _OVERHEAD = 2**17
-"""Bytes of a checkpoint beside its arrays: 100 KiB of a small network's, in blocks of 4 KiB."""
+"""Bytes of a checkpoint besides its arrays: 100 KiB for a small network, in blocks of 4 KiB."""
 
 
 class CheckpointError(UserError):
-    """A checkpoint cannot be used; it was left as it was."""
+    """A checkpoint cannot be written or used; an existing one was left as it was."""
 
 
 class Checkpoints:
@@ -34,9 +34,10 @@ class Checkpoints:
     def __init__(self, folder: Path):
         import orbax.checkpoint as ocp
 
-        # Orbax logs tracebacks of errors that it also raises, which are told once, below.
+        # Orbax logs a traceback of each error that it also raises, which is reported once, below.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._ocp, self.folder = ocp, folder.resolve()
+        # Beside the folder and not in it, where Orbax expects nothing but steps.
         self._files = self.folder.with_name(f"{self.folder.name}.sha256.json")
         options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
@@ -46,7 +47,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, settings: dict[str, Any]) -> None:
-        """Writes the checkpoint of a step; a crash in between leaves the earlier ones."""
+        """Writes the checkpoint of a step; a crash meanwhile leaves the earlier one."""
         leaves = _leaves(state)
         about = {"format": FORMAT, "settings": settings}
         args = self._ocp.args.Composite(
@@ -55,22 +56,24 @@ class Checkpoints:
         if (reason := self._write(step, args, leaves)) is not None:
             _collect_unfinished()
             raise CheckpointError(
-                f"The checkpoint of step {step} cannot be written to {self.folder} ({reason}). Look for room on "
-                "the disk and for permission; then --resume goes on from the checkpoint before."
+                f"The checkpoint of step {step} cannot be written to {self.folder} "
+                f"({reason}). Look for room on the disk and for permission to write there; "
+                "--resume then continues from the checkpoint before."
             )
+        # Orbax has removed the older checkpoints by now: their digests go too.
         known = self._known_files()
         kept = {str(s): known[str(s)] for s in self._manager.all_steps() if str(s) in known}
         kept[str(step)] = _digests(self.folder / str(step))
         write_text(self._files, json.dumps(kept))
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        """The state saved at `step`, of the structure of `like`, and the settings it was made with.
+        """The state saved at `step`, with the structure of `like`, and the settings of its run.
 
         Raises:
-            CheckpointError: it is damaged, or not one of these, or of another network.
+            CheckpointError: the checkpoint is damaged, of another version or of another network.
         """
         place = self.folder / str(step)
-        # Looked at before Orbax does: a read of its own that fails leaves other reads running.
+        # Checked before Orbax reads: when one of its parallel reads fails, the others go on.
         expected = self._known_files().get(str(step))
         if expected is not None and (changed := _changed(place, expected)):
             raise CheckpointError(
@@ -79,22 +82,25 @@ class Checkpoints:
         about = self._read(step, about=self._ocp.args.JsonRestore())["about"]
         if not isinstance(about, dict) or about.get("format") != FORMAT:
             raise CheckpointError(
-                f"{place} is no checkpoint of this version of the program (format {FORMAT!r}). It was "
-                "left as it is; go on with the version that wrote it, or name another folder with --out."
+                f"{place} is no checkpoint of this version of the program (format {FORMAT!r}). It "
+                "was left as it is; continue with the version that wrote it, or name another "
+                "folder with --out."
             )
+        # Shapes, types and shardings: Orbax puts each array where its counterpart lies.
         abstract = jax.tree.map(_abstract, _leaves(like))
         leaves = self._read(step, state=self._ocp.args.StandardRestore(abstract))["state"]
         state = jax.tree.unflatten(jax.tree.structure(like), [leaves[k] for k in _leaves(like)])
         return state, about["settings"]
 
     def _write(self, step: int, args: Any, leaves: dict[str, Any]) -> str | None:
-        """Saves; why that failed, if it did."""
-        # Asked before: Orbax writes in parallel, and its other writes go on when one has failed.
+        """Saves, and returns why that failed, if it did."""
+        # Checked first: Orbax writes in parallel, and when one write fails, the others go on.
         needed = sum(np.asarray(leaf).nbytes for leaf in leaves.values()) + _OVERHEAD
         if (free := shutil.disk_usage(self.folder).free) < needed:
-            return f"{os.strerror(errno.ENOSPC)}: {free:,} bytes are free, it needs {needed:,}"
+            return f"{os.strerror(errno.ENOSPC)}: {free:,} bytes are free, {needed:,} are needed"
         try:
             self._manager.save(step, args=args)
+        # Orbax and its storage layer raise errors of many unrelated types.
         except Exception as error:
             return _first_line(error)
         return None
@@ -104,16 +110,17 @@ class Checkpoints:
             return self._manager.restore(step, args=self._ocp.args.Composite(**items))
         except Exception as error:
             message = _unreadable(self.folder / str(step), error)
+        # Outside the handler, whose traceback would keep the unfinished coroutines alive.
         _collect_unfinished()
         raise CheckpointError(message)
 
     def _known_files(self) -> dict[str, dict[str, str]]:
-        """SHA-256 of the files of each step; none for a step that was killed before they were noted."""
+        """SHA-256 of the files of each step; a run killed before it noted them has none."""
         try:
-            found = dict(json.loads(self._files.read_text()))
+            digests = dict(json.loads(self._files.read_text()))
         except (OSError, ValueError, TypeError):
             return {}
-        return {step: files for step, files in found.items() if isinstance(files, dict)}
+        return {step: files for step, files in digests.items() if isinstance(files, dict)}
 
     def close(self) -> None:
         """Releases the manager."""
@@ -121,8 +128,8 @@ class Checkpoints:
 
 
 def _collect_unfinished() -> None:
-    # What failed leaves coroutines behind, and Python would print a traceback for each of them
-    # at whatever moment it collects them.
+    # A failed call leaves coroutines behind. Python would print a traceback for each of them
+    # whenever it happens to collect them; collected here, they stay silent.
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
         gc.collect()
@@ -139,12 +146,13 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def _changed(folder: Path, expected: dict[str, str]) -> str | None:
-    """The first of the expected files that is not as it was."""
-    found = _digests(folder)
-    return next((name for name, sha in expected.items() if found.get(name) != sha), None)
+    """The first of the expected files that is missing or has changed."""
+    current = _digests(folder)
+    return next((name for name, sha in expected.items() if current.get(name) != sha), None)
 
 
 def _leaves(state: Any) -> dict[str, Any]:
+    # By path, so that a checkpoint does not depend on the classes that a state is made of.
     paths, _ = jax.tree_util.tree_flatten_with_path(state)
     return {jax.tree_util.keystr(path): leaf for path, leaf in paths}
 
@@ -153,14 +161,16 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
-def _first_line(error: Any) -> str:
+def _first_line(error: Exception | str) -> str:
+    # Orbax wraps an error of the system in many lines; a full disk is the one to recognise.
     full = os.strerror(errno.ENOSPC)
     lines = [full] if full in str(error) else str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__
 
 
-def _unreadable(place: Path, error: Any) -> str:
+def _unreadable(place: Path, error: Exception | str) -> str:
     return (
         f"The checkpoint {place} cannot be read ({_first_line(error)}). It was left as it is. "
-        "Remove that folder to go on from an earlier one or from the start, or name another --out."
+        "Remove that folder to continue from an earlier one or to start again, or name another "
+        "--out."
     )

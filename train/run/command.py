@@ -1,4 +1,4 @@
-"""What every command does: reads its settings, keeps compiled programs, prints what it found."""
+"""The command line of every command: reads settings, caches compiled programs, prints results."""
 
 import os
 import sys
@@ -15,21 +15,22 @@ S = TypeVar("S", bound=RunSettings)
 
 
 class Shown(Protocol):
-    """The outcome of an experiment."""
+    """The outcome of an experiment, which can be printed."""
 
     def show(self) -> None:
         """Prints it."""
 
 
 def from_command_line(presets: Mapping[str, S], arguments: Sequence[str] | None = None) -> S:
-    """Reads `[PRESET] --option value ...`: a preset's name first, then what differs from it.
+    """Reads `[PRESET] --option value ...`: the name of a preset, then what differs from it.
 
-    Unknown options, wrong types and values that a setting refuses end the program with a message
-    and status 2.
+    Unknown options, values of a wrong type and values that a setting refuses end the program with
+    a message and status 2.
     """
     import tyro
 
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # The first preset is the default.
     name = next(iter(presets))
     if arguments and not arguments[0].startswith("-"):
         name = arguments.pop(0)
@@ -40,6 +41,7 @@ def from_command_line(presets: Mapping[str, S], arguments: Sequence[str] | None 
             )
             raise SystemExit(2)
     default = presets[name]
+    # Before tyro parses: it would call these options unknown and not say what to give instead.
     for option, instead in default.refused.items():
         flag = f"--{option.replace('_', '-')}"
         if any(argument.partition("=")[0] in (flag, f"--{option}") for argument in arguments):
@@ -54,13 +56,14 @@ def from_command_line(presets: Mapping[str, S], arguments: Sequence[str] | None 
         return tyro.cli(
             type(default), default=default, args=arguments, description=description, prog=program
         )
+    # Raised by the checks in `__post_init__`.
     except ValueError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
 
 
 def run_command(presets: Mapping[str, S], run: Callable[[S], Shown]) -> None:
-    """Reads the settings, runs the experiment, prints what it found; errors end with status 2."""
+    """Reads the settings, runs the experiment and prints its results; errors end with status 2."""
     with exit_on_user_error(resumable=True):
         settings = from_command_line(presets)
         enable_cache()
@@ -68,7 +71,8 @@ def run_command(presets: Mapping[str, S], run: Callable[[S], Shown]) -> None:
 
 
 def enable_cache() -> None:
-    """Uses `JAX_COMPILATION_CACHE_DIR`, or `.cache/jax` below the working directory."""
+    """Caches compiled programs in `JAX_COMPILATION_CACHE_DIR`, or `.cache/jax` if it is not set."""
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(Path(".cache/jax").resolve()))
+    # Lower than JAX's default: small networks compile in less than its second.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

@@ -1,4 +1,4 @@
-"""Errors that a user can mend, and what a command does with them and with an interruption."""
+"""Errors that a user can fix, and how a command ends on them and on an interruption."""
 
 import contextlib
 import errno
@@ -14,16 +14,16 @@ _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 class UserError(Exception):
-    """Something that the user can mend; the message alone says what is wrong and what to do."""
+    """Something that the user can fix; the message alone says what is wrong and what to do."""
 
 
 class RunError(UserError):
-    """A run cannot start or go on; the message says why and what to do."""
+    """A run cannot start or continue; the message says why and what to do."""
 
 
 @contextlib.contextmanager
 def exit_on_user_error(*, resumable: bool = False) -> Iterator[None]:
-    """Prints an error that the user can mend as one line, and ends the program with status 2.
+    """Prints an error that the user can fix as one line, and ends the program with status 2.
 
     All other errors keep their traceback. An interruption ends the program with status 130; a
     `resumable` command says how to continue.
@@ -38,13 +38,14 @@ def exit_on_user_error(*, resumable: bool = False) -> Iterator[None]:
     except ModuleNotFoundError as error:
         message = f"the module {error.name} is not installed. {INSTALL}"
     except jax.errors.JaxRuntimeError as error:
+        # Any other error of the runtime is a bug, whose traceback is needed.
         if not str(error).startswith("RESOURCE_EXHAUSTED"):
             raise
         message = (
             f"the device has too little memory ({_one_line(error)[:200]}). Try a smaller "
             "--batch-size, --lanes-per-call or --memory-limit-mib."
         )
-    # Settings that are refused are `ValueError`s; what the operating system refuses is a place or a limit.
+    # A `ValueError` is a setting that was refused; the operating system refuses a path or a limit.
     except (UserError, ValueError, OSError, MemoryError) as error:
         message = message_of(error)
     print(f"error: {message}", file=sys.stderr)
@@ -52,7 +53,7 @@ def exit_on_user_error(*, resumable: bool = False) -> Iterator[None]:
 
 
 def message_of(error: BaseException) -> str:
-    """The message of an error in one line; for one of the operating system, with what to do."""
+    """The message of an error on one line; for one of the operating system, also what to do."""
     if not isinstance(error, OSError) or error.errno is None:
         return _one_line(error) or type(error).__name__
     place, why = error.filename or "a file", error.strerror

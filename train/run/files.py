@@ -1,4 +1,4 @@
-"""Files in one piece: written beside their place and then moved there; metrics as JSON lines."""
+"""Files that are written whole or not at all, and metrics as JSON lines."""
 
 import contextlib
 import json
@@ -13,30 +13,30 @@ from train.run.errors import RunError
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A place to write to, which becomes `path`: a crash leaves the old file or the new one."""
+    """A temporary file that becomes `path` at the end; a crash leaves the old file or the new."""
     temporary = path.with_name(f"{path.name}.part")
     try:
         yield temporary
         os.replace(temporary, path)
     except OSError:
-        # A full disk: nothing is left that would look like something of the user's.
+        # On a full disk nothing is left behind that would look like a file of the user's.
         temporary.unlink(missing_ok=True)
         raise
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file in one piece."""
+    """Writes a text file, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text)
 
 
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Writes records, one a line, in one piece."""
+    """Writes records, one per line, all or none of them."""
     write_text(path, "".join(map(json_line, records)))
 
 
 def json_line(record: Mapping[str, Any]) -> str:
-    """A record as a line of JSON, which has no non-finite numbers: they become null."""
+    """A record as a line of JSON. JSON has no non-finite numbers: they become null."""
     plain = {
         k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()
     }
@@ -47,16 +47,17 @@ def read_jsonl(path: Path, *, needs: str | None = None) -> list[dict[str, Any]]:
     """The records of a file; a last line that was cut off is ignored.
 
     Args:
-        path: of the file.
-        needs: a number that every record has.
+        path: the file.
+        needs: name of an integer that every record must have.
 
     Raises:
-        RunError: it cannot be read, or a line is no record.
+        RunError: the file cannot be read, or a line is no record.
     """
     try:
         lines = path.read_text().splitlines(keepends=True)
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read ({error}). Name the --out of a run.") from None
+    # A run that was killed while writing leaves a last line without its end.
     return [_record(path, n, line, needs) for n, line in enumerate(lines, 1) if line.endswith("\n")]
 
 

@@ -1,4 +1,4 @@
-"""The folder of a run: claimed once, never overwritten, resumed with the same settings only."""
+"""The folder of a run: claimed once, never overwritten, and resumed only with the same settings."""
 
 import json
 import os
@@ -11,23 +11,24 @@ from train.run.errors import RunError
 from train.run.files import write_text
 from train.run.settings import RunSettings
 
-# What may differ between a run and its resumption.
+# Settings that may differ between a run and its resumption.
 _FREE = {"resume", "out", "data_dir", "checkpoint_every", "devices", "wandb"}
 
 
 def claim(settings: RunSettings, about: dict[str, Any]) -> Path:
-    """The folder `settings.out`: new or empty, or, with `resume`, that of a run of these settings.
+    """The folder `settings.out`: new or empty or, with `resume`, that of a run with these settings.
 
-    Writes `settings.json` with the settings and what else is told `about` the run.
+    A new folder gets a `settings.json` with the settings and what `about` says of the run.
 
     Raises:
-        RunError: the folder holds something else, or a run and `resume` is not set, or a run of other
-            settings.
+        RunError: the folder holds something else, a run although `resume` is not set, or a run with
+            other settings.
     """
     folder = Path(settings.out)
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file, not a folder. Name a folder with --out.")
     _can_write(folder)
+    # An empty folder counts as new: the user may have made it for this run.
     if folder.exists() and any(folder.iterdir()):
         if not (folder / "settings.json").exists():
             raise RunError(
@@ -36,7 +37,7 @@ def claim(settings: RunSettings, about: dict[str, Any]) -> Path:
             )
         if not settings.resume:
             raise RunError(
-                f"{folder} holds a run already. Go on with it by --resume, or name another folder "
+                f"{folder} holds a run already. Continue it with --resume, or name another folder "
                 "with --out."
             )
         same_kind(settings, folder)
@@ -53,11 +54,12 @@ def saved_run(folder: Path) -> dict[str, Any]:
     """The content of `settings.json`.
 
     Raises:
-        RunError: there is none that can be read.
+        RunError: it is missing or cannot be read.
     """
     place = folder / "settings.json"
     try:
         saved = json.loads(place.read_text())
+        # Raises an error if this is no dictionary with a dictionary of settings.
         saved["settings"].items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(
@@ -67,39 +69,43 @@ def saved_run(folder: Path) -> dict[str, Any]:
 
 
 def saved_settings(folder: Path) -> dict[str, Any]:
-    """The settings in `settings.json`, as `saved_run`."""
+    """The settings in `settings.json`; raises errors like `saved_run`."""
     return saved_run(folder)["settings"]
 
 
 def same_kind(settings: RunSettings, folder: Path) -> None:
-    """Raises `RunError` where a run would be resumed by another command than it was made by."""
-    made, own = saved_run(folder).get("kind"), type(settings).__name__
-    if made is not None and made != own:
+    """Raises `RunError` if the run in `folder` was made by another command."""
+    made_by, resumed_by = saved_run(folder).get("kind"), type(settings).__name__
+    if made_by is not None and made_by != resumed_by:
         raise RunError(
-            f"{folder} holds a run of another command (its settings are {made}, these are {own}). Resume it by "
-            "the command that made it, or name another folder with --out."
+            f"{folder} holds a run of another command (its settings are {made_by}, these are "
+            f"{resumed_by}). Resume it with the command that made it, or name another folder with "
+            "--out."
         )
 
 
 def new_place(path: Path) -> None:
-    """Raises `RunError` if something is there already, or if nothing can be written there."""
+    """Raises `RunError` if the path exists already or cannot be written."""
     if path.exists():
         raise RunError(f"{path} exists; name another place with --out.")
     _can_write(path)
 
 
 def _can_write(path: Path) -> None:
+    # Of a path that is still to be made, the closest folder that exists decides.
     there = next(place for place in (path, *path.absolute().parents) if place.exists())
     if not there.is_dir():
         raise RunError(f"{path} cannot be made: {there} is a file. Name another place with --out.")
     if not os.access(there, os.W_OK):
         raise RunError(
-            f"{path} cannot be written: there is no permission to write in {there}. Name another place with --out."
+            f"{path} cannot be written: there is no permission to write in {there}. Name another "
+            "place with --out."
         )
 
 
 def same_settings(settings: RunSettings, saved: dict[str, Any]) -> None:
-    """Raises `RunError` where a run would be resumed with other settings than it was made with."""
+    """Raises `RunError` if a run would be resumed with settings other than its own."""
+    # Through JSON, which turns tuples into lists, as it did for the saved settings.
     now = json.loads(json.dumps(settings.as_json()))
     changed = [
         k for k in now.keys() | saved.keys() if k not in _FREE and now.get(k) != saved.get(k)
@@ -107,6 +113,6 @@ def same_settings(settings: RunSettings, saved: dict[str, Any]) -> None:
     if changed:
         listed = ", ".join(f"{k} was {saved.get(k)!r}, is {now.get(k)!r}" for k in sorted(changed))
         raise RunError(
-            f"The run in {settings.out} was made with other settings ({listed}). Resume it with those, "
-            "or name another folder with --out."
+            f"The run in {settings.out} was made with other settings ({listed}). Resume it with "
+            "those, or name another folder with --out."
         )

@@ -1,4 +1,8 @@
-"""Lanes: what one compiled step trains side by side, each with a seed and knobs of its own."""
+"""Lanes: the networks that one compiled step trains side by side, with seeds and knobs of their
+own.
+
+Also where their random numbers come from: keys on the device, seeds for NumPy and grain.
+"""
 
 import dataclasses
 import itertools
@@ -12,21 +16,22 @@ from jax import Array
 
 from train.run.settings import RunSettings
 
-# What a seed is used for. Draws of one purpose never depend on those of another.
+# What a seed is used for. Draws for one purpose never depend on those for another.
 INIT, ORDER, AUGMENT, PAIRS = 0, 1, 2, 3
+# Above all purposes, so that the keys of copies differ from those of the first network.
 _OFFSET_OF_COPIES = 16
 
 
 class Knobs(NamedTuple):
-    """Numbers that lanes of one compiled step may differ in."""
+    """Numbers in which lanes of one compiled step may differ; arrays once they are in a state."""
 
-    learning_rate: Any
-    """At its peak."""
-    weight_decay: Any
-    smoothing: Any = 0.0
+    learning_rate: float | Array
+    """The peak of its schedule."""
+    weight_decay: float | Array
+    smoothing: float | Array = 0.0
     """ε of label smoothing."""
-    mi_weight: Any = 0.0
-    ed_weight: Any = 0.0
+    mi_weight: float | Array = 0.0
+    ed_weight: float | Array = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,22 +39,23 @@ class Lane:
     """One network in training."""
 
     seed: int
-    """Of the initial weights, of the order of the data and of the augmentation."""
+    """Decides the initial weights, the order of the data and the augmentation."""
     knobs: Knobs
     tags: Mapping[str, float | str] = dataclasses.field(default_factory=dict)
-    """What tells it from other lanes of the same seed, in the metrics."""
+    """Values by which the metrics tell lanes of the same seed apart."""
     copy: int = 0
-    """Copies of one seed start from the same weights and draw order and augmentation on their own..."""
+    """Copies of one seed start from the same weights but draw their order of the data and their
+    augmentation independently, from `branch_step` on."""
     branch_step: int = 0
-    """... from this step on; before it they draw what copy 0 draws."""
+    """The step at which a copy branches off; before it, it draws what copy 0 draws."""
 
     @property
     def name(self) -> str:
-        """For folders: the tags and the seed."""
+        """The tags and the seed, as the name of a folder."""
         return "-".join([*(f"{k}{v}" for k, v in self.tags.items()), f"seed{self.seed}"])
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, for the settings file."""
+        """The lane as plain values, for the settings file."""
         return dataclasses.asdict(self) | {"knobs": self.knobs._asdict(), "tags": dict(self.tags)}
 
     @classmethod
@@ -61,6 +67,7 @@ class Lane:
 
 def lanes_of(settings: RunSettings, **swept: Sequence[float]) -> list[Lane]:
     """A lane for each seed and each combination of the swept knobs, which become its tags."""
+    # A swept knob is no setting of its command; the others that it lacks keep their defaults.
     fixed = {name: getattr(settings, name) for name in Knobs._fields if hasattr(settings, name)}
     combinations = [
         dict(zip(swept, values, strict=True)) for values in itertools.product(*swept.values())
@@ -78,17 +85,18 @@ def take_lane(states: Any, place: int) -> Any:
 
 
 def concatenated(groups: Sequence[Any]) -> Any:
-    """The states of all lanes, stacked, from those of the groups that are trained together."""
+    """The stacked states of all lanes, from the stacked states of each group."""
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *groups)
 
 
 def host_seed(seed: int, purpose: int) -> int:
-    """The seed of what NumPy or grain draws for one purpose of a seed, below 2^32."""
+    """The seed, below 2^32, of what NumPy or grain draws for one purpose."""
     return int(np.random.SeedSequence((seed, purpose)).generate_state(1)[0])
 
 
 def stream_key(seed: Array, copy: Array, purpose: int) -> Array:
     """The key of what a copy of a seed draws for one purpose."""
+    # Copy 0 draws what the seed would draw without any copies.
     key = jax.random.key(seed)
     other = jax.random.fold_in(jax.random.fold_in(key, _OFFSET_OF_COPIES + purpose), copy)
     return jnp.where(copy == 0, jax.random.fold_in(key, purpose), other)

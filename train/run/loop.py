@@ -1,4 +1,4 @@
-"""Everything around the loop of a training command: its folder, checkpoints, trackers and progress bar."""
+"""What surrounds the loop of a training command: folder, checkpoints, trackers, progress bar."""
 
 import contextlib
 import dataclasses
@@ -17,24 +17,24 @@ from train.run.settings import RunSettings
 from train.run.trackers import JsonLines, TensorBoard, Tracker, WandB, check_wandb
 
 Metrics = dict[str, float]
-"""What is recorded of one lane at one step, by name."""
+"""Measured numbers of one lane at one step, by name."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a finished run leaves."""
+    """What a finished run leaves behind."""
 
     folder: Path
     data: str
-    """Name of the data, with a note on where they differ from the published ones."""
+    """Name of the data set, with a note on how it departs from the published one."""
     records: list[dict[str, Any]]
     lanes: Sequence[Lane]
     states: Any
-    """The last states of all lanes, stacked."""
+    """The stacked states of all lanes at the last step."""
 
 
 class Run:
-    """A run whose loop is written out by the command that trains; made by `open_run`.
+    """A run whose loop is written out in the training command; `open_run` makes it.
 
     ```python
     with open_run(settings, about, lanes) as run:
@@ -64,11 +64,11 @@ class Run:
     def restore(self, states: Any) -> tuple[Any, int]:
         """The states to start from and the step that they have reached; opens the trackers.
 
-        These are the states of the last checkpoint if the run resumes, else `states` and the step
-        -1: nothing is done yet, not even the evaluation at step 0.
+        A resumed run gets the states of the last checkpoint. A new one gets `states` and the step
+        -1, since not even the evaluation at step 0 is done.
 
         Raises:
-            RunError: the settings changed since the start, or the metrics are missing.
+            RunError: the settings have changed, or the metrics of the run are missing.
             CheckpointError: the checkpoint cannot be used.
         """
         start = -1
@@ -77,7 +77,7 @@ class Run:
             same_settings(self._settings, saved)
             start = latest
             _require_metrics(self.folder, start)
-        # What a killed run wrote after its last checkpoint will be written again.
+        # Metrics that a killed run wrote after its last checkpoint are dropped: it repeats them.
         self._trackers.append(JsonLines(self.folder / "metrics.jsonl", keep_to=start))
         self._trackers.append(TensorBoard(self.folder / "events", keep_to=start))
         if self._settings.wandb is not None:
@@ -88,6 +88,7 @@ class Run:
     def events(self, *, after: int) -> Iterator[int]:
         """The steps at which the lanes are evaluated, from 0 on, under a progress bar in steps."""
         left = [step for step in (0, *self._settings.events()) if step > after]
+        # A very narrow terminal would wrap the bar.
         if self._quiet or shutil.get_terminal_size().columns < 20:
             yield from left
             return
@@ -100,18 +101,18 @@ class Run:
                 bar.update(task, completed=step)
 
     def record(self, step: int, terms: Sequence[Metrics], metrics: Sequence[Metrics]) -> None:
-        """Writes what was measured of each lane: the mean terms of the loss, and the evaluation."""
+        """Writes the mean terms of the loss and the evaluation of each lane to all trackers."""
         for lane, trained, evaluated in zip(self._lanes, terms, metrics, strict=True):
             for tracker in self._trackers:
                 tracker.write(step, lane, trained | evaluated)
 
     def save(self, step: int, groups: Sequence[Any]) -> None:
-        """Writes a checkpoint of the states of all groups, if the settings ask for one here."""
+        """Writes a checkpoint of the states of all groups, if the settings ask for one now."""
         if self._settings.is_saved(step):
             self._checkpoints.save(step, concatenated(groups), self._settings.as_json())
 
     def records(self) -> list[dict[str, Any]]:
-        """All metrics of the run, those written before it was resumed included."""
+        """All metrics of the run, including those from before it was resumed."""
         return read_jsonl(self.folder / "metrics.jsonl")
 
     def __enter__(self) -> "Run":
@@ -123,7 +124,7 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # All are closed, even if one of them raises, on a full disk for example.
+        # The stack closes all of them even if one raises an error, on a full disk for example.
         with contextlib.ExitStack() as stack:
             stack.callback(self._checkpoints.close)
             for tracker in self._trackers:
@@ -137,17 +138,17 @@ def open_run(
     *,
     quiet: bool = False,
 ) -> Run:
-    """Claims the folder of a run, new or to be resumed; a context that closes what the run opens.
+    """Claims the folder of a new or resumed run; as a context, closes what the run has opened.
 
     Args:
-        settings: of the run; written to `settings.json` in its folder.
-        about: what else the settings file says of the run, its data for instance.
-        lanes: what is trained side by side.
-        quiet: no progress bar.
+        settings: the settings, which are written to `settings.json` in the folder.
+        about: what else that file says of the run, for instance its data.
+        lanes: the networks that are trained side by side.
+        quiet: show no progress bar.
 
     Raises:
         RunError: the folder holds something else.
-        TrackerError: Weights & Biases is asked for and is not installed.
+        TrackerError: Weights & Biases was requested but is not installed.
     """
     return Run(settings, about, lanes, quiet=quiet)
 

@@ -1,13 +1,13 @@
-"""Whether the packages that `train` needs are there; asked before any of them is imported."""
+"""Checks that the packages that `train` needs are installed, before any of them is imported."""
 
 import importlib.util
 import sys
-from typing import Any
+from types import TracebackType
 
 INSTALL = """Run `make`, or `pip install -e ".[train]"`, in the folder of the clone."""
 
-# What every run needs, if only at its end. What some commands or data need (jinja2, scikit-learn, Pillow, TFDS,
-# grain) is asked for there: runs on arrays go without.
+# What every run needs, if only at its end. Packages that only some commands or data need (jinja2,
+# scikit-learn, Pillow, TFDS, grain) are checked there, so that runs on arrays do without them.
 _NEEDED = (
     "jax",
     "jaxtyping",
@@ -24,7 +24,7 @@ _NEEDED = (
 
 
 def missing() -> list[str]:
-    """The modules that cannot be found."""
+    """The modules that are not installed."""
     return [name for name in _NEEDED if not _is_there(name)]
 
 
@@ -32,14 +32,15 @@ def require_all() -> None:
     """Ends the program with one line and status 2 if a module is missing."""
     if names := missing():
         print(
-            f"error: {', '.join(names)} {'is' if len(names) == 1 else 'are'} not installed for {sys.executable}. {INSTALL}",
+            f"error: {', '.join(names)} {'is' if len(names) == 1 else 'are'} not installed for "
+            f"{sys.executable}. {INSTALL}",
             file=sys.stderr,
         )
         raise SystemExit(2)
 
 
-def one_line(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """For `sys.excepthook`: an interruption while modules are imported is told without a traceback."""
+def one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A `sys.excepthook` that reports an interruption during the imports without a traceback."""
     if issubclass(kind, KeyboardInterrupt):
         print("interrupted.", file=sys.stderr)
     else:
@@ -47,6 +48,7 @@ def one_line(kind: type[BaseException], error: BaseException, trace: Any) -> Non
 
 
 def _is_there(name: str) -> bool:
+    # Not imported: that takes seconds, and a broken package should show its own error.
     try:
         return importlib.util.find_spec(name) is not None
     except (ImportError, ValueError):

@@ -1,4 +1,4 @@
-"""Settings that training runs share, in parts, so that a command takes only those that it uses."""
+"""Settings that training runs share, in parts, so that a command has only those that it uses."""
 
 import dataclasses
 from pathlib import Path
@@ -7,23 +7,23 @@ from typing import Any, ClassVar, Literal
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """Checks that settings share; each part checks its fields in `__post_init__`, and calls the next."""
+    """Shared checks: the `__post_init__` of each part checks its fields, then calls the next."""
 
     refused: ClassVar[dict[str, str]] = {}
-    """Options that users of other commands expect here, and what to give instead."""
+    """Options that users may expect from other commands, and what to give instead."""
 
     def __post_init__(self):
-        """The end of the chain."""
+        """Ends the chain of checks."""
 
     def at_least_one(self, *names: str) -> None:
-        """Raises `ValueError` for settings below 1; None means that none is given."""
+        """Raises `ValueError` for settings below 1; None stands for a setting that is not given."""
         for name in names:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
 
     def distinct(self, name: str) -> None:
-        """Raises `ValueError` if a swept setting is empty or names a value twice."""
+        """Raises `ValueError` if a swept setting is empty or has the same value twice."""
         values = getattr(self, name)
         if not values or len(set(values)) < len(values):
             raise ValueError(f"{name} must be different numbers, got {values}.")
@@ -31,7 +31,7 @@ class Checked:
 
 @dataclasses.dataclass(frozen=True)
 class RunSettings(Checked):
-    """What every run of steps needs to know, whatever it trains."""
+    """What every training run needs to know, whatever it trains."""
 
     steps: int = 2000
     """Number of optimizer steps."""
@@ -40,23 +40,24 @@ class RunSettings(Checked):
     first_seed: int = 0
     """The first seed; the others follow it."""
     eval_every: int = 200
-    """Steps between evaluations on the whole test set."""
+    """Steps between two evaluations on the whole test set."""
     steps_per_call: int | None = None
-    """Steps in one call of the compiled function; if not given, 1 for convolutions on a CPU, else 100.
-    Does not change results beyond rounding."""
+    """Steps in one call of the compiled function. If not given: 1 for convolutions on a CPU,
+    otherwise 100. It does not change results beyond rounding."""
     lanes_per_call: int | None = None
-    """Networks (seeds, and what an experiment sweeps) under one `vmap`; the others go through the same
-    compiled step after them. If not given: as many as fit in the device's memory, but 1 for convolutions
-    on a CPU, where batching them is several times slower."""
+    """Networks (all seeds of all settings that are compared) that are trained at once; the others
+    go through the same compiled step after them. If not given: as many as fit in the memory of the
+    device, but 1 for convolutions on a CPU, where several at once are several times slower."""
     out: Path = Path("runs/supervised")
-    """Folder of this run, for settings, metrics, events, checkpoints and pictures."""
+    """Folder of this run, for settings, metrics, TensorBoard events, checkpoints and pictures."""
     resume: bool = False
-    """Continue from the last checkpoint in `out`, or start if there is none."""
+    """Whether to continue from the last checkpoint in `out`. If there is none, the run starts from
+    the beginning."""
     checkpoint_every: int | None = None
-    """Steps between checkpoints, a multiple of `eval_every` and equal to it if not given; 0 writes a
-    single one at the end. Only the last one is kept."""
+    """Steps between two checkpoints, a multiple of `eval_every` and equal to it if not given; 0
+    writes a single checkpoint at the end. Only the last one is kept."""
     wandb: str | None = None
-    """Project of Weights & Biases to log to as well; needs `pip install wandb`."""
+    """Project of Weights & Biases to log to as well; this needs `pip install wandb`."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -69,35 +70,35 @@ class RunSettings(Checked):
             )
 
     def seed_range(self) -> range:
-        """The seeds."""
+        """The seeds of the run."""
         return range(self.first_seed, self.first_seed + self.seeds)
 
     def events(self) -> list[int]:
-        """The steps at which the lanes are evaluated, after the start."""
+        """The steps after 0 at which the lanes are evaluated; the last step is one of them."""
         return [*range(self.eval_every, self.steps, self.eval_every), self.steps]
 
     def is_saved(self, step: int) -> bool:
-        """Whether a checkpoint is written at this event."""
+        """Whether a checkpoint is written at this step."""
         every = self.eval_every if self.checkpoint_every is None else self.checkpoint_every
         return step == self.steps or (step > 0 and every > 0 and step % every == 0)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, for the settings file."""
+        """The settings as plain values, for the settings file."""
         values = dataclasses.asdict(self)
         return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings(Checked):
-    """Which network."""
+    """Which network is trained."""
 
     model: str = "mlp"
     """The network: mlp, conv or wrn-DEPTH-WIDTH, for instance wrn-28-2."""
     batch_norm_momentum: float = 0.9
     """Weight of the old statistics in batch norm. The published 0.999 needs thousands of steps."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of convolutions and matrix products. Weights, batch statistics, features, losses and
-    metrics are always float32."""
+    """Precision of convolutions and matrix products. Weights, batch statistics, features, losses
+    and metrics are always float32."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -114,12 +115,13 @@ class EvaluationSettings(Checked):
     metric_batch: int = 64
     """Batch size of the metrics that are averaged over batches, as published."""
     eval_train: bool = True
-    """Whether each evaluation covers the training split too."""
+    """Whether each evaluation also covers the training split."""
     eval_batch: int = 500
     """Samples in one forward pass of an evaluation."""
     memory_limit_mib: int = 2048
-    """Splits up to this size are kept on the device, larger ones are streamed from disk. Features up to
-    this size are kept during an evaluation, for NC4."""
+    """Splits of at most this many MiB are kept on the device; larger ones are streamed from disk.
+    Features of at most this size are kept during an evaluation; larger ones take a second pass for
+    NC4."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -131,22 +133,22 @@ class ImageSettings(EvaluationSettings, ModelSettings, RunSettings):
     """What every training run on images needs to know."""
 
     dataset: str = "digits"
-    """A TFDS name (cifar10, cifar100, stl10, svhn_cropped, fashion_mnist, mnist), `digits`, `folder:PATH`
-    or `npz:PATH`."""
+    """The data set: `digits`, `folder:PATH`, `npz:PATH` or one in the layout of TFDS (cifar10,
+    cifar100, stl10, svhn_cropped, fashion_mnist, mnist)."""
     data_dir: str | None = None
-    """Folder of the prepared TFDS data; TFDS's own default if not given."""
+    """Folder of the prepared data sets; if not given, the default folder of TFDS."""
     image_size: int | None = None
     """Side in pixels to which the images of `folder:PATH` are scaled and cropped."""
     augment: bool = False
-    """Augment on the device: reflect-pad by 4, crop at random and flip half of the images."""
+    """Whether to augment images: reflect-pad by 4 pixels, crop at random and flip half of them."""
     batch_size: int = 64
-    """Samples in the batch of a step."""
+    """Samples in the batch of each step."""
     momentum: float = 0.9
     """Momentum of SGD."""
     weight_decay: float = 5e-4
-    """Weight decay of the kernels. Biases and batch norm have none."""
+    """Weight decay of the kernels; biases and batch norm do not decay."""
     devices: int | None = None
-    """Number of devices over which each batch is cut; if not given, the largest that divides it."""
+    """Number of devices that share each batch; if not given, the largest that divides it."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -155,28 +157,30 @@ class ImageSettings(EvaluationSettings, ModelSettings, RunSettings):
 
 @dataclasses.dataclass(frozen=True)
 class LearningRate(Checked):
-    """The learning rate, where it is not what an experiment sweeps."""
+    """The learning rate, for commands that do not sweep it."""
 
     learning_rate: float = 0.03
-    """Peak learning rate of SGD, decayed to 0 by a cosine."""
+    """Peak learning rate of SGD, which falls to 0 along a cosine."""
 
 
 @dataclasses.dataclass(frozen=True)
 class InformationWeights(Checked):
-    """The weights of the information terms, where they are not what an experiment sweeps."""
+    """The weights of the information terms, for commands that do not sweep them."""
 
     mi_weight: float = 0.0
-    """Weight of the mutual information of features and head rows of a batch, in nats (maximised)."""
+    """Weight of the mutual information (in nats) of the features of a batch and their rows of the
+    head; it is maximised."""
     ed_weight: float = 0.0
-    """Weight of the difference of the entropies of features and head rows, in nats (minimised)."""
+    """Weight of the difference (in nats) between the entropies of the features and of their rows of
+    the head; it is minimised."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelSmoothing(Checked):
-    """Label smoothing, where it is not what an experiment sweeps."""
+    """Label smoothing, for commands that do not sweep it."""
 
     smoothing: float = 0.0
-    """ε of label smoothing: the cross-entropy is against (1 - ε) y + ε / C."""
+    """ε of label smoothing: the targets of the cross-entropy are (1 - ε) y + ε / C."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -184,8 +188,8 @@ class LabelSmoothing(Checked):
             raise ValueError(f"smoothing must be in [0, 1), got {self.smoothing}.")
 
 
-# The published training on CIFAR-10: SGD of 0.03 with a cosine, batches of 64, WideResNet-28-2. The
-# rest is the default of `ImageSettings`.
+# The published training on CIFAR-10: SGD with a learning rate of 0.03 that falls along a cosine,
+# batches of 64, WideResNet-28-2. The rest is the default of `ImageSettings`.
 PAPER: dict[str, Any] = {
     "dataset": "cifar10",
     "model": "wrn-28-2",
@@ -194,5 +198,5 @@ PAPER: dict[str, Any] = {
     "steps": 2**20,
 }
 
-# A small network on CIFAR-10 that two cores train in minutes, measured on the test set.
+# A small network on CIFAR-10 that two cores train in minutes, measured on the test set alone.
 SMALL: dict[str, Any] = {"dataset": "cifar10", "model": "conv", "eval_train": False}

@@ -1,4 +1,4 @@
-"""Where a run writes its metrics: JSON lines, TensorBoard events, and Weights & Biases if asked for."""
+"""Trackers, to which a run writes its metrics: JSON lines, TensorBoard, and Weights & Biases."""
 
 import contextlib
 import importlib
@@ -16,20 +16,23 @@ from train.run.lanes import Lane
 
 
 class Tracker(Protocol):
-    """What the loop asks of a tracker; write your own for another service."""
+    """What a run expects of a tracker; write your own for another service."""
 
     def write(self, step: int, lane: Lane, values: Mapping[str, float]) -> None:
         """Records the values of one lane at one step."""
 
     def close(self, *, failed: bool = False) -> None:
-        """Flushes; the run ended, or `failed`."""
+        """Flushes and closes the tracker, at the end of a run or after it `failed`."""
 
 
 class JsonLines:
-    """`metrics.jsonl`: a line for each step and lane, with its seed and tags. Non-finite numbers are written as null."""
+    """`metrics.jsonl`: a line for each step and lane, with the seed and the tags of the lane.
+
+    Non-finite numbers are written as null.
+    """
 
     def __init__(self, path: Path, *, keep_to: int):
-        """Opens the file; lines of steps after `keep_to` (of a run that was killed) are dropped."""
+        """Opens the file and drops lines of steps after `keep_to`, which a killed run has left."""
         self.path = path
         kept = (
             [r for r in read_jsonl(path, needs="step") if r["step"] <= keep_to]
@@ -53,10 +56,10 @@ class JsonLines:
 
 
 class TensorBoard:
-    """TensorBoard events of each lane in a folder of its own.
+    """TensorBoard events, with a separate folder for each lane.
 
-    Without tensorboardX's `SummaryWriter`: it writes in a thread, where a full disk would be a traceback, and
-    what waits for that thread would wait for ever.
+    It does not use the `SummaryWriter` of tensorboardX, which writes in a thread: on a full disk
+    that thread would print a traceback, and whoever waits for it would wait forever.
     """
 
     def __init__(self, folder: Path, *, keep_to: int):
@@ -89,7 +92,7 @@ class TensorBoard:
         folder.mkdir(parents=True, exist_ok=True)
         writer = EventsWriter(str(folder / "events"))
         if self._purge > 0:
-            # Readers drop what a killed run had written from this step on.
+            # Tells readers to drop what a killed run has written from this step on.
             start = SessionLog(status=SessionLog.START)
             writer.write_event(_event(self._purge, session_log=start))
         return writer
@@ -97,7 +100,7 @@ class TensorBoard:
 
 @contextlib.contextmanager
 def _named(place: Path) -> Iterator[None]:
-    """Adds to an error of a write where it was, which only an error of opening says by itself."""
+    """Adds the path to an error of writing; only errors of opening a file have it already."""
     try:
         yield
     except OSError as error:
@@ -105,17 +108,19 @@ def _named(place: Path) -> Iterator[None]:
         raise
 
 
-def _event(step: int, **what: Any) -> Any:
+def _event(step: int, **content: Any) -> Any:
     from tensorboardX.proto.event_pb2 import Event
 
-    return Event(wall_time=time.time(), step=step, **what)
+    return Event(wall_time=time.time(), step=step, **content)
 
 
 class WandB:
-    """Weights & Biases: a run for each lane, in a group for the run folder.
+    """Weights & Biases: a run of the service for each lane, collected under the name of the run
+    folder.
 
-    The ids are in `wandb.json` in that folder, so that a resumed run goes on in the same runs. Steps that a
-    killed run had logged after its last checkpoint are sent again; the service keeps the first, which are equal.
+    Their ids are kept in `wandb.json` in that folder, so that a resumed run continues them. Steps
+    that a killed run had logged after its last checkpoint are sent again; the service keeps the
+    first values, which are equal.
     """
 
     def __init__(self, project: str, folder: Path, config: Mapping[str, Any]):
@@ -126,15 +131,16 @@ class WandB:
         """Logs the finite values of one lane at one step.
 
         Raises:
-            TrackerError: the service refuses the run, for want of a login for example.
+            TrackerError: the service refuses the run, for example because nobody is logged in.
         """
+        # Started with its first metrics: a run that fails before leaves nothing on the service.
         if lane.name not in self._runs:
             self._runs[lane.name] = self._start(lane)
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         self._runs[lane.name].log(finite, step=step)
 
     def close(self, *, failed: bool = False) -> None:
-        """Ends the runs, as finished or as failed."""
+        """Ends the runs and marks them as finished or as failed."""
         for run in self._runs.values():
             run.finish(exit_code=int(failed))
 
@@ -153,8 +159,8 @@ class WandB:
             )
         except (self._wandb.Error, OSError) as error:
             raise TrackerError(
-                f"Weights & Biases cannot start a run ({error}). Log in by `wandb login`, or set "
-                f"WANDB_MODE=offline, then go on with --resume."
+                f"Weights & Biases cannot start a run ({error}). Log in with `wandb login`, or set "
+                f"WANDB_MODE=offline; then continue with --resume."
             ) from None
 
 
@@ -170,23 +176,25 @@ def check_wandb(project: str | None) -> None:
 
 def _wandb() -> Any:
     try:
-        found = importlib.import_module("wandb")
+        module = importlib.import_module("wandb")
     except ModuleNotFoundError:
-        found = None
-    # A folder `wandb` in the working directory, which offline runs leave, is importable too, and empty.
-    if not hasattr(found, "init"):
+        module = None
+    # Offline runs leave a folder `wandb`, which can be imported from where it lies but is empty.
+    if not hasattr(module, "init"):
         raise TrackerError(
             "--wandb needs the package wandb, which is not installed: pip install wandb."
         )
-    return found
+    return module
 
 
 def _saved_id(place: Path) -> str:
+    # Random, since two run folders may have the same name.
     if not place.exists():
         place.write_text(json.dumps({"id": uuid.uuid4().hex[:8]}) + "\n")
     try:
         return json.loads(place.read_text())["id"]
     except (ValueError, KeyError, TypeError) as error:
         raise TrackerError(
-            f"{place} cannot be read ({error}). Remove it to go on in new runs of Weights & Biases."
+            f"{place} cannot be read ({error}). Remove it to continue in "
+            "new runs of Weights & Biases."
         ) from None

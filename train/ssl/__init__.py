@@ -1,1 +1,1 @@
-"""Semi-supervised learning: labels, pool, step, algorithms."""
+"""Semi-supervised learning: which samples keep labels, the pool, the step, and the algorithms."""

@@ -1,4 +1,4 @@
-"""What is measured of semi-supervised training: of the steps, and of the averaged weights on whole sets."""
+"""Measurements of semi-supervised training: of its steps, and of the averaged weights on sets."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,16 +17,18 @@ from train.ssl.pool import Pool
 
 
 def with_pseudo_accuracy(terms: Metrics) -> Metrics:
-    """The terms with the share of right pseudo-labels among those that count and are known."""
+    """The terms, with the accuracy of the pseudo-labels that count and whose truth is known."""
+    # Both are means over all samples: only their quotient is an accuracy.
     terms = dict(terms)
     correct, known = terms.pop("step_correct", 0.0), terms.pop("step_known", 0.0)
     return terms | ({"step_pseudo_accuracy": correct / known} if known > 0 else {})
 
 
 class PoolEvaluator:
-    """Metrics of the averaged weights on the test, labelled and unlabelled sets, and the thresholds.
+    """Metrics of the averaged weights on the test, labelled and unlabelled sets, and the
+    thresholds.
 
-    Called with the states of each group of lanes, and the seeds of all lanes.
+    It is called with the states of each group of lanes and the seeds of all lanes.
     """
 
     def __init__(
@@ -45,7 +47,7 @@ class PoolEvaluator:
         splits = {"labelled_": {seed: pool.labelled_split(seed) for seed in pool.labelled}}
         if settings.eval_train and any(pool.hidden(seed).any() for seed in pool.labelled):
             splits["unlabelled_"] = {seed: pool.hidden_split(seed) for seed in pool.labelled}
-        # The splits of all seeds have one size, so that one evaluator serves them.
+        # The splits of all seeds have the same size, so that one evaluator serves them all.
         self._of_seeds = {
             prefix: (
                 Evaluator(network, next(iter(by_seed.values())), classes, settings, mesh),
@@ -58,10 +60,12 @@ class PoolEvaluator:
         """The metrics of each lane."""
         metrics, left = [], iter(seeds)
         for states in groups:
+            # The batch statistics are not averaged: they are those of training.
             averaged = states._replace(params=states.ema_params)
             on_test = self._test(averaged)
             for i, seed in zip(range(len(on_test)), left, strict=False):
                 of_lane = self._thresholds(take_lane(states.algorithm_state, i))
+                # One lane at a time: lanes of different seeds have different sets.
                 for prefix, (evaluator, splits) in self._of_seeds.items():
                     one = jax.tree.map(lambda x, i=i: x[i : i + 1], averaged)
                     (measured,) = evaluator(one, splits[seed])
@@ -72,6 +76,7 @@ class PoolEvaluator:
 
     def _thresholds(self, algorithm_state: Any) -> Metrics:
         limits = np.asarray(self._algorithm.thresholds(algorithm_state, self._classes))
+        # The supervised baseline has no thresholds, which it says by infinity.
         if not np.all(np.isfinite(limits)):
             return {}
         return {

@@ -1,4 +1,4 @@
-"""The images of a semi-supervised run: a pool of which some keep their labels."""
+"""The images of a semi-supervised run: a pool in which some keep their labels, and its loader."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from train.run.lanes import Lane, host_seed
 from train.run.settings import ImageSettings
 from train.ssl.labels import labelled_indices
 
-# Streams of one seed, beside those that `train.run.lanes` draws on the device.
+# Purposes of the draws on the host, beside those that `train.run.lanes` draws on the device.
 _LABELLED, _UNLABELLED = 11, 12
 
 
@@ -31,32 +31,34 @@ class Pool:
     images: np.ndarray
     """uint8 `[n, h, w, c]`: the training split, then the images that never had a label."""
     truth: np.ndarray
-    """int32 `[n]`, -1 where there is none. What is no labelled sample's is read by measurements alone."""
+    """int32 `[n]`: the labels, -1 where there is none. Only measurements read those of samples that
+    did not keep them."""
     labelled: dict[int, np.ndarray]
-    """For each seed the indices of the samples that keep their labels."""
+    """The indices of the samples that keep their labels, for each seed."""
 
     def labelled_split(self, seed: int) -> Split:
         """The labelled samples of a seed."""
         return self._split(self.labelled[seed])
 
     def hidden(self, seed: int) -> np.ndarray:
-        """Whether training does not see a sample's label though measurements do, `[n]`."""
+        """`[n]`: whether training does not see the label of a sample though measurements do."""
         hidden = self.truth >= 0
         hidden[self.labelled[seed]] = False
         return hidden
 
     def hidden_split(self, seed: int) -> Split:
-        """The samples of the pool whose labels a seed is not told."""
+        """The samples of the pool whose labels are hidden from a seed."""
         return self._split(np.flatnonzero(self.hidden(seed)))
 
     def _split(self, chosen: np.ndarray) -> Split:
+        # The whole pool is not copied.
         if len(chosen) == len(self.truth):
             return Split(self.images, self.truth)
         return Split(self.images[chosen], self.truth[chosen])
 
 
 def load_pool(settings: ImageSettings, labels: int | None) -> Pool:
-    """The data set of the settings with `labels` labels for each seed; all of them if None.
+    """The data set of the settings, with `labels` labels for each seed, or all if None.
 
     Raises:
         DataError: the images do not fit in memory, or the labels cannot be drawn.
@@ -72,13 +74,14 @@ def load_pool(settings: ImageSettings, labels: int | None) -> Pool:
 
 
 def pool_of(settings: ImageSettings, data: ImageData, labels: int | None) -> Pool:
-    """As `load_pool`, of a data set at hand."""
+    """The same as `load_pool` for a data set that is loaded already."""
     train, more = data.train, data.unlabelled
     if isinstance(train, RecordSplit) or isinstance(more, RecordSplit):
         raise DataError(
-            f"{data.name}: semi-supervised training keeps all images in memory. Give a larger --memory-limit-mib "
-            f"than {settings.memory_limit_mib}."
+            f"{data.name}: semi-supervised training keeps all images in memory. Give a larger "
+            f"--memory-limit-mib than {settings.memory_limit_mib}."
         )
+    # A class without labels could never be learned.
     missing = set(range(data.num_classes)) - set(train.labels.tolist())
     if missing:
         names = ", ".join(data.class_names[i] for i in sorted(missing))
@@ -87,7 +90,7 @@ def pool_of(settings: ImageSettings, data: ImageData, labels: int | None) -> Poo
     if labels is None:
         labelled = dict.fromkeys(seeds, np.arange(len(train)))
     elif ":" in settings.dataset:
-        # The user's own data; the index files are of the published ones.
+        # These are the user's own data; the index files are for published data sets.
         labelled = {seed: draw_balanced(train.labels, labels, seed=seed) for seed in seeds}
     else:
         labelled = {
@@ -101,10 +104,10 @@ def pool_of(settings: ImageSettings, data: ImageData, labels: int | None) -> Poo
 
 
 class PoolLoader:
-    """Labelled and unlabelled batches, drawn independently; the images are on the device.
+    """Labelled and unlabelled batches, which are drawn independently; the images are on the device.
 
-    Each is one permutation after the other, of the labelled samples of the lane's seed and of the whole
-    pool. Lanes of one seed see the same batches.
+    Both go through one permutation after another: the former of the labelled samples of a seed, the
+    latter of the whole pool. Lanes with the same seed see the same batches.
     """
 
     streamed = False
@@ -114,16 +117,18 @@ class PoolLoader:
         self._sources = replicated((jnp.asarray(pool.images), jnp.asarray(pool.truth)), mesh)
 
     def batches(self, lanes: Sequence[Lane]) -> Batches:
-        """Indices into the pool, labelled and unlabelled, and whether labels of the latter are hidden."""
+        """Labelled and unlabelled indices into the pool, and whether the latter are hidden."""
         streams: dict[tuple[int, int], Iterator[np.ndarray]] = {}
+        # Lanes of a seed share a stream, so each seed draws once, in the order of the lanes.
         seeds = list(dict.fromkeys(lane.seed for lane in lanes))
         hidden = {seed: self._pool.hidden(seed) for seed in seeds}
 
         def draw(seed: int, purpose: int, step: int) -> np.ndarray:
             size, labelled = self._sizes[purpose], self._pool.labelled[seed]
+            # The supervised baseline takes no unlabelled samples at all.
             if not size:
                 return np.zeros(0, np.int32)
-            # Opened where it is first asked for: at the step of a resumed run.
+            # Opened at the step that first asks for it, which is that of a resumed run.
             if (seed, purpose) not in streams:
                 samples = len(labelled) if purpose == _LABELLED else len(self._pool.truth)
                 streams[seed, purpose] = batch_indices(
@@ -141,6 +146,7 @@ class PoolLoader:
                 np.stack([of_lanes(purpose, step + i) for i in range(count)])
                 for purpose in (_LABELLED, _UNLABELLED)
             )
+            # Pseudo-labels of samples whose labels training sees would say nothing.
             judged = [hidden[lane.seed][unlabelled[:, i]] for i, lane in enumerate(lanes)]
             indices = {"labelled": labelled, "unlabelled": unlabelled}
             return self._sources, indices | {"judged": np.stack(judged, axis=1)}
@@ -148,7 +154,7 @@ class PoolLoader:
         return batches
 
     def example(self, lanes: Sequence[Lane]) -> tuple[Any, Any]:
-        """The images themselves, and zeros."""
+        """The images themselves, and zeros as indices."""
         labelled, unlabelled = (
             np.zeros((1, len(lanes), size), np.int32) for size in self._sizes.values()
         )
@@ -157,8 +163,10 @@ class PoolLoader:
 
     @staticmethod
     def take(sources: Any, indices: Any) -> tuple[Array, ...]:
-        """Images and labels; unlabelled images, their labels for measurements (-1 where training is told
-        the label, or nobody is), their indices.
+        """The batches: images, labels, unlabelled images, their true labels, and their indices.
+
+        The true labels are for measurements; they are -1 where training sees the label or where
+        there is none.
         """
         images, truth = sources
         labelled, unlabelled = indices["labelled"], indices["unlabelled"]

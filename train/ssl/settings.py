@@ -1,7 +1,7 @@
 """Settings of semi-supervised runs, and of comparisons of them."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
 from train.run.lanes import Lane, lanes_of
@@ -16,44 +16,45 @@ from train.ssl.algorithms import (
 )
 from train.ssl.step import Part, TermPlacement
 
-# Mirrored, these are other signs.
+# Their mirror images would be other signs or none.
 _NOT_FLIPPED = ("digits", "mnist", "svhn_cropped")
 _NOT_HERE = "{} is for supervised training; give --labels instead of a size."
 
 
 @dataclasses.dataclass(frozen=True)
 class SemisupervisedTraining(AlgorithmOptions, ImageSettings):
-    """Training of which few samples keep their labels, whatever the algorithm and the weights."""
+    """Training in which few samples keep their labels, whatever the algorithm and the weights."""
 
     refused: ClassVar[dict[str, str]] = {
         name: _NOT_HERE.format(name) for name in ("train_size", "eval_layers")
     }
 
     learning_rate: float = 0.03
-    """Learning rate at the start; at step k of K it is `cos(7 π k / 16 K)` of that."""
+    """Learning rate at the start; at step k of K it is multiplied by `cos(7 π k / 16 K)`."""
     unlabelled_ratio: int = 7
-    """Unlabelled samples in a step, as a multiple of `batch_size`."""
+    """Number of unlabelled samples in a step, as a multiple of `batch_size`."""
     unlabelled_weight: float = 1.0
     """Weight of the loss on unlabelled samples."""
     statistics_momentum: float = 0.999
-    """Weight of the old statistics in `softmatch` and `freematch`; short runs need less."""
+    """Weight of the old statistics in `softmatch` and `freematch`; short runs need a lower one."""
     augment: bool = True
-    """Weak augmentation: reflect-pad by an eighth of the side, crop at random and flip half of the
-    images. Strong augmentation always comes on top of it."""
+    """Whether weak augmentation is used: reflect-pad by an eighth of the side, crop at random and
+    flip half of the images. Strong views always get strong augmentation as well."""
     flip: bool | None = None
-    """Whether weak augmentation flips images; if not given, only digits are not flipped."""
+    """Whether weak augmentation flips images. If not given, all but digits are."""
     average_momentum: float = 0.999
-    """Momentum of the moving average of the weights. The averaged weights are what is evaluated."""
+    """Momentum of the moving average of the weights. The averaged weights are evaluated."""
     information_on: tuple[Part, ...] = ("labelled", "weak")
-    """The samples on which the information terms are computed, all of them together."""
+    """The samples (labelled, weak, strong) that the information terms take, as one set."""
     information_samples: Literal["passed", "all"] = "passed"
-    """Whether unlabelled samples count in these terms by the weight that the algorithm gives them
-    (passed), or all alike."""
+    """How unlabelled samples count in these terms: by the weight that the algorithm gives them
+    (passed), or all equally (all)."""
     information_rows: Literal["hard", "soft"] = "hard"
-    """The row of the head that belongs to an unlabelled sample in these terms: that of its pseudo-label
-    (hard), or the mean of all rows by the weak prediction (soft)."""
+    """The row of the head that these terms pair with an unlabelled sample: that of its pseudo-label
+    (hard), or the mean of all rows, weighted by the weak prediction (soft)."""
     stop_gradient: Literal["features", "head"] | None = None
-    """The side, features or head, that the information terms do not train."""
+    """The side (features or head) that the information terms do not train. If not given, they train
+    both."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -68,7 +69,7 @@ class SemisupervisedTraining(AlgorithmOptions, ImageSettings):
             )
 
     def placement(self) -> TermPlacement:
-        """Where the information terms are computed."""
+        """The samples and rows with which the information terms are computed."""
         return TermPlacement(
             self.information_on,
             self.information_samples,
@@ -83,13 +84,13 @@ class SemisupervisedTraining(AlgorithmOptions, ImageSettings):
 
 @dataclasses.dataclass(frozen=True)
 class OneAlgorithm(SemisupervisedTraining):
-    """One algorithm on one number of labels."""
+    """One algorithm with one number of labels."""
 
     algorithm: AlgorithmName = "freematch"
-    """How to learn from the unlabelled images; `supervised` does not read them."""
+    """The algorithm that learns from the unlabelled images; `supervised` ignores them."""
     labels: int | None = 40
-    """Number of samples that keep their labels, equally many of each class, drawn by the seed; None for
-    all."""
+    """Number of samples that keep their labels, equally many of each class, drawn with the seed.
+    With None, all samples keep theirs."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -100,18 +101,18 @@ class OneAlgorithm(SemisupervisedTraining):
     def method(self) -> Algorithm:
         """The algorithm with its options."""
         fields = dataclasses.fields(ALGORITHMS[self.algorithm])
-        # Of the options those that are given, to be refused where they mean nothing. What every run has,
-        # like the momentum of statistics, goes to the algorithms that have a field for it.
+        # All options are passed on, so that the algorithm refuses those that it does not have. What
+        # every run has, like the momentum of statistics, goes only to algorithms with such a field.
         options = {name: getattr(self, name) for name in OPTIONS}
         options |= {f.name: getattr(self, f.name) for f in fields if hasattr(self, f.name)}
         return algorithm(self.algorithm, **options)
 
     def unlabelled_batch(self) -> int:
-        """Unlabelled samples in a step."""
+        """The number of unlabelled samples in a step."""
         return self.unlabelled_ratio * self.batch_size if self.method().uses else 0
 
     def fits_terms(self) -> None:
-        """Raises `ValueError` if the information terms are on samples that the algorithm does not use."""
+        """Raises `ValueError` if the terms need samples that the algorithm does not use."""
         uses = ("labelled", *self.method().uses)
         if not set(self.information_on) <= set(uses):
             raise ValueError(
@@ -122,7 +123,7 @@ class OneAlgorithm(SemisupervisedTraining):
 
 @dataclasses.dataclass(frozen=True)
 class Semisupervised(OneAlgorithm, InformationWeights):
-    """One semi-supervised algorithm on a data set of which few samples keep their labels."""
+    """One semi-supervised algorithm on a data set in which few samples keep their labels."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -132,7 +133,7 @@ class Semisupervised(OneAlgorithm, InformationWeights):
 
 @dataclasses.dataclass(frozen=True)
 class Comparison(SemisupervisedTraining):
-    """Several semi-supervised runs beside each other."""
+    """Several semi-supervised runs that are compared."""
 
     refused: ClassVar[dict[str, str]] = {
         **SemisupervisedTraining.refused,
@@ -143,7 +144,7 @@ class Comparison(SemisupervisedTraining):
     }
 
     weights: tuple[float, ...] = (0.1,)
-    """Weights of the information terms, which are switched on one at a time."""
+    """Weights of the information terms. Each run uses one term with one of these weights."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -152,11 +153,11 @@ class Comparison(SemisupervisedTraining):
             raise ValueError(f"weights must be positive numbers, got {self.weights}.")
 
     def single(self, folder: str, **changes: Any) -> Semisupervised:
-        """The settings of one of the runs, in a folder below `out`."""
+        """The settings of one of the runs, whose folder is below `out`."""
         return Semisupervised(**shared(self, Semisupervised) | changes | {"out": self.out / folder})
 
-    def known(self, name: str, there: Mapping[str, Any]) -> None:
-        """Raises `ValueError` if a setting names what does not exist, or something twice."""
+    def known(self, name: str, there: Collection[str]) -> None:
+        """Raises `ValueError` if a setting names something unknown, or something twice."""
         self.distinct(name)
         unknown = [value for value in getattr(self, name) if value not in there]
         if unknown:
@@ -169,12 +170,12 @@ C = TypeVar("C", bound=Comparison)
 
 
 def comparison_of(kind: type[C], base: Semisupervised, **changes: Any) -> C:
-    """The settings of a single run as those of a comparison."""
+    """The settings of a comparison, taken from those of a single run."""
     return kind(**shared(base, kind) | changes)
 
 
 def shared(settings: SemisupervisedTraining, kind: type[SemisupervisedTraining]) -> dict[str, Any]:
-    """The values of the settings that the other kind has too."""
+    """The values of the settings that the other kind also has."""
     names = {field.name for field in dataclasses.fields(settings)}
     return {f.name: getattr(settings, f.name) for f in dataclasses.fields(kind) if f.name in names}
 
@@ -182,10 +183,11 @@ def shared(settings: SemisupervisedTraining, kind: type[SemisupervisedTraining])
 def lanes_with_terms(
     settings: SemisupervisedTraining, weights: Sequence[float], *, plain: bool = True
 ) -> list[Lane]:
-    """A lane for each seed and each term and weight, and without a term if `plain`."""
+    """A lane for each seed, term and weight, and with `plain` one without a term for each seed."""
     kinds: list[tuple[str, float, dict[str, float]]] = [("", 0.0, {})] if plain else []
     for weight in weights:
         kinds += [("MI", weight, {"mi_weight": weight}), ("ED", weight, {"ed_weight": weight})]
+    # Seeds outermost, so that lanes that draw the same batches are close together.
     return [
         dataclasses.replace(
             lane, knobs=lane.knobs._replace(**knobs), tags={"terms": name, "weight": weight}

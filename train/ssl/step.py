@@ -1,4 +1,4 @@
-"""One step on labelled and unlabelled images: augmentation, one forward pass, losses, update, average."""
+"""One step on labelled and unlabelled images: views, a forward pass, losses, update, average."""
 
 import dataclasses
 from collections.abc import Callable
@@ -30,26 +30,28 @@ Part = Literal["labelled", "weak", "strong"]
 
 @dataclasses.dataclass(frozen=True)
 class TermPlacement:
-    """Which samples the information terms are computed on, and against which rows of the head."""
+    """The samples on which the information terms are computed, and their rows of the head."""
 
     parts: tuple[Part, ...] = ("labelled", "weak")
-    """One set of samples is made of these."""
+    """The parts of the batch, which together form one set of samples."""
     samples: Literal["passed", "all"] = "passed"
-    """Unlabelled samples by the weight that the algorithm gives them, or all alike."""
+    """Whether unlabelled samples count by the weight from the algorithm, or all equally."""
     rows: Literal["hard", "soft"] = "hard"
-    """An unlabelled sample's row of the head is that of its pseudo-label, or the mean of all rows by the
-    weak prediction. A labelled one's is that of its label."""
+    """Whether the row of an unlabelled sample is that of its pseudo-label (hard), or the mean of
+    all rows weighted by the weak prediction (soft). The row of a labelled sample is that of its
+    label."""
     stop_gradient: Side | None = None
     """The side that the terms do not train."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What weak augmentation does; the strong one is RandAugment and Cutout, and then the weak one."""
+    """What weak augmentation does; strong augmentation is RandAugment and Cutout, then weak."""
 
     pad: int
-    """Reflected pixels on each side before the crop."""
+    """Pixels that are reflected on each side before the crop."""
     flip: bool
+    """Whether half of the images are flipped."""
 
 
 def make_step(
@@ -66,12 +68,14 @@ def make_step(
 ) -> Callable[..., tuple[TrainState, Terms]]:
     """The step of one lane: `(state, images, labels, unlabelled, truth, places) -> (state, terms)`.
 
-    `unlabelled` are images, `places` their indices in the pool, and `truth` their labels for the
-    measurement alone (-1 where unknown). All randomness is of the state's seed and step.
+    `unlabelled` are images, `places` their indices in the pool, and `truth` their labels, which
+    only measurements use (-1 where unknown). All randomness comes from the seed and the step of the
+    state.
 
     Raises:
         ValueError: the information terms are placed on views that the algorithm does not use.
     """
+    # Without the view, its set of samples would be silently empty.
     missing = set(placement.parts) - {"labelled", *algorithm.uses}
     if any(used) and missing:
         raise ValueError(f"there are no views {sorted(missing)} to compute information terms on.")
@@ -87,7 +91,7 @@ def make_step(
         parts = _views(augmentation_key(state), images, unlabelled, algorithm.uses, augmentation)
 
         def loss(params: Any) -> tuple[Array, tuple[Terms, Any, Any]]:
-            # One forward pass, so that the batch statistics are those of all parts together.
+            # A single forward pass, so that the batch statistics are those of all parts together.
             together = jnp.concatenate(list(parts.values()))
             outputs = network.apply(params, state.rest, together, train=True)
             logits, features = (_split(x, parts) for x in (outputs.logits, outputs.features))
@@ -104,6 +108,7 @@ def make_step(
             terms = terms._replace(more=_of_pseudo_labels(pseudo, truth))
             return terms.loss, (terms, outputs.rest, algorithm_state)
 
+        # `jax.grad` with aux: the loss is already among the terms.
         gradient, (terms, rest, algorithm_state) = jax.grad(loss, has_aux=True)(state.params)
         state = state._replace(rest=rest, algorithm_state=algorithm_state)
         state = descend(state, gradient, optimizer)
@@ -116,7 +121,8 @@ def make_step(
 def _views(
     key: Array, images: Array, unlabelled: Array, uses: tuple[str, ...], augmentation: Augmentation
 ) -> dict[str, Array]:
-    """The augmented images of each part that goes through the network, by a key an image and view."""
+    """The augmented images of each part that the network sees, with a key for each image."""
+    # Always four, so that the draws of one view do not depend on which others are used.
     keys = jax.random.split(key, 4)
 
     def weakly(images: Array, key: Array) -> Array:
@@ -133,7 +139,8 @@ def _views(
 
 
 def _split(rows: Array, parts: dict[str, Array]) -> dict[str, Array]:
-    """The rows of each part; none for a part that does not go through the network."""
+    """The rows of each part; a part that does not go through the network has none."""
+    # Empty rows keep one signature for all algorithms.
     split, start = dict.fromkeys(("weak", "strong"), rows[:0]), 0
     for name, images in parts.items():
         split[name] = rows[start : start + len(images)]
@@ -142,13 +149,14 @@ def _split(rows: Array, parts: dict[str, Array]) -> dict[str, Array]:
 
 
 def _of_pseudo_labels(pseudo: Pseudo, truth: Array) -> dict[str, Array]:
-    """The losses of the pseudo-labels, and what they are worth.
+    """The losses of the pseudo-labels, and how good these are.
 
-    `coverage` is the mean weight of the samples, `known` that of the samples whose label is known to
-    the measurement, and `correct` that of those whose pseudo-label is right.
+    `coverage` is the mean weight of the samples. `known` counts only the weights of samples whose
+    label is known to the measurement, and `correct` only those whose pseudo-label is right as well.
     """
     coverage = correct = known = jnp.zeros(())
     if len(truth) and len(pseudo.weights):
+        # Means over all samples: the accuracy is the quotient of their sums over many steps.
         weights = pseudo.weights * (truth >= 0)
         right = weights * (jnp.argmax(pseudo.targets, axis=-1) == truth)
         coverage, correct, known = map(jnp.mean, (pseudo.weights, right, weights))
@@ -170,7 +178,7 @@ def _information(
     placement: TermPlacement,
     used: UsedTerms,
 ) -> tuple[Array, Array]:
-    """Mutual information and entropy difference of the chosen samples and their rows of the head."""
+    """Mutual information and entropy difference of the chosen samples and their head rows."""
     if not any(used):
         return jnp.zeros(()), jnp.zeros(())
     q = probabilities(weak)
@@ -185,6 +193,7 @@ def _information(
     chosen = jnp.concatenate([features[part] for part in placement.parts])
     targets = jnp.concatenate([of_parts[part][0] for part in placement.parts])
     weights = jnp.concatenate([of_parts[part][1] for part in placement.parts])
+    # Labels name rows of the head, so that no rows need be averaged.
     if placement.rows == "hard":
         targets = jnp.argmax(targets, axis=-1)
     side = placement.stop_gradient

@@ -1,7 +1,7 @@
-"""Semi-supervised algorithms: each a module with one class of options, state, thresholds and loss.
+"""Semi-supervised algorithms. Each is a module with one class: its options, state and loss.
 
 The name of an algorithm is that of its module, and the fields that it declares with `option` are
-options of the commands. So a new algorithm is a new file here, and nothing else.
+options of the commands. A new algorithm therefore needs a new file here, and nothing else.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ from train.ssl.algorithms.base import Views as Views
 
 def _algorithm_in(name: str) -> Any:
     module = importlib.import_module(f"{__name__}.{name}")
+    # The one class that the module defines itself and that can make a step.
     (kind,) = (
         member
         for member in vars(module).values()
@@ -36,6 +37,7 @@ ALGORITHMS: dict[str, Any] = {
 
 def _options() -> dict[str, str]:
     """The help text of each option, by name: what it means in each algorithm that has it."""
+    # Algorithms may share an option with different meanings and defaults.
     texts: dict[str, list[str]] = {}
     for name, kind in ALGORITHMS.items():
         for field in dataclasses.fields(kind):
@@ -47,6 +49,7 @@ def _options() -> dict[str, str]:
 
 OPTIONS = _options()
 
+# Type checkers cannot follow names that are read from a folder.
 if TYPE_CHECKING:
     AlgorithmName = str
 
@@ -63,10 +66,10 @@ else:
 
 
 def algorithm(name: str, **options: Any) -> Algorithm:
-    """The algorithm of this name, with those options that are given (not None).
+    """The algorithm of this name with the options that are given (not None).
 
     Raises:
-        ValueError: the algorithm has no such option, or refuses its value.
+        ValueError: the algorithm does not have an option, or refuses its value.
     """
     kind = ALGORITHMS[name]
     known = [field.name for field in dataclasses.fields(kind)]

@@ -1,4 +1,4 @@
-"""What the semi-supervised algorithms share: what they see, what they give, and the losses they use."""
+"""What semi-supervised algorithms share: their input, their output, and their common losses."""
 
 import dataclasses
 from typing import Any, NamedTuple, Protocol
@@ -14,54 +14,54 @@ class Views(NamedTuple):
     weak: Array
     """Logits `[u, num_classes]` of the weakly augmented images."""
     strong: Array
-    """Logits `[u, num_classes]` of the strongly augmented ones. Views that an algorithm does not use are
-    empty, u = 0."""
+    """Logits `[u, num_classes]` of the strongly augmented images. Views that an algorithm does not
+    use are empty (u = 0)."""
     places: Array
-    """Their indices `[u]` in the pool of unlabelled samples."""
+    """Indices `[u]` of the samples in the pool of unlabelled samples."""
     progress: Array
-    """Share of all steps that are done, in [0, 1)."""
+    """The share of all steps that are done, in [0, 1)."""
 
 
 class Pseudo(NamedTuple):
-    """What an algorithm makes of the views."""
+    """The pseudo-labels that an algorithm derives from the views, and their loss."""
 
     targets: Array
     """A distribution over classes for each sample, `[u, num_classes]`, without a gradient."""
     weights: Array
-    """What each sample counts, `[u]` in [0, 1], without a gradient."""
+    """The weights of the samples, `[u]` in [0, 1], without a gradient."""
     loss: Array
-    """Mean over all u samples of weight times cross-entropy against the target."""
+    """The mean over all u samples of weight times cross-entropy with the target."""
     penalty: Array
-    """What is added besides, with its weight; 0 for most."""
+    """What else is added to the loss, already weighted; 0 for most algorithms."""
 
 
 class Algorithm(Protocol):
-    """A frozen dataclass of an algorithm's settings, with pure functions of its state."""
+    """A frozen dataclass of the settings of an algorithm, with pure functions of its state."""
 
     @property
     def uses(self) -> tuple[str, ...]:
-        """Of the views `weak` and `strong`, those that go through the network."""
+        """The views, out of `weak` and `strong`, that go through the network."""
         ...
 
     def init(self, num_classes: int, pool: int) -> Any:
-        """The state before the first step, for a pool of so many unlabelled samples."""
+        """The state before the first step, for a pool with this number of unlabelled samples."""
 
     def step(self, state: Any, views: Views) -> tuple[Any, Pseudo]:
-        """The state after the step's samples were seen, and what is to be learned of them."""
+        """The state after the samples of the step, and what is to be learned from them."""
         ...
 
     def thresholds(self, state: Any, num_classes: int) -> Array:
-        """The confidence `[num_classes]` from which a pseudo-label of each class counts."""
+        """The confidence `[num_classes]` from which pseudo-labels of each class count."""
         ...
 
 
 def option(default: float, text: str) -> Any:
-    """A field of an algorithm that is an option of the commands, with its help text."""
+    """A field of an algorithm that becomes an option of the commands, with its help text."""
     return dataclasses.field(default=default, metadata={"option": text})
 
 
 def probabilities(logits: Array) -> Array:
-    """Softmax without a gradient."""
+    """The softmax, without a gradient."""
     return jax.lax.stop_gradient(jax.nn.softmax(logits))
 
 
@@ -71,7 +71,7 @@ def one_hot_of(q: Array) -> Array:
 
 
 def weighted_cross_entropy(logits: Array, targets: Array, weights: Array) -> Array:
-    """Mean over all samples, those of weight 0 counted in, of weight times cross-entropy."""
+    """The mean over all samples, including those of weight 0, of weight times cross-entropy."""
     return -jnp.mean(weights * jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1))
 
 
@@ -80,7 +80,7 @@ def moving(old: Array, new: Array, momentum: float) -> Array:
     return momentum * old + (1 - momentum) * new
 
 
-def in_unit_interval(settings: Any, *names: str) -> None:
+def in_unit_interval(settings: object, *names: str) -> None:
     """Raises `ValueError` for settings outside (0, 1]."""
     for name in names:
         if not 0 < getattr(settings, name) <= 1:

@@ -1,4 +1,4 @@
-"""FixMatch (Sohn et al. 2020, arXiv 2001.07685)."""
+"""FixMatch (Sohn et al. 2020, arXiv 2001.07685): confident predictions label strong views."""
 
 import dataclasses
 from typing import Any
@@ -19,12 +19,13 @@ from train.ssl.algorithms.base import (
 
 @dataclasses.dataclass(frozen=True)
 class FixMatch:
-    r"""Confident predictions on weak views are labels of the strong ones.
+    r"""Confident predictions on weak views become the labels of the strong views.
 
-    With q the softmax of the weak logits, `1[max q ≥ threshold] · CE(argmax q, strong)` (eq. 4).
+    The loss is `1[max q ≥ threshold] · CE(argmax q, strong)` (eq. 4), with q the softmax of the
+    weak logits.
     """
 
-    threshold: float = option(0.95, "confidence from which on a pseudo-label counts")
+    threshold: float = option(0.95, "confidence from which a pseudo-label counts")
 
     uses = ("weak", "strong")
 
@@ -32,18 +33,18 @@ class FixMatch:
         in_unit_interval(self, "threshold")
 
     def init(self, num_classes: int, pool: int) -> Any:
-        """Nothing is kept."""
+        """No state is kept."""
         del num_classes, pool
         return ()
 
     def step(self, state: Any, views: Views) -> tuple[Any, Pseudo]:
-        """See the class."""
+        """One step, as the class describes it."""
         q = probabilities(views.weak)
         targets, weights = one_hot_of(q), (jnp.max(q, axis=-1) >= self.threshold).astype(q.dtype)
         loss = weighted_cross_entropy(views.strong, targets, weights)
         return state, Pseudo(targets, weights, loss, jnp.zeros(()))
 
     def thresholds(self, state: Any, num_classes: int) -> Array:
-        """The same for all."""
+        """The same threshold for all classes."""
         del state
         return jnp.full(num_classes, self.threshold)

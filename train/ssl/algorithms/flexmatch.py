@@ -1,4 +1,4 @@
-"""FlexMatch (Zhang et al. 2021, arXiv 2110.08263): a threshold a class, by how well it is learned."""
+"""FlexMatch (Zhang et al. 2021, arXiv 2110.08263): class thresholds that follow the learning."""
 
 import dataclasses
 from typing import NamedTuple
@@ -18,22 +18,23 @@ from train.ssl.algorithms.base import (
 
 
 class State(NamedTuple):
-    """What is known of the pool."""
+    """What the algorithm remembers about the pool."""
 
     selected: Array
-    """`[pool]`: the class that each sample was last confidently given, -1 before that."""
+    """`[pool]`: the class that was last predicted confidently for each sample, -1 before that."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FlexMatch:
-    r"""FixMatch with the threshold `threshold · M(β(c))` for class c, `M(x) = x / (2 - x)` (eq. 12).
+    r"""FixMatch with the threshold `threshold · M(β(c))` for class c, `M(x) = x / (2 - x)` (eq.
+    12).
 
-    `σ(c)` counts the samples of the pool that were last confidently (`max q ≥ threshold`) given class
-    c, and `β(c) = σ(c) / max(max_c σ(c), pool - Σ_c σ(c))` (eq. 11, the warm-up). The thresholds of a
-    step are those of the samples seen before it.
+    `σ(c)` counts the samples of the pool whose last confident prediction (`max q ≥
+    threshold`) was class c, and `β(c) = σ(c) / max(max_c σ(c), pool - Σ_c σ(c))` (eq. 11,
+    the warm-up). The thresholds of a step come from the samples seen before it.
     """
 
-    threshold: float = option(0.95, "confidence from which on a sample counts as learned")
+    threshold: float = option(0.95, "confidence from which a sample counts as learned")
 
     uses = ("weak", "strong")
 
@@ -41,17 +42,19 @@ class FlexMatch:
         in_unit_interval(self, "threshold")
 
     def init(self, num_classes: int, pool: int) -> State:
-        """No sample was confident yet."""
+        """No sample has been predicted confidently yet."""
         del num_classes
         return State(jnp.full(pool, -1, jnp.int32))
 
     def step(self, state: State, views: Views) -> tuple[State, Pseudo]:
-        """See the class."""
+        """One step, as the class describes it."""
         q = probabilities(views.weak)
         confidence, label = jnp.max(q, axis=-1), jnp.argmax(q, axis=-1).astype(jnp.int32)
+        # Before the state takes in this step.
         thresholds = self.thresholds(state, q.shape[-1])
         targets, weights = one_hot_of(q), (confidence >= thresholds[label]).astype(q.dtype)
-        # A sample may come twice in a step: what is not confident must not write its old class back.
+        # A sample may occur twice in a step: a view that is not confident must write nothing, not
+        # even the old class.
         nowhere = len(state.selected)
         places = jnp.where(confidence >= self.threshold, views.places, nowhere)
         places = last_of_each(places, nowhere)
@@ -60,8 +63,8 @@ class FlexMatch:
         return state, Pseudo(targets, weights, loss, jnp.zeros(()))
 
     def thresholds(self, state: State, num_classes: int) -> Array:
-        """0 for a class that no sample was given yet."""
-        # -1 wraps to the last place, which is cut off.
+        """The thresholds, 0 for a class that was never predicted confidently."""
+        # The index -1 wraps to the last place, which is cut off.
         counts = jnp.zeros(num_classes + 1).at[state.selected].add(1.0)[:num_classes]
         unused = len(state.selected) - jnp.sum(counts)
         beta = counts / jnp.maximum(jnp.max(counts), unused)
@@ -69,9 +72,9 @@ class FlexMatch:
 
 
 def last_of_each(places: Array, nowhere: int) -> Array:
-    """`places` with `nowhere` where the same one comes again later.
+    """`places` with `nowhere` instead of those that occur again later.
 
-    The order of two writes to one place is not defined on a GPU.
+    On a GPU the order of two writes to one place is not defined.
     """
     again = jnp.any(jnp.triu(places[:, None] == places[None, :], 1), axis=1)
     return jnp.where(again, nowhere, places)

@@ -20,40 +20,43 @@ class State(NamedTuple):
     """Moving statistics of the weak predictions."""
 
     mean: Array
-    """Of the (aligned) confidence."""
+    """μ: the mean of the aligned confidence."""
     variance: Array
-    """Of the same."""
+    """σ²: the variance of the aligned confidence."""
     average: Array
-    """`[num_classes]`: of the predictions."""
+    """p̃, `[num_classes]`: the mean prediction."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SoftMatch:
-    r"""FixMatch with the weight `exp(-min(c - μ, 0)² / (2 σ² / sigmas²))` of a confidence c (eq. 6).
+    r"""FixMatch with the weight `exp(-min(c - μ, 0)² / (2 σ² / sigmas²))` of a confidence c
+    (eq. 6).
 
-    c is that of the uniformly aligned prediction `SumNorm(q · (1/C) / p̃)`, p̃ the moving average of q
-    (eq. 10); the labels are those of q itself. μ and σ² are moving averages of mean and (unbiased)
-    variance of c, and all of them take in the step's samples first. σ starts at 1, μ at 1/C, and p̃ at
-    what the first step gives.
+    c is the confidence of the uniformly aligned prediction `SumNorm(q · (1/C) / p̃)`, where
+    p̃ is the moving average of q (eq. 10); the labels are those of q itself. μ and σ² are
+    moving averages of the mean and the (unbiased) variance of c. All of them take in the
+    samples of the step first. σ starts at 1, μ at 1/C, and p̃ at the mean prediction of the
+    first step.
     """
 
     statistics_momentum: float = 0.999
-    """Weight of the old statistics."""
+    """The weight of the old statistics."""
     sigmas: float = 2.0
-    """How many standard deviations below the mean count as one."""
+    """The number of standard deviations below the mean that count as one."""
 
     uses = ("weak", "strong")
 
     def init(self, num_classes: int, pool: int) -> State:
-        """See the class."""
+        """The initial statistics, as the class describes them."""
         del pool
         share = jnp.ones(num_classes) / num_classes
         return State(share[0], jnp.ones(()), share)
 
     def step(self, state: State, views: Views) -> tuple[State, Pseudo]:
-        """See the class."""
+        """One step, as the class describes it."""
         q = probabilities(views.weak)
         batch = jnp.mean(q, axis=0)
+        # The first step has no average yet and starts it.
         average = jnp.where(
             views.progress == 0, batch, moving(state.average, batch, self.statistics_momentum)
         )
@@ -62,9 +65,10 @@ class SoftMatch:
         aligned = aligned / jnp.sum(aligned, axis=-1, keepdims=True)
         confidence = jnp.max(aligned, axis=-1)
         mean = moving(state.mean, jnp.mean(confidence), self.statistics_momentum)
-        # One sample alone has no spread.
+        # A single sample has no spread, and no unbiased variance.
         spread = jnp.var(confidence, ddof=min(1, len(confidence) - 1))
         variance = moving(state.variance, spread, self.statistics_momentum)
+        # Above the mean the weight is 1.
         below = jnp.minimum(confidence - mean, 0.0)
         weights = jnp.exp(-jnp.square(below) * self.sigmas**2 / (2 * jnp.maximum(variance, tiny)))
         targets = one_hot_of(q)
@@ -72,5 +76,5 @@ class SoftMatch:
         return State(mean, variance, average), Pseudo(targets, weights, loss, jnp.zeros(()))
 
     def thresholds(self, state: State, num_classes: int) -> Array:
-        """There is none; the confidence of weight 1 stands in for it."""
+        """The confidence from which the weight is 1; there is no threshold."""
         return jnp.full(num_classes, state.mean)

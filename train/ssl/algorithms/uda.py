@@ -1,4 +1,4 @@
-"""Unsupervised data augmentation (Xie et al. 2020, arXiv 1904.12848)."""
+"""Unsupervised data augmentation (Xie et al. 2020, arXiv 1904.12848): sharpened soft targets."""
 
 import dataclasses
 from typing import Any
@@ -19,15 +19,14 @@ from train.ssl.algorithms.base import (
 
 @dataclasses.dataclass(frozen=True)
 class UDA:
-    r"""Confident predictions on weak views, sharpened, are targets of the strong ones.
+    r"""Confident predictions on weak views, sharpened, become the targets of the strong views.
 
-    With q the softmax of the weak logits: `1[max q ≥ threshold] · CE(softmax(weak / temperature), strong)`.
+    The loss is `1[max q ≥ threshold] · CE(softmax(weak / temperature), strong)`, with q the
+    softmax of the weak logits.
     """
 
-    threshold: float = option(
-        0.8, "confidence, before sharpening, from which on a prediction counts"
-    )
-    temperature: float = option(0.4, "temperature of the targets, which sharpens them below 1")
+    threshold: float = option(0.8, "confidence before sharpening from which a prediction counts")
+    temperature: float = option(0.4, "temperature of the targets; values below 1 sharpen them")
 
     uses = ("weak", "strong")
 
@@ -37,19 +36,20 @@ class UDA:
             raise ValueError(f"temperature must be positive, got {self.temperature}.")
 
     def init(self, num_classes: int, pool: int) -> Any:
-        """Nothing is kept."""
+        """No state is kept."""
         del num_classes, pool
         return ()
 
     def step(self, state: Any, views: Views) -> tuple[Any, Pseudo]:
-        """See the class."""
+        """One step, as the class describes it."""
         q = probabilities(views.weak)
+        # By the confidence before sharpening, which would raise it.
         weights = (jnp.max(q, axis=-1) >= self.threshold).astype(q.dtype)
         targets = jax.lax.stop_gradient(jax.nn.softmax(views.weak / self.temperature))
         loss = weighted_cross_entropy(views.strong, targets, weights)
         return state, Pseudo(targets, weights, loss, jnp.zeros(()))
 
     def thresholds(self, state: Any, num_classes: int) -> Array:
-        """The same for all."""
+        """The same threshold for all classes."""
         del state
         return jnp.full(num_classes, self.threshold)
