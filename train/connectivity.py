@@ -61,8 +61,7 @@ class Connectivity(LabelSmoothing, InformationWeights, SupervisedTraining):
         # An odd number, so that one of the points is the middle.
         if self.points < 5 or self.points % 2 == 0:
             raise ValueError(f"points must be odd and at least 5, got {self.points}.")
-        if self.statistics_batches < 1 or (self.path_samples or 1) < 1:
-            raise ValueError("statistics_batches and path_samples must be at least 1.")
+        self.at_least_one("statistics_batches", "path_samples")
         self.distinct("learning_rates")
         self.distinct("branch_steps")
         if not all(rate > 0 for rate in self.learning_rates):
@@ -252,17 +251,13 @@ def summarize(
         f"seeds: {settings.seeds}"
     )
     note = f"test set, n = {n:,}; mean ± standard deviation over seeds"
-    draw(
-        panels(settings, records),
-        settings.out / "paths.png",
-        title=f"{title}\n{note}",
-        columns=len(METRICS),
-    )
+    picture, columns = settings.out / "paths.png", len(METRICS)
+    draw(panels(settings, records), picture, title=f"{title}\n{note}", columns=columns)
     return Summary(
         settings.out,
         title,
         (table(settings, records, note),),
-        {"paths.png": "accuracy, loss, MIR and HDR on the way from one copy to the other"},
+        {picture.name: "accuracy, loss, MIR and HDR on the way from one copy to the other"},
         tuple(claims(settings, num_classes, records)),
     )
 
@@ -278,26 +273,20 @@ def panels(settings: Connectivity, records: Sequence[Record]) -> list[Panel]:
     The colour of a line says when the copies part, its style where the batch statistics come from.
     """
     drawn = []
-    for rate in settings.learning_rates:
-        for title, metric in METRICS.items():
-            lines = [
-                Line(
-                    f"apart from step {step}" + (f", {kind}" if kind == INTERPOLATED else ""),
-                    *curves(
-                        select(records, learning_rate=rate, branch_step=step, statistics=kind),
-                        metric,
-                        by="point",
-                    ),
-                    colour=f"C{number}",
-                    style="--" if kind == INTERPOLATED else "-",
-                )
-                for number, step in enumerate(settings.branch_steps)
-                for kind in _statistics(records)
-            ]
-            # No lines for the values at collapse, which are far away and would flatten the paths. A
-            # barrier is a height above the chord, and is one of accuracy or loss.
-            chords = metric in ("accuracy", "loss")
-            drawn.append(Panel(f"{title}, learning rate {rate:g}", "ω", lines, chords=chords))
+    for rate, (title, metric) in itertools.product(settings.learning_rates, METRICS.items()):
+        lines = []
+        for number, step in enumerate(settings.branch_steps):
+            for kind in _statistics(records):
+                along = select(records, learning_rate=rate, branch_step=step, statistics=kind)
+                label, style = f"apart from step {step}", "-"
+                if kind == INTERPOLATED:
+                    label, style = f"{label}, {kind}", "--"
+                points = curves(along, metric, by="point")
+                lines.append(Line(label, *points, colour=f"C{number}", style=style))
+        # No lines for the values at collapse, which are far away and would flatten the paths. A
+        # barrier is a height above the chord, and is one of accuracy or loss.
+        chords = metric in ("accuracy", "loss")
+        drawn.append(Panel(f"{title}, learning rate {rate:g}", "ω", lines, chords=chords))
     return drawn
 
 
@@ -306,14 +295,13 @@ _INFORMATION = ("mir", "mir_batch", "hdr", "hdr_batch")
 
 def paths(records: Sequence[Record]) -> list[dict[str, Any]]:
     """One record for each path: its barrier, and the metrics at the ends and in the middle."""
-    groups: dict[tuple, list[Record]] = {}
+    by_path: dict[tuple, list[Record]] = {}
     for record in records:
         key = tuple(record[k] for k in ("learning_rate", "branch_step", "statistics", "seed"))
-        groups.setdefault(key, []).append(record)
+        by_path.setdefault(key, []).append(record)
     summaries = []
-    for (rate, step, kind, seed), path in groups.items():
-        middle = path[len(path) // 2]
-        ends = [path[0], path[-1]]
+    for (rate, step, kind, seed), path in by_path.items():
+        middle, ends = path[len(path) // 2], (path[0], path[-1])
         summaries.append(
             {
                 "learning_rate": rate,
@@ -342,26 +330,16 @@ def paths(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 def table(settings: Connectivity, records: Sequence[Record], note: str) -> Table:
     """Barriers, and metrics at the ends and in the middle: a row for each kind of path."""
-    columns = {
-        "loss barrier": "barrier",
-        "accuracy, ends": "end_accuracy",
-        "accuracy, middle": "middle_accuracy",
-        "MIR, ends": "end_mir",
-        "MIR, middle": "middle_mir",
-        "MIR b, ends": "end_mir_batch",
-        "MIR b, middle": "middle_mir_batch",
-        "HDR, ends": "end_hdr",
-        "HDR, middle": "middle_hdr",
-        "HDR b, ends": "end_hdr_batch",
-        "HDR b, middle": "middle_hdr_batch",
-    }
+    columns = {"loss barrier": "barrier"}
+    for name in ("accuracy", "MIR", "MIR b", "HDR", "HDR b"):
+        metric = name.lower().replace(" b", "_batch")
+        columns |= {f"{name}, ends": f"end_{metric}", f"{name}, middle": f"middle_{metric}"}
     rows, all_paths = [], paths(records)
-    for rate in settings.learning_rates:
-        for step in settings.branch_steps:
-            for kind in _statistics(records):
-                of_seeds = select(all_paths, learning_rate=rate, branch_step=step, statistics=kind)
-                cells = [cell(of_seeds, metric) for metric in columns.values()]
-                rows.append((f"{rate:g}", f"{step:,}", kind, *cells))
+    kinds = settings.learning_rates, settings.branch_steps, _statistics(records)
+    for rate, step, kind in itertools.product(*kinds):
+        of_seeds = select(all_paths, learning_rate=rate, branch_step=step, statistics=kind)
+        cells = [cell(of_seeds, metric) for metric in columns.values()]
+        rows.append((f"{rate:g}", f"{step:,}", kind, *cells))
     middle = all_paths[0]["middle"]
     return Table(
         f"Paths between copies: {note}; middle: ω = {middle:g}; barrier in nats above the line "
