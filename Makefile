@@ -20,12 +20,12 @@ demo: $(READY)
 	$(BIN)/python -m train.demo $(DEMO)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 # The numerics again as users run them, with all of the compiler's optimisations.
 test-slow: $(READY)
-	$(BIN)/python -m pytest -n 2 -m slow
-	$(BIN)/python -m pytest -n 2 -m "numerics and not slow" --optimised
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "numerics and not slow" --optimised
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -30,7 +30,6 @@ from train.engine.step import (
     augmentation_key,
     descend,
     information_terms,
-    with_information,
 )
 from train.engine.trainer import Trainer, is_slow
 from train.evaluation.closed_forms import closed_forms
@@ -207,7 +206,7 @@ def make_step(
             information = information_terms(
                 features, head, labels, used, stop_gradient=stop_gradient
             )
-            terms = with_information(ce, information, state.knobs)
+            terms = Terms.of(ce, information, state.knobs)
             return terms.loss, (terms, rest)
 
         # `rest`, the statistics of batch norm, is not trained: the forward pass updates it.
@@ -228,7 +227,7 @@ def smoothed_cross_entropy(logits: Array, labels: Array, knobs: Knobs) -> Array:
 def evaluation(
     network: Network, settings: SupervisedTraining, data: ImageData, mesh: Mesh, *, networks: int
 ) -> Callable[[Sequence[TrainState]], list[Metrics]]:
-    """What measures everything at an event: `(states of each group) -> metrics of each lane`.
+    """A function that measures all lanes at an event: `(states of each group) -> metrics`.
 
     Args:
         network: the network that the lanes share.

@@ -12,7 +12,7 @@ from tests.train.experiments import sgd_of
 from train.engine.loader import BatchOrder, images_and_labels
 from train.engine.optimizers import sgd_for_few_labels, sgd_with_cosine
 from train.engine.state import Network, initial_state
-from train.engine.step import UsedTerms, information_terms, with_information
+from train.engine.step import Terms, UsedTerms, information_terms
 from train.engine.trainer import make_call
 from train.run.errors import RunError
 from train.run.lanes import Knobs, Lane, lanes_of, take_lane
@@ -24,7 +24,7 @@ def terms_of(features, head, labels, lane, *, stop_gradient=None):
     ce = smoothed_cross_entropy(features @ head.T, labels, lane.knobs)
     used = UsedTerms.of([lane])
     information = information_terms(features, head, labels, used, stop_gradient=stop_gradient)
-    return with_information(ce, information, lane.knobs)
+    return Terms.of(ce, information, lane.knobs)
 
 
 def test_loss_is_the_sum_of_its_terms(tiny, settings):

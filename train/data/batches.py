@@ -56,7 +56,10 @@ def batch_indices(
 def stream(
     split: Split | RecordSplit, *, batch_size: int, seed: int, start_step: int = 0
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Endless shuffled training batches, reproducible from any step.
+    """Endless shuffled batches, reproducible from any step.
+
+    Supervised training takes them of records on disk; splits in memory have an order of their own
+    there, see `train.engine.loader.BatchOrder`, which leaves out the end of an epoch.
 
     A split in memory is gathered by `batch_indices`; records are read ahead by grain. Both shuffle
     each epoch anew, let a batch reach into the next epoch, and give the same batches from step k

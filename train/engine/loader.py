@@ -82,7 +82,7 @@ class StreamLoader:
         self._split, self._batch_size = split, batch_size
 
     def batches(self, lanes: Sequence[Lane]) -> Batches:
-        """Batches from one shuffled stream for each lane and for each copy whose draws it takes."""
+        """Batches of one shuffled stream for each lane, and for each copy that a lane follows."""
         streams: dict[tuple[int, int], Iterator] = {}
 
         def draw(place: int, copy: int, step: int) -> dict[str, np.ndarray]:

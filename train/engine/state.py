@@ -118,7 +118,7 @@ class Network:
 
 
 class Initialised(Protocol):
-    """Whatever has initial `(params, rest)`."""
+    """A network that can make its initial `(params, rest)`."""
 
     def init(self, key: Array) -> tuple[Any, Any]: ...
 

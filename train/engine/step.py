@@ -25,6 +25,20 @@ class Terms(NamedTuple):
     more: dict[str, Array] | None = None
     """Other quantities that a step reports."""
 
+    @classmethod
+    def of(
+        cls,
+        cross_entropy: Array,
+        information: tuple[Array, Array],
+        knobs: Knobs,
+        *,
+        others: Array | float = 0.0,
+    ) -> "Terms":
+        """Of the loss `cross_entropy + others - mi_weight · MI + ed_weight · |H1 - H2|`."""
+        mi, ed = information
+        loss = cross_entropy + others - knobs.mi_weight * mi + knobs.ed_weight * ed
+        return cls(loss, cross_entropy, mi, ed)
+
     def named(self) -> dict[str, Array]:
         """All terms by name."""
         named = self._asdict()
@@ -87,19 +101,6 @@ def information_terms(
     rows = jnp.matmul(targets, head, precision="highest")
     pair = mirjax.feature_interplay(features, rows, weights=weights, method="auto")
     return pair.mutual_information, jnp.abs(pair.entropy1 - pair.entropy2)
-
-
-def with_information(
-    cross_entropy: Array,
-    information: tuple[Array, Array],
-    knobs: Knobs,
-    *,
-    others: Array | float = 0.0,
-) -> Terms:
-    """The terms of `cross_entropy + others - mi_weight · MI + ed_weight · |H1 - H2|`."""
-    mi, ed = information
-    loss = cross_entropy + others - knobs.mi_weight * mi + knobs.ed_weight * ed
-    return Terms(loss, cross_entropy, mi, ed)
 
 
 def augmentation_key(state: TrainState) -> Array:

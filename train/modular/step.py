@@ -13,7 +13,7 @@ from train.engine.loader import Batches
 from train.engine.optimizers import Optimizer
 from train.engine.sharding import replicated
 from train.engine.state import TrainState
-from train.engine.step import Terms, UsedTerms, descend, information_terms, with_information
+from train.engine.step import Terms, UsedTerms, descend, information_terms
 from train.modular.task import Task
 from train.run.lanes import PAIRS, Lane, stream_key
 
@@ -47,7 +47,7 @@ def make_step(
                     size = min(information_batch, len(labels))
                     drawn = jax.random.choice(key, len(labels), (size,), False)
                     information = information_terms(features[drawn], head, labels[drawn], used)
-                terms = with_information(ce, information, state.knobs)
+                terms = Terms.of(ce, information, state.knobs)
                 return terms.loss, terms
 
             gradient, terms = jax.grad(loss, has_aux=True)(state.params)

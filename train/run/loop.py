@@ -39,10 +39,10 @@ class Run:
     ```python
     with open_run(settings, about, lanes) as run:
         states, start = run.restore(states)
-        for step in run.events(after=start):
+        for event in run.events(after=start):
             ...  # train up to this step
-            run.record(step, terms, metrics)
-            run.save(step, groups)
+            run.record(event, terms, metrics)
+            run.save(event, groups)
     records = run.records()
     ```
     """
@@ -77,7 +77,7 @@ class Run:
             same_settings(self._settings, saved)
             start = latest
             _require_metrics(self.folder, start)
-        # Metrics that a killed run wrote after its last checkpoint are dropped: it repeats them.
+        # Metrics that a killed run wrote after its last checkpoint are dropped and written again.
         self._trackers.append(JsonLines(self.folder / "metrics.jsonl", keep_to=start))
         self._trackers.append(TensorBoard(self.folder / "events", keep_to=start))
         if self._settings.wandb is not None:

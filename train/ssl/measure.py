@@ -76,7 +76,7 @@ class PoolEvaluator:
 
     def _thresholds(self, algorithm_state: Any) -> Metrics:
         limits = np.asarray(self._algorithm.thresholds(algorithm_state, self._classes))
-        # The supervised baseline has no thresholds, which it says by infinity.
+        # The supervised baseline uses no pseudo-labels: its thresholds are infinite.
         if not np.all(np.isfinite(limits)):
             return {}
         return {

@@ -146,7 +146,7 @@ class PoolLoader:
                 np.stack([of_lanes(purpose, step + i) for i in range(count)])
                 for purpose in (_LABELLED, _UNLABELLED)
             )
-            # Pseudo-labels of samples whose labels training sees would say nothing.
+            # Only pseudo-labels of samples whose labels training does not see are judged.
             judged = [hidden[lane.seed][unlabelled[:, i]] for i, lane in enumerate(lanes)]
             indices = {"labelled": labelled, "unlabelled": unlabelled}
             return self._sources, indices | {"judged": np.stack(judged, axis=1)}

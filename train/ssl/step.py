@@ -20,7 +20,6 @@ from train.engine.step import (
     augmentation_key,
     descend,
     information_terms,
-    with_information,
 )
 from train.ssl.algorithms import Algorithm, Pseudo, Views
 from train.ssl.algorithms.base import one_hot_of, probabilities
@@ -104,7 +103,7 @@ def make_step(
                 features, outputs.head, labels, logits["weak"], pseudo, placement, used
             )
             of_unlabelled = unlabelled_weight * pseudo.loss + pseudo.penalty
-            terms = with_information(ce, information, state.knobs, others=of_unlabelled)
+            terms = Terms.of(ce, information, state.knobs, others=of_unlabelled)
             terms = terms._replace(more=_of_pseudo_labels(pseudo, truth))
             return terms.loss, (terms, outputs.rest, algorithm_state)
 
