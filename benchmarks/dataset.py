@@ -176,9 +176,9 @@ def main() -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{row} failed:\n{done.stderr[-2000:]}")
-        found = json.loads(done.stdout.splitlines()[-1])
-        show(found)
-        return found
+        measured = json.loads(done.stdout.splitlines()[-1])
+        show(measured)
+        return measured
 
     print(f"{platform.machine()}, Python {platform.python_version()}")
     print(

@@ -61,9 +61,9 @@ def in_torch(function: Callable, tensors: tuple[Any, ...], gradient: bool) -> Ca
 
     def both() -> float:
         leaves = tuple(t.detach().clone().requires_grad_() for t in tensors[:2])
-        found = function(*leaves, *tensors[2:])
-        pulled = torch.autograd.grad(found, leaves)
-        return float(found.detach()) + 0.0 * sum(float(p[0, 0]) for p in pulled)
+        value = function(*leaves, *tensors[2:])
+        pulled = torch.autograd.grad(value, leaves)
+        return float(value.detach()) + 0.0 * sum(float(p[0, 0]) for p in pulled)
 
     return both if gradient else value
 
@@ -156,8 +156,10 @@ def layers(options: argparse.Namespace) -> Iterator[Row]:
 
         @jax.jit
         def ours(stacked, head, labels, count=count):
-            found = mirjax.layerwise(mir_plus_hdr)([stacked[i] for i in range(count)], head, labels)
-            return sum(found)
+            values = mirjax.layerwise(mir_plus_hdr)(
+                [stacked[i] for i in range(count)], head, labels
+            )
+            return sum(values)
 
         @jax.jit
         def plain(stacked, head, labels):
@@ -165,7 +167,7 @@ def layers(options: argparse.Namespace) -> Iterator[Row]:
 
         def torch_loop(stacked=stacked, shared=shared):
             with torch.no_grad():
-                return float(sum(peers.plain_torch(each, *shared) for each in stacked))
+                return float(sum(peers.plain_torch(layer, *shared) for layer in stacked))
 
         arrays = tuple(map(jnp.asarray, (features, head, labels)))
         calls = {

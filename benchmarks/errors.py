@@ -46,7 +46,7 @@ def table(sides=SIDES) -> list[dict[str, Any]]:
         method: jax.jit(jax.value_and_grad(functools.partial(mirjax.matrix_entropy, method=method)))
         for method in METHODS
     }
-    found = []
+    measured = []
     for side in sides:
         rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(side, side)))[0]
         for name, spectrum in spectra(side).items():
@@ -67,8 +67,8 @@ def table(sides=SIDES) -> list[dict[str, Any]]:
                 off = np.abs(gradient.astype(np.float64) @ factor - slope)
                 row[method] = float(value) - exact
                 row[f"{method} gradient"] = float(np.max(off) / np.max(np.abs(factor)))
-            found.append(row)
-    return found
+            measured.append(row)
+    return measured
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -83,8 +83,8 @@ def _show(rows: list[dict[str, Any]], columns: list[str]) -> None:
     print("\n| spectrum | " + " | ".join(titles) + " |")
     print("|---" * (len(titles) + 1) + "|")
     for name in dict.fromkeys(row["spectrum"] for row in rows):
-        own = {row["side"]: row for row in rows if row["spectrum"] == name}
-        cells = [f"{own[side][column]:+.0e}" for side in sides for column in columns]
+        by_side = {row["side"]: row for row in rows if row["spectrum"] == name}
+        cells = [f"{by_side[side][column]:+.0e}" for side in sides for column in columns]
         print(f"| {name} | " + " | ".join(cells) + " |")
     for column in columns:
         worst = max(rows, key=lambda row: abs(row[column]))

@@ -130,8 +130,8 @@ def in_torch(
     if peer == PLAIN:
         step, parts = backward, []
         for i in range(settings.seeds):
-            own = {name: x[i].clone().requires_grad_() for name, x in stacked.items()}
-            parts.append((own, tokens[i], labels[i]))
+            weights = {name: x[i].clone().requires_grad_() for name, x in stacked.items()}
+            parts.append((weights, tokens[i], labels[i]))
     else:
         step, parts = backward_together, [(stacked, tokens, labels)]
     # AdamW treats each entry on its own, so that it may have the stacked parameters.
@@ -186,12 +186,12 @@ def warm_up(calls: dict[str, Advance]) -> dict[str, float]:
         seconds[name] = time.perf_counter() - started
         advance(2)
         losses[name] = np.stack([first, advance(1)])
-    for name, found in losses.items():
+    for name, theirs in losses.items():
         # The negation also stops at NaN.
-        if not np.all(np.abs(found / losses[OURS] - 1) <= TOLERANCE):
+        if not np.all(np.abs(theirs / losses[OURS] - 1) <= TOLERANCE):
             raise SystemExit(
                 f"{name} has other losses at step 0 and after 3 steps (a column for each seed):\n"
-                f"{found}\nours:\n{losses[OURS]}"
+                f"{theirs}\nours:\n{losses[OURS]}"
             )
     worst = max(float(np.max(np.abs(x / losses[OURS] - 1))) for x in losses.values())
     print(
@@ -215,15 +215,15 @@ def measure(settings: Grokking, steps: int, rounds: int, mode: str) -> dict[str,
             call(steps)
             rates[name].append(steps / (time.perf_counter() - started))
     peers = {}
-    for name, found in rates.items():
-        ratios = [own / rate for own, rate in zip(rates[OURS], found, strict=True)]
+    for name, theirs in rates.items():
+        ratios = [mine / rate for mine, rate in zip(rates[OURS], theirs, strict=True)]
         peers[name] = {
             "first_step_seconds": warm[name],
-            "steps_per_second": found,
+            "steps_per_second": theirs,
             "ours_over_this": ratios,
         }
         print(
-            f"  {name:16s} {statistics.median(found):9.3f} ({min(found):.3f} to {max(found):.3f})   "
+            f"  {name:16s} {statistics.median(theirs):9.3f} ({min(theirs):.3f} to {max(theirs):.3f})   "
             f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})   "
             f"first step {warm[name]:.2f} s",
             flush=True,

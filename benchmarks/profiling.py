@@ -47,9 +47,9 @@ class Profile(NamedTuple):
 def show(profiles: Mapping[str, Profile]) -> None:
     """As a Markdown table."""
     print("| | milliseconds | device busy | most of it, ms |\n|---|---|---|---|")
-    for name, found in profiles.items():
-        most = ", ".join(f"{kind} {ms:.2f}" for kind, ms in list(found.work.items())[:7])
-        print(f"| {name} | {found.milliseconds:.2f} | {100 * found.busy:.0f} % | {most} |")
+    for name, profile in profiles.items():
+        most = ", ".join(f"{kind} {ms:.2f}" for kind, ms in list(profile.work.items())[:7])
+        print(f"| {name} | {profile.milliseconds:.2f} | {100 * profile.busy:.0f} % | {most} |")
 
 
 def profiled(call: Callable[[], Any], calls: int) -> Profile:

@@ -50,10 +50,10 @@ GROUPS = (
 def whole_sets() -> list[dict[str, Any]]:
     """The rows of `benchmarks/dataset.py`, each in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        found = Path(folder) / "rows.json"
+        rows = Path(folder) / "rows.json"
         script = Path(__file__).with_name("dataset.py")
-        subprocess.run([sys.executable, str(script), "--json", str(found)], check=True)
-        return json.loads(found.read_text())
+        subprocess.run([sys.executable, str(script), "--json", str(rows)], check=True)
+        return json.loads(rows.read_text())
 
 
 def main() -> None:

@@ -46,8 +46,8 @@ class Row:
 
     def ratios(self, name: str) -> list[float]:
         """Time of `name` over ours, in each round."""
-        own = self.milliseconds[OURS]
-        return [a / b for a, b in zip(self.milliseconds[name], own, strict=True)]
+        ours = self.milliseconds[OURS]
+        return [a / b for a, b in zip(self.milliseconds[name], ours, strict=True)]
 
     def lines(self) -> list[str]:
         """Rows of a Markdown table, see `HEADER`."""
@@ -166,8 +166,8 @@ def torch_device() -> str:
 
 def save(path: Path, about: Mapping[str, Any], rows: list[Row], tables: Mapping[str, Any]) -> None:
     """Everything as JSON: machine, rows, tables of errors."""
-    found = {"machine": about, "rows": [dataclasses.asdict(row) for row in rows], **tables}
-    path.write_text(json.dumps(found) + "\n")
+    content = {"machine": about, "rows": [dataclasses.asdict(row) for row in rows], **tables}
+    path.write_text(json.dumps(content) + "\n")
 
 
 def _ms(value: float) -> str:

@@ -179,8 +179,8 @@ class FreeMatch:
             self.confidence.lerp_(confidence.mean(), 0.001)
             self.mean.lerp_(q.mean(0), 0.001)
             self.histogram.lerp_(shares, 0.001)
-            own = (self.mean / self.mean.max() * self.confidence)[targets]
-            passed = (confidence >= own).float()
+            thresholds = (self.mean / self.mean.max() * self.confidence)[targets]
+            passed = (confidence >= thresholds).float()
         loss = (functional.cross_entropy(of_strong, targets, reduction="none") * passed).mean()
         return loss + 0.01 * self._fairness(of_strong.softmax(-1), passed)
 

@@ -17,7 +17,6 @@ from train.data.load import load
 from train.data.randaugment import RANGES
 from train.data.types import DataNotFound, from_arrays
 from train.engine.loader import loader_of
-from train.engine.optimizers import sgd_with_cosine
 from train.engine.sharding import data_mesh
 from train.engine.state import Network, initial_state
 from train.engine.step import UsedTerms
@@ -26,7 +25,7 @@ from train.run.lanes import lanes_of
 from train.semisupervised import start
 from train.ssl.pool import PoolLoader, pool_of
 from train.ssl.settings import Semisupervised
-from train.supervised import Supervised, make_step
+from train.supervised import Supervised, make_step, optimizer_of
 
 IMAGES, CLASSES, SUPERVISED = 10_000, 10, 64
 WITH = "mirjax, + MI + ED"
@@ -51,7 +50,7 @@ def supervised(settings: Supervised, data: Any = None) -> Callable[[], float]:
         images, labels = noise()
         data = from_arrays("noise", images, labels, images[:100], labels[:100])
     lanes, network = lanes_of(settings), Network.of(settings, data)
-    optimizer = sgd_with_cosine(steps=settings.steps, momentum=settings.momentum)
+    optimizer = optimizer_of(settings)
     step = make_step(network, optimizer, UsedTerms.of(lanes), augment=True)
     states = initial_state(network, optimizer, lanes)
     mesh = data_mesh(settings.batch_size, 1)
@@ -126,11 +125,11 @@ def of_loader(options: argparse.Namespace) -> Iterator[Row]:
         return
     from benchmarks.torch_freematch import FreeMatch
 
-    own, depth_and_width = steps_a_call(), options.model.split("-")[1:]
+    per_call, depth_and_width = steps_a_call(), options.model.split("-")[1:]
     images = options.labelled * (1 + options.ratio)
     # Blocks of steps; the batches that the workers have read meanwhile are used up before.
-    count = 4 if on_cpu() else 4 * own
-    ours, theirs = _block(_freematch(options), count // own), "PyTorch with its loader"
+    count = 4 if on_cpu() else 4 * per_call
+    ours, theirs = _block(_freematch(options), count // per_call), "PyTorch with its loader"
     for workers in options.workers or [os.cpu_count() or 1]:
         peer = FreeMatch(
             *noise(),

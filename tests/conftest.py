@@ -38,7 +38,9 @@ def pytest_configure(config):
     gc.set_threshold(100_000, 20, 20)
     # Before the first computation, when XLA reads its flags; processes that tests start inherit them.
     if not config.getoption("--optimised"):
-        os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *UNOPTIMISED]).strip()
+        flags = os.environ.get("XLA_FLAGS", "").split()
+        # Once, although workers inherit those of their parent: flags are part of the key of the cache.
+        os.environ["XLA_FLAGS"] = " ".join([*flags, *(x for x in UNOPTIMISED if x not in flags)])
 
 
 @pytest.fixture

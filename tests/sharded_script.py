@@ -6,7 +6,8 @@ import sys
 
 DEVICES, PROCESS, PORT, KIND = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 # JAX reads these when it is imported.
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES}"
+FLAGS = f"--xla_force_host_platform_device_count={DEVICES}"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax  # noqa: E402

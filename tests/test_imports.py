@@ -85,5 +85,5 @@ def test_the_library_needs_little():
 
 def test_each_file_of_train_itself_is_a_command():
     files = [f for f in (ROOT / "train").glob("*.py") if f.name != "__init__.py"]
-    assert len(files) == 15
+    assert len(files) >= 15
     assert all('if __name__ == "__main__":' in f.read_text() for f in files)

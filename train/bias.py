@@ -24,7 +24,7 @@ from train.evaluation.finished import read_run
 from train.run.command import enable_cache
 from train.run.errors import RunError, exit_on_user_error
 from train.run.folder import new_place
-from train.supervised import Supervised, load_data
+from train.supervised import Supervised, load_data, optimizer_of
 
 _METRICS = ("mir", "hdr")
 
@@ -58,7 +58,7 @@ class Measured(NamedTuple):
 
 def measure(bias: Bias) -> Measured:
     """Measures the trained and the untrained network of one seed."""
-    run = read_run(bias.run, Supervised, load_data)
+    run = read_run(bias.run, Supervised, load_data, optimizer_of)
     if not 0 <= bias.seed < run.settings.seeds:
         raise RunError(f"seed must be below {run.settings.seeds}, the seeds of {bias.run}.")
     split = getattr(run.data, bias.split)

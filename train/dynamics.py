@@ -132,17 +132,17 @@ def summarize(
 
 def table(records: Mapping[str, Sequence[Record]], note: str) -> Table:
     """A row for each split and stage: the untrained network, and the trained ones."""
-    groups = {}
+    by_name = {}
     for split in ("test", "train"):
         for stage, rows in _stages(records).items():
             # The training split is not always measured.
             if f"{split}_accuracy" in rows[0]:
                 prefix = f"{split}_"
-                groups[f"{stage}, {split} set"] = [
+                by_name[f"{stage}, {split} set"] = [
                     {k.removeprefix(prefix): v for k, v in r.items() if k.startswith(prefix)}
                     for r in rows
                 ]
-    return table_of(groups, COLUMNS, title=f"First and last step: {note}", first="network, data")
+    return table_of(by_name, COLUMNS, title=f"First and last step: {note}", first="network, data")
 
 
 def layers(records: Sequence[Record]) -> list[str]:
@@ -159,7 +159,7 @@ def _stages(records: Mapping[str, Sequence[Record]]) -> dict[str, list[Record]]:
 
 def layer_table(records: Mapping[str, Sequence[Record]], names: list[str], n: int) -> Table:
     """A row for each layer and stage."""
-    groups = {
+    by_name = {
         f"{name}, {stage}": [
             {k.removeprefix(f"layer_{name}_"): v for k, v in r.items()} for r in rows
         ]
@@ -167,7 +167,7 @@ def layer_table(records: Mapping[str, Sequence[Record]], names: list[str], n: in
         for stage, rows in _stages(records).items()
     }
     title = f"Layers against the head: test set, n = {n:,}; mean ± standard deviation"
-    return table_of(groups, LAYER_COLUMNS, title=title, first="layer, network")
+    return table_of(by_name, LAYER_COLUMNS, title=title, first="layer, network")
 
 
 def layer_panels(records: Mapping[str, Sequence[Record]], names: list[str]) -> list[Panel]:

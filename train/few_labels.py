@@ -118,17 +118,17 @@ def run(settings: FewLabels, *, quiet: bool = False) -> Summary:
     return summarize(settings, source, first.data.num_classes, records).write()
 
 
-def groups_of(settings: FewLabels, records: Sequence[Record], labels: int) -> Runs:
+def records_by_name(settings: FewLabels, records: Sequence[Record], labels: int) -> Runs:
     """The records of one number of labels, by algorithm and term."""
-    groups: dict[str, list[Record]] = {}
+    by_name: dict[str, list[Record]] = {}
     for name in settings.algorithms:
         trained = select(records, labels=labels, algorithm=name)
         # Without a term first (its weight is 0), then by weight, MI before ED.
         kinds = {(r["weight"], r["terms"]) for r in trained}
         for weight, terms in sorted(kinds, key=lambda kind: (kind[0], kind[1] != "MI")):
             label = f"{name} + {weight:g} {terms}" if terms else name
-            groups[label] = select(trained, weight=weight, terms=terms)
-    return groups
+            by_name[label] = select(trained, weight=weight, terms=terms)
+    return by_name
 
 
 def summarize(
@@ -147,15 +147,15 @@ def summarize(
     claims: list[Claim] = []
     base = settings.algorithms[-1]
     for count in settings.label_counts:
-        groups = groups_of(settings, last, count)
+        by_name = records_by_name(settings, last, count)
         tables.append(
-            table_of(groups, COLUMNS, title=f"{count} labels; {note}", first="trained with")
+            table_of(by_name, COLUMNS, title=f"{count} labels; {note}", first="trained with")
         )
         over = f"{base}, {count} labels"
-        tables.append(pairs_table(paired(groups, base), settings.seeds, over))
+        tables.append(pairs_table(paired(by_name, base), settings.seeds, over))
         # The p values of the terms are adjusted among themselves: how far behind another algorithm
         # is says nothing about the terms.
-        of_base = {name: rows for name, rows in groups.items() if name.startswith(base)}
+        of_base = {name: rows for name, rows in by_name.items() if name.startswith(base)}
         terms = paired(of_base, base)
         claims.append(
             Claim(
@@ -187,12 +187,12 @@ def panels(settings: FewLabels, last: Sequence[Record], forms: dict[str, float])
         lines = []
         for number, count in enumerate(settings.label_counts):
             # Supervised training, for example, is left out of the panels of pseudo-labels.
-            groups = {
+            by_name = {
                 k: [r for r in rows if r.get(metric) is not None]
-                for k, rows in groups_of(settings, last, count).items()
+                for k, rows in records_by_name(settings, last, count).items()
             }
             pairs = {
-                k: mean_and_spread([r[metric] for r in rows]) for k, rows in groups.items() if rows
+                k: mean_and_spread([r[metric] for r in rows]) for k, rows in by_name.items() if rows
             }
             if pairs:
                 means, spreads = zip(*pairs.values(), strict=True)

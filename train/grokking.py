@@ -4,14 +4,11 @@ Presets: `small` (the default: modulus 23 and width 48, about 15 minutes on 2 co
 (modulus 7, for tests), `paper` (modulus 113 and width 128, as published; hours on a CPU).
 """
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import jax
-import numpy as np
 
 from train.engine.optimizers import Optimizer, adamw_with_warmup
 from train.engine.sharding import data_mesh
@@ -20,6 +17,7 @@ from train.engine.step import UsedTerms
 from train.engine.trainer import Trainer
 from train.modular.measure import MAIN, TableEvaluator, progress_records
 from train.modular.network import ModularNetwork
+from train.modular.settings import Grokking
 from train.modular.step import TableLoader, make_step
 from train.modular.summary import summarize
 from train.modular.task import Task, modular_task
@@ -29,7 +27,6 @@ from train.run.command import run_command
 from train.run.files import write_jsonl
 from train.run.lanes import Knobs, Lane
 from train.run.loop import open_run
-from train.run.settings import RunSettings
 
 # Kinds of lanes beside the main ones: three controls and two interventions.
 RANDOM, NO_DECAY, EASY, MORE_MI, MORE_ED = (
@@ -39,71 +36,6 @@ RANDOM, NO_DECAY, EASY, MORE_MI, MORE_ED = (
     "+MI",
     "+ED",
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Grokking(RunSettings):
-    """Trains a transformer on a part of a table modulo p, and measures when it generalises."""
-
-    modulus: int = 23
-    """The modulus p. The table of the operation has p² pairs of numbers."""
-    operation: Literal["add", "subtract", "multiply", "squares"] = "add"
-    """The operation to learn, modulo p; `squares` is a² + b²."""
-    fractions: tuple[float, ...] = (0.6,)
-    """Shares of the pairs to train on. Every share is trained with every weight decay and seed."""
-    weight_decays: tuple[float, ...] = (1.0,)
-    """Weight decays of AdamW, which act on all parameters."""
-    width: int = 48
-    """Width of the residual stream. The MLP is four times as wide."""
-    heads: int = 4
-    """Number of attention heads."""
-    learning_rate: float = 1e-3
-    """Learning rate of AdamW after ten steps of warm-up. The betas are 0.9 and 0.98."""
-    controls: bool = True
-    """Whether to train three controls too: with random labels, without weight decay, and on
-    `large_fraction` of the pairs."""
-    large_fraction: float = 0.85
-    """Share of the pairs that the last of the controls is trained on, with which it generalises at
-    once."""
-    interventions: bool = True
-    """Whether to train two interventions too: with the MI term and with the ED term, which are in
-    the loss during `information_steps` only."""
-    mi_weight: float = 0.1
-    """Weight of the MI term, the mutual information of features and unembedding rows, in nats
-    (maximised)."""
-    ed_weight: float = 0.1
-    """Weight of the ED term, the difference of the entropies of features and unembedding rows, in
-    nats (minimised)."""
-    information_steps: tuple[int, int] = (200, 2000)
-    """The first step with the MI or ED term, and the first step without it again."""
-    information_batch: int = 64
-    """Number of pairs on which the MI or ED term is computed, drawn anew for each step."""
-    log_events: int = 20
-    """Number of evaluations on a logarithmic scale of steps, besides those of `eval_every`."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.at_least_one("modulus", "width", "heads", "information_batch", "log_events")
-        # Made only to raise its errors, of a share that leaves no pair to test on for example.
-        for fraction in (*self.fractions, self.large_fraction):
-            modular_task(self.modulus, fraction, self.operation)
-        if self.width % self.heads:
-            raise ValueError(f"heads = {self.heads} must divide width = {self.width}.")
-        start, stop = self.information_steps
-        if not 0 <= start < stop or (self.interventions and start >= self.steps):
-            raise ValueError(
-                f"information_steps must be FIRST < LAST with FIRST below steps = {self.steps}, "
-                f"got {start} and {stop} (or give --no-interventions)."
-            )
-        self.distinct("fractions")
-        self.distinct("weight_decays")
-        if min(self.weight_decays) < 0:
-            raise ValueError(f"weight_decays must not be negative, got {self.weight_decays}.")
-
-    def events(self) -> list[int]:
-        """The steps of `eval_every`, and `log_events` more on a logarithmic scale."""
-        logarithmic = np.geomspace(1, self.steps, self.log_events).round().astype(int)
-        return sorted({*super().events(), *logarithmic.tolist()})
 
 
 PRESETS = {

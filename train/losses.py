@@ -104,7 +104,7 @@ def summarize(
     n = int(last[0]["test_n"])
     title = f"Losses: {source}, {settings.model}, {settings.steps:,} steps, seeds: {settings.seeds}"
     names = dict.fromkeys((record["loss"], record["weight"]) for record in last)
-    groups = {
+    by_name = {
         name if name == PLAIN else f"{name}, weight {weight:g}": select(
             last, loss=name, weight=weight
         )
@@ -112,8 +112,8 @@ def summarize(
         for name, weight in sorted(names, key=lambda pair: (pair[0] != PLAIN, pair[0], pair[1]))
     }
     note = f"Test set, n = {n:,}; batches of {settings.metric_batch}; mean ± standard deviation"
-    values = table_of(groups, COLUMNS, title=note, first="trained with")
-    pairs = paired(groups, PLAIN)
+    values = table_of(by_name, COLUMNS, title=note, first="trained with")
+    pairs = paired(by_name, PLAIN)
     draw(
         panels(last, closed_forms(num_classes)),
         settings.out / "losses.png",

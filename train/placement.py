@@ -114,13 +114,13 @@ def summarize(settings: Placement, source: str, records: Sequence[Record]) -> Su
         f"{labels:,} labels, {settings.steps:,} steps, seeds: {settings.seeds}"
     )
     plain = select(last, terms="")
-    groups: dict[str, Sequence[Record]] = {_PLAIN: plain}
+    by_name: dict[str, Sequence[Record]] = {_PLAIN: plain}
     for name in settings.variations:
         for terms in ("MI", "ED"):
             for weight in settings.weights:
                 key = _key(name, terms, weight)
-                groups[key] = select(last, variation=name, terms=terms, weight=weight)
-    pairs = paired(groups, _PLAIN)
+                by_name[key] = select(last, variation=name, terms=terms, weight=weight)
+    pairs = paired(by_name, _PLAIN)
     note = (
         f"without the terms: {cell(plain, 'test_accuracy')}; test n = {n:,}; gain in points, "
         f"± half the 95 % interval, paired over {settings.seeds} seeds; * adjusted p below 0.05 "

@@ -296,18 +296,18 @@ def summarize(
         marks = levels(forms, [metric] if metric.startswith("test_") else [])
         panels.append(Panel(name, "sparsity", lines, marks))
     draw(panels, settings.out / "pruning.png", title=f"{title}\n{note}")
-    groups = {"dense": list(dense)}
+    by_name = {"dense": list(dense)}
     for method in ("magnitude", "random"):
         for sparsity in settings.sparsities:
             for stage in STAGES:
                 rows = select(records, sparsity=sparsity, method=method, stage=stage)
                 if rows:
-                    groups[f"{sparsity:g}, {method}, {stage}"] = rows
+                    by_name[f"{sparsity:g}, {method}, {stage}"] = rows
     title_of_table = (
         f"Over sparsity: {note}. Head: features against head rows; dense: features against those "
         "of the network before pruning; b: mean over batches"
     )
-    table = table_of(groups, COLUMNS, title=title_of_table, first="network")
+    table = table_of(by_name, COLUMNS, title=title_of_table, first="network")
     return Summary(
         settings.out,
         title,

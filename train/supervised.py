@@ -150,7 +150,7 @@ def fit(
     lanes = lanes_of(settings) if lanes is None else lanes
     mesh = data_mesh(settings.batch_size, settings.devices)
     network = Network.of(settings, data)
-    optimizer = sgd_with_cosine(steps=settings.steps, momentum=settings.momentum)
+    optimizer = optimizer_of(settings)
     step = make_step(
         network,
         optimizer,
@@ -180,6 +180,11 @@ def fit(
             run.record(event, terms, evaluate(trainer.states))
             run.save(event, trainer.states)
     return Result(run.folder, source_of(data), run.records(), lanes, trainer.all_states())
+
+
+def optimizer_of(settings: SupervisedTraining) -> Optimizer:
+    """SGD with the momentum of the settings, and the learning rate of each lane."""
+    return sgd_with_cosine(steps=settings.steps, momentum=settings.momentum)
 
 
 def make_step(

@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 
-from train.engine.optimizers import sgd_with_cosine
 from train.run.checkpoint import Checkpoints
 
 # Pictures carry the version of the library that drew them, and events the time.
@@ -13,11 +12,6 @@ _COMPARED = ("*.jsonl", "summary.json", "summary.md")
 
 class Killed(Exception):
     pass
-
-
-def sgd_of(settings):
-    """The optimizer of a supervised run."""
-    return sgd_with_cosine(steps=settings.steps, momentum=settings.momentum)
 
 
 def assert_resumes_bit_identical(run, settings, whole, monkeypatch, *, saves=1):

@@ -16,7 +16,6 @@ from pathlib import Path  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
-from tests.train.experiments import sgd_of  # noqa: E402
 from train import semisupervised  # noqa: E402
 from train.data.types import from_arrays  # noqa: E402
 from train.engine.loader import loader_of  # noqa: E402
@@ -32,6 +31,7 @@ from train.supervised import (  # noqa: E402
     Supervised,
     fit,
     make_step,
+    optimizer_of,
 )
 
 
@@ -94,7 +94,7 @@ def compiled_step(settings, data):
     """What the compiler makes of a step of one network on the mesh."""
     lanes = lanes_of(dataclasses.replace(settings, seeds=1, mi_weight=0.0, ed_weight=0.0))
     mesh = data_mesh(settings.batch_size, None)
-    network, transform = Network.of(settings, data), sgd_of(settings)
+    network, transform = Network.of(settings, data), optimizer_of(settings)
     step = make_step(network, transform, UsedTerms.of(lanes))
     loader = loader_of(data.train, settings.batch_size, mesh)
     call = make_call(jax.vmap(step), loader.take, looped=False, mesh=mesh)

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -9,8 +10,9 @@ import pytest
 from jax.test_util import check_grads
 
 from tests.reference import pseudo_labels as reference
-from train.ssl.algorithms import Pseudo, Views, algorithm
+from train.ssl.algorithms import ALGORITHMS, Pseudo, Views, algorithm
 from train.ssl.algorithms.flexmatch import last_of_each
+from train.ssl.settings import Semisupervised
 
 CLASSES, SAMPLES, POOL, STEPS = 4, 12, 20, 6
 REFERENCES = {
@@ -299,3 +301,15 @@ def test_a_single_sample_or_equal_ones_have_a_weight():
         places = jnp.arange(len(weak))
         _, pseudo = method.step(method.init(3, 4), Views(weak, weak, places, 0.0))
         assert pseudo.weights.tolist() == [1.0] * len(weak)
+
+
+def test_a_new_algorithm_gets_options_alone_from_the_settings(monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Falling(ALGORITHMS["fixmatch"]):
+        steps: int = 5
+        momentum: float = 0.5
+
+    monkeypatch.setitem(ALGORITHMS, "falling", Falling)
+    settings = Semisupervised(algorithm="falling", threshold=0.8, steps=30, eval_every=30)
+    assert settings.method() == Falling(threshold=0.8, steps=5, momentum=0.5)
+    assert Semisupervised(statistics_momentum=0.7).method().statistics_momentum == 0.7

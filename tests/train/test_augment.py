@@ -7,13 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.train.experiments import sgd_of
 from train.data.augment import crop_and_flip
 from train.data.types import from_arrays
 from train.engine.state import Network, initial_state
 from train.engine.step import UsedTerms
 from train.run.lanes import lanes_of
-from train.supervised import fit, make_step
+from train.supervised import fit, make_step, optimizer_of
 
 
 def images(n=40, height=9, width=7, channels=2):
@@ -98,7 +97,7 @@ def test_copies_draw_on_their_own_from_their_branch_step_on(settings):
     data = from_arrays("noise", images, np.arange(12) % 3, images, np.arange(12) % 3)
     lane = lanes_of(settings)[0]
     copies = [lane, replace(lane, copy=1), replace(lane, copy=1, branch_step=1)]
-    network, transform = Network.of(settings, data), sgd_of(settings)
+    network, transform = Network.of(settings, data), optimizer_of(settings)
     step = make_step(network, transform, UsedTerms.of([lane]), augment=True)
     # The same images for all: what differs is their augmentation.
     call = jax.jit(jax.vmap(step, in_axes=(0, None, None)))

@@ -11,7 +11,7 @@ from train import bias
 from train.evaluation.evaluator import Extractor
 from train.evaluation.finished import read_run
 from train.run.errors import RunError
-from train.supervised import PRESETS, Supervised, load_data, run
+from train.supervised import PRESETS, Supervised, load_data, optimizer_of, run
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def finished(tmp_path_factory):
 
 def test_a_run_is_opened_as_it_ended(finished):
     folder, result = finished
-    opened = read_run(folder, Supervised, load_data)
+    opened = read_run(folder, Supervised, load_data, optimizer_of)
     assert opened.step == 40
     assert opened.settings.seeds == 2
     jax.tree.map(np.testing.assert_array_equal, opened.states, result.states)
@@ -64,10 +64,10 @@ def test_the_command_writes_numbers_and_a_picture(finished, monkeypatch, capsys)
 
 def test_what_is_no_run_says_so(tmp_path):
     with pytest.raises(RunError, match="holds no run"):
-        read_run(tmp_path, Supervised, load_data)
+        read_run(tmp_path, Supervised, load_data, optimizer_of)
     (tmp_path / "settings.json").write_text('{"settings": {"spam": 1}}')
     with pytest.raises(RunError, match=r"another command or version: .*spam"):
-        read_run(tmp_path, Supervised, load_data)
+        read_run(tmp_path, Supervised, load_data, optimizer_of)
     (tmp_path / "settings.json").write_text('{"settings": {}}')
     with pytest.raises(RunError, match="has no checkpoint"):
-        read_run(tmp_path, Supervised, load_data)
+        read_run(tmp_path, Supervised, load_data, optimizer_of)

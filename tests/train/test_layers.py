@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 import mirjax
-from tests.train.experiments import sgd_of
 from train.data.types import from_arrays
 from train.engine.state import Network, initial_state
 from train.evaluation.layers import LayerEvaluator, head_coordinates
 from train.run.lanes import lanes_of
+from train.supervised import optimizer_of
 
 
 def test_coordinates_have_the_gram_matrix_of_the_head():
@@ -24,7 +24,7 @@ def test_coordinates_have_the_gram_matrix_of_the_head():
 def test_layers_are_measured_as_the_metrics_of_their_activations(tiny, settings):
     two = dataclasses.replace(settings, seeds=2)
     network = Network.of(two, tiny)
-    states = initial_state(network, sgd_of(two), lanes_of(two))
+    states = initial_state(network, optimizer_of(two), lanes_of(two))
     values = LayerEvaluator(network, tiny.test, 3, two)(states)[1]
     one = jax.tree.map(lambda x: x[1], states)
     activations = network.layers(one.params, one.rest, tiny.test.images)
@@ -57,7 +57,7 @@ def test_layers_keep_their_order(settings):
     data = from_arrays("noise", images, np.arange(12) % 3, images, np.arange(12) % 3)
     own = dataclasses.replace(settings, model="wrn-10-1")
     network = Network.of(own, data)
-    states = initial_state(network, sgd_of(own), lanes_of(own))
+    states = initial_state(network, optimizer_of(own), lanes_of(own))
     (values,) = LayerEvaluator(network, data.test, 3, own)(states)
     suffix = "_effective_rank"
     names = [name.removesuffix(suffix) for name in values if name.endswith(suffix)]

@@ -1,5 +1,6 @@
 import dataclasses
 import gc
+import json
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import mirjax
 from train.evaluation.finished import read_run
 from train.run.checkpoint import CheckpointError, Checkpoints
 from train.run.errors import RunError
-from train.supervised import Supervised, fit, load_data
+from train.supervised import Supervised, fit, load_data, optimizer_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +46,7 @@ def run_command(out, *more):
 
 
 def final_state(folder):
-    run = read_run(folder, Supervised, load_data)
+    run = read_run(folder, Supervised, load_data, optimizer_of)
     assert run.step == 50
     return run.states
 
@@ -132,6 +133,19 @@ def test_a_foreign_checkpoint_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="is no checkpoint of this version"):
         checkpoints.restore(3, {"a": np.zeros(3)})
     checkpoints.close()
+
+
+def test_a_run_of_an_older_version_is_refused(tiny, settings, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("train.run.checkpoint.FORMAT", "mirjax-train 2")
+        fit(settings, tiny, quiet=True)
+    # Its settings may hold what there is no longer: that is not what the user is told.
+    place = settings.out / "settings.json"
+    saved = json.loads(place.read_text())
+    saved["settings"]["eval_layer_norms"] = False
+    place.write_text(json.dumps(saved))
+    with pytest.raises(CheckpointError, match="is no checkpoint of this version"):
+        fit(dataclasses.replace(settings, resume=True), tiny, quiet=True)
 
 
 def test_a_kill_while_saving_leaves_the_earlier_checkpoint(tiny, settings):

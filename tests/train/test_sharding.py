@@ -10,14 +10,13 @@ import jax
 import numpy as np
 import pytest
 
-from tests.train.experiments import sgd_of
 from train.engine.loader import loader_of
 from train.engine.sharding import data_mesh
 from train.engine.state import Network, initial_state
 from train.engine.step import UsedTerms
 from train.engine.trainer import Trainer, largest_that_fits
 from train.run.lanes import lanes_of
-from train.supervised import make_step
+from train.supervised import make_step, optimizer_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -86,7 +85,7 @@ def test_as_many_lanes_as_fit():
 def test_the_next_call_begins_before_the_last_is_waited_for(tiny, settings, monkeypatch):
     one = dataclasses.replace(settings, seeds=1)
     lanes = lanes_of(one)
-    network, transform = Network.of(one, tiny), sgd_of(one)
+    network, transform = Network.of(one, tiny), optimizer_of(one)
     step = make_step(network, transform, UsedTerms.of(lanes))
     mesh = data_mesh(one.batch_size, None)
     loader = loader_of(tiny.train, one.batch_size, mesh)
@@ -101,7 +100,7 @@ def test_the_next_call_begins_before_the_last_is_waited_for(tiny, settings, monk
 
 def test_what_a_call_needs_grows_with_its_lanes(tiny, settings):
     lanes = lanes_of(dataclasses.replace(settings, seeds=4, mi_weight=0.0, ed_weight=0.0))
-    network, transform = Network.of(settings, tiny), sgd_of(settings)
+    network, transform = Network.of(settings, tiny), optimizer_of(settings)
     states = initial_state(network, transform, lanes)
     step = make_step(network, transform, UsedTerms.of(lanes))
     mesh = data_mesh(settings.batch_size, None)

@@ -34,7 +34,7 @@ def start(name, *arguments, without=None, folder):
 
 
 def test_the_commands_are_found():
-    assert len(COMMANDS) == 15
+    assert len(COMMANDS) >= 15
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -100,4 +100,4 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, heeds_interruptions):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert told.strip() == "interrupted. --resume goes on from the last checkpoint."
+    assert told.strip() == "interrupted. --resume continues from the last checkpoint."

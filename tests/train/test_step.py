@@ -8,7 +8,6 @@ import optax
 import pytest
 
 import mirjax
-from tests.train.experiments import sgd_of
 from train.engine.loader import BatchOrder, images_and_labels
 from train.engine.optimizers import sgd_for_few_labels, sgd_with_cosine
 from train.engine.state import Network, initial_state
@@ -16,7 +15,7 @@ from train.engine.step import Terms, UsedTerms, information_terms
 from train.engine.trainer import make_call
 from train.run.errors import RunError
 from train.run.lanes import Knobs, Lane, lanes_of, take_lane
-from train.supervised import fit, make_step, smoothed_cross_entropy
+from train.supervised import fit, make_step, optimizer_of, smoothed_cross_entropy
 
 
 def terms_of(features, head, labels, lane, *, stop_gradient=None):
@@ -29,10 +28,10 @@ def terms_of(features, head, labels, lane, *, stop_gradient=None):
 
 def test_loss_is_the_sum_of_its_terms(tiny, settings):
     network, lanes = Network.of(settings, tiny), lanes_of(settings)
-    state = take_lane(initial_state(network, sgd_of(settings), lanes), 0)
+    state = take_lane(initial_state(network, optimizer_of(settings), lanes), 0)
     knobs = state.knobs._replace(smoothing=jnp.float32(0.2))
     images, labels = tiny.train.images[:12], tiny.train.labels[:12]
-    step = jax.jit(make_step(network, sgd_of(settings), UsedTerms.of(lanes)))
+    step = jax.jit(make_step(network, optimizer_of(settings), UsedTerms.of(lanes)))
     _, terms = step(state._replace(knobs=knobs), images, labels)
     logits, features, head, _ = network.apply(state.params, state.rest, images, train=True)
     result = jax.jit(mirjax.interplay)(features, head, labels)
@@ -113,7 +112,7 @@ def test_the_optimizer_is_sgd_of_the_lane_with_decay_on_kernels_alone(nesterov):
 
 def test_calls_of_any_length_compile_once(tiny, settings):
     lanes = lanes_of(dataclasses.replace(settings, seeds=2))
-    network, transform = Network.of(settings, tiny), sgd_of(settings)
+    network, transform = Network.of(settings, tiny), optimizer_of(settings)
     step = make_step(network, transform, UsedTerms.of(lanes))
     call = make_call(jax.vmap(chex.assert_max_traces(step, n=1)), images_and_labels, looped=True)
     states = initial_state(network, transform, lanes)
@@ -180,9 +179,9 @@ def test_bfloat16_is_a_setting(tiny, settings):
     def products_of(precision):
         own = dataclasses.replace(settings, precision=precision)
         network, lanes = Network.of(own, tiny), lanes_of(own)
-        states = initial_state(network, sgd_of(own), lanes)
+        states = initial_state(network, optimizer_of(own), lanes)
         one = jax.tree.map(lambda x: x[0], states)
-        step = make_step(network, sgd_of(own), UsedTerms.of(lanes))
+        step = make_step(network, optimizer_of(own), UsedTerms.of(lanes))
         images, labels = tiny.train.images[:8], tiny.train.labels[:8]
         after, terms = jax.jit(step)(one, images, labels)
         assert {x.dtype for x in jax.tree.leaves(after.params)} == {jnp.dtype("float32")}

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 import mirjax
-from tests.train.experiments import sgd_of
 from train.data.types import RecordSplit
 from train.engine.state import Network, initial_state
 from train.evaluation.closed_forms import closed_forms
@@ -20,7 +19,7 @@ from train.evaluation.evaluator import Evaluator
 from train.run.checkpoint import Checkpoints
 from train.run.command import from_command_line
 from train.run.lanes import lanes_of
-from train.supervised import PRESETS, Supervised, fit, main, run
+from train.supervised import PRESETS, Supervised, fit, main, optimizer_of, run
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,7 +53,7 @@ def test_digits_are_learned_and_everything_is_written(tmp_path, capsys, monkeypa
 
 def test_evaluation_equals_the_metrics_of_the_features(tiny, settings):
     network = Network.of(settings, tiny)
-    states = initial_state(network, sgd_of(settings), lanes_of(replace(settings, seeds=2)))
+    states = initial_state(network, optimizer_of(settings), lanes_of(replace(settings, seeds=2)))
     values = Evaluator(network, tiny.test, 3, settings)(states)[1]
     one = jax.tree.map(lambda x: x[1], states)
     outputs = network.apply(one.params, one.rest, tiny.test.images, train=False)
@@ -83,7 +82,9 @@ def test_evaluation_equals_the_metrics_of_the_features(tiny, settings):
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_moments_and_features_give_the_same_metrics(tiny, settings, seeds):
     network = Network.of(settings, tiny)
-    states = initial_state(network, sgd_of(settings), lanes_of(replace(settings, seeds=seeds)))
+    states = initial_state(
+        network, optimizer_of(settings), lanes_of(replace(settings, seeds=seeds))
+    )
     streaming = dataclasses.replace(settings, memory_limit_mib=0)
     held, streamed = (Evaluator(network, tiny.train, 3, s) for s in (settings, streaming))
     for one, other in zip(held(states), streamed(states), strict=True):

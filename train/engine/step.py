@@ -75,7 +75,7 @@ def information_terms(
         head: `[num_classes, d]`.
         targets: labels `[n]`, or distributions over classes `[n, num_classes]`. The row of a sample
             is then the mean of all rows of the head, weighted by its distribution.
-        used: the terms to compute; the others are 0.
+        used: the terms to compute; the others are 0. Of distributions both are computed together.
         weights: weights `[n]` of the samples.
         stop_gradient: the side that the terms do not train.
     """

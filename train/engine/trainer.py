@@ -97,7 +97,7 @@ class Trainer:
         taken = to - self._step
         if taken == 0:
             return [{} for rows in self.rows for _ in rows]
-        totals: list[Terms | None] = [None] * len(self.states)
+        sums: list[list[Terms]] = [[] for _ in self.states]
         # A call is started before the previous one is waited for, so that the device does not idle.
         # Not with several groups: their calls would run side by side and need memory for both.
         started: deque[tuple[int, Progress]] = deque()
@@ -109,9 +109,9 @@ class Trainer:
                 progress = jax.device_get(progress)
                 self._stop_if_not_finite(group, progress)
                 # In float64, because float32 would lose digits over many calls.
-                sums = jax.tree.map(lambda x: np.asarray(x, np.float64), progress.total)
-                before = totals[group]
-                totals[group] = sums if before is None else jax.tree.map(np.add, before, sums)
+                sums[group].append(
+                    jax.tree.map(lambda x: np.asarray(x, np.float64), progress.total)
+                )
 
         while self._step < to:
             count = min(self._chunk, to - self._step)
@@ -124,11 +124,11 @@ class Trainer:
                 wait(ahead)
             self._step += count
         wait(0)
+        totals = [jax.tree.map(lambda *calls: sum(calls), *of_group) for of_group in sums]
         return [
-            {f"step_{name}": float(sums[i]) / taken for name, sums in total.named().items()}
-            for rows, total in zip(self.rows, totals, strict=True)
+            {f"step_{name}": float(total[i]) / taken for name, total in terms.named().items()}
+            for rows, terms in zip(self.rows, totals, strict=True)
             for i in range(len(rows))
-            if total is not None
         ]
 
     def all_states(self) -> TrainState:

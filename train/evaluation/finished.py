@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from train.data.types import ImageData
-from train.engine.optimizers import sgd_with_cosine
+from train.engine.optimizers import Optimizer
 from train.engine.state import Network, TrainState, initial_state
 from train.run.checkpoint import Checkpoints
 from train.run.errors import RunError
@@ -73,7 +73,12 @@ def _foreign(folder: Path, error: Exception) -> str:
     )
 
 
-def read_run(folder: Path, kind: type[S], load: Callable[[S], ImageData]) -> FinishedRun:
+def read_run(
+    folder: Path,
+    kind: type[S],
+    load: Callable[[S], ImageData],
+    optimizer_of: Callable[[S], Optimizer],
+) -> FinishedRun:
     """Reads the settings and states of a run, and loads its data with `load`.
 
     Raises:
@@ -85,8 +90,7 @@ def read_run(folder: Path, kind: type[S], load: Callable[[S], ImageData]) -> Fin
     data = load(settings)
     network, lanes = Network.of(settings, data), read_lanes(folder, settings)
     # Orbax restores into a state of the same structure, which includes that of the optimizer.
-    optimizer = sgd_with_cosine(steps=settings.steps, momentum=settings.momentum)
-    untrained = initial_state(network, optimizer, lanes)
+    untrained = initial_state(network, optimizer_of(settings), lanes)
     checkpoints = Checkpoints(folder / "checkpoints")
     try:
         step = checkpoints.latest()

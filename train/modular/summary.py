@@ -2,8 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from scipy import stats
@@ -19,39 +17,13 @@ from train.modular.course import (
     leads,
 )
 from train.modular.measure import MAIN
+from train.modular.settings import Grokking
 from train.reporting.plots import Line, Panel, draw, levels
 from train.reporting.records import Record, cell, curves, mean_and_spread, select
 from train.reporting.summary import Claim, Summary, Table
 
 
-class GrokkingSettings(Protocol):
-    """The settings that the summary reads; those of `train.grokking`, which imports this module."""
-
-    @property
-    def out(self) -> Path: ...
-    @property
-    def operation(self) -> str: ...
-    @property
-    def modulus(self) -> int: ...
-    @property
-    def width(self) -> int: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def seeds(self) -> int: ...
-    @property
-    def eval_every(self) -> int: ...
-    @property
-    def fractions(self) -> Sequence[float]: ...
-    @property
-    def weight_decays(self) -> Sequence[float]: ...
-    @property
-    def information_steps(self) -> tuple[int, int]: ...
-
-
-def summarize(
-    settings: GrokkingSettings, records: Sequence[Record], progress: Sequence[Record]
-) -> Summary:
+def summarize(settings: Grokking, records: Sequence[Record], progress: Sequence[Record]) -> Summary:
     """The summary of a grokking run, whose pictures are drawn to its folder."""
     joined = join(records, progress)
     title = (
@@ -94,7 +66,7 @@ def join(records: Sequence[Record], progress: Sequence[Record]) -> list[Record]:
     return [{**r, **known.get(tuple(r[k] for k in names), {})} for r in records]
 
 
-def main_records(settings: GrokkingSettings, records: Sequence[Record]) -> list[Record]:
+def main_records(settings: Grokking, records: Sequence[Record]) -> list[Record]:
     """The main records of the first fraction and weight decay."""
     return select(
         records,
@@ -113,7 +85,7 @@ def kinds_of(records: Sequence[Record]) -> dict[str, list[Record]]:
     return kinds
 
 
-def leads_table(settings: GrokkingSettings, main: Sequence[Record]) -> Table:
+def leads_table(settings: Grokking, main: Sequence[Record]) -> Table:
     """By how many steps each measure moves before test accuracy."""
     rows = []
     for metric, of_seeds in leads(main).items():
@@ -133,7 +105,7 @@ def leads_table(settings: GrokkingSettings, main: Sequence[Record]) -> Table:
 
 
 def interventions_table(
-    settings: GrokkingSettings, main: Sequence[Record], records: Sequence[Record]
+    settings: Grokking, main: Sequence[Record], records: Sequence[Record]
 ) -> Table:
     """Whether the losses bring generalisation forward, against the main run of the same seed."""
     control = {

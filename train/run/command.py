@@ -43,8 +43,9 @@ def from_command_line(presets: Mapping[str, S], arguments: Sequence[str] | None 
     default = presets[name]
     # Before tyro parses: it would call these options unknown and not say what to give instead.
     for option, instead in default.refused.items():
-        flag = f"--{option.replace('_', '-')}"
-        if any(argument.partition("=")[0] in (flag, f"--{option}") for argument in arguments):
+        dashed = option.replace("_", "-")
+        flags = {f"--{dashed}", f"--no-{dashed}", f"--{option}"}
+        if any(argument.partition("=")[0] in flags for argument in arguments):
             print(instead, file=sys.stderr)
             raise SystemExit(2)
     description = (

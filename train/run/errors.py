@@ -32,7 +32,7 @@ def exit_on_user_error(*, resumable: bool = False) -> Iterator[None]:
         yield
         return
     except KeyboardInterrupt:
-        more = " --resume goes on from the last checkpoint." if resumable else ""
+        more = " --resume continues from the last checkpoint." if resumable else ""
         print(f"\ninterrupted.{more}", file=sys.stderr)
         raise SystemExit(130) from None
     except ModuleNotFoundError as error:

@@ -107,9 +107,8 @@ def same_settings(settings: RunSettings, saved: dict[str, Any]) -> None:
     """Raises `RunError` if a run would be resumed with settings other than its own."""
     # Through JSON, which turns tuples into lists, as it did for the saved settings.
     now = json.loads(json.dumps(settings.as_json()))
-    changed = [
-        k for k in now.keys() | saved.keys() if k not in _FREE and now.get(k) != saved.get(k)
-    ]
+    # Settings that were saved and exist no longer are left to the format of the checkpoints.
+    changed = [k for k in now if k not in _FREE and now[k] != saved.get(k)]
     if changed:
         listed = ", ".join(f"{k} was {saved.get(k)!r}, is {now.get(k)!r}" for k in sorted(changed))
         raise RunError(

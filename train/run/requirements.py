@@ -19,6 +19,7 @@ _NEEDED = (
     "rich",
     "scipy",
     "tensorboardX",
+    "typing_extensions",
     "tyro",
 )
 

@@ -29,6 +29,12 @@ class SemisupervisedTraining(AlgorithmOptions, ImageSettings):
         name: _NOT_HERE.format(name) for name in ("train_size", "eval_layers")
     }
 
+    memory_limit_mib: int = 2048
+    """Largest size of a training split or of its unlabelled images, all of which are kept on the
+    device; a larger test split is streamed. Features up to this size are kept during an
+    evaluation."""
+    eval_train: bool = True
+    """Whether each evaluation also covers the samples whose labels training does not see."""
     learning_rate: float = 0.03
     """Learning rate at the start; at step k of K it is multiplied by `cos(7 π k / 16 K)`."""
     unlabelled_ratio: int = 7
@@ -100,11 +106,12 @@ class OneAlgorithm(SemisupervisedTraining):
 
     def method(self) -> Algorithm:
         """The algorithm with its options."""
-        fields = dataclasses.fields(ALGORITHMS[self.algorithm])
-        # All options are passed on, so that the algorithm refuses those that it does not have. What
-        # every run has, like the momentum of statistics, goes only to algorithms with such a field.
         options = {name: getattr(self, name) for name in OPTIONS}
-        options |= {f.name: getattr(self, f.name) for f in fields if hasattr(self, f.name)}
+        # Not an option, for it has a default here: algorithms without statistics do without it.
+        if "statistics_momentum" in {
+            f.name for f in dataclasses.fields(ALGORITHMS[self.algorithm])
+        }:
+            options["statistics_momentum"] = self.statistics_momentum
         return algorithm(self.algorithm, **options)
 
     def unlabelled_batch(self) -> int:

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.train.experiments import sgd_of
 from train.connectivity import Statistics, barrier, interpolate
 from train.data.batches import stream
 from train.data.types import from_arrays
 from train.engine.state import Network, initial_state
 from train.run.lanes import lanes_of
+from train.supervised import optimizer_of
 
 POINTS = [0.0, 0.25, 0.5, 1.0]
 
@@ -27,7 +27,7 @@ def pair():
     data = from_arrays("noise", images, np.arange(48) % 3, images[:6], np.arange(6) % 3)
     settings = Supervised(model="conv", seeds=2, eval_batch=12)
     network = Network.of(settings, data)
-    states = jax.jit(lambda: initial_state(network, sgd_of(settings), lanes_of(settings)))()
+    states = jax.jit(lambda: initial_state(network, optimizer_of(settings), lanes_of(settings)))()
     rest = jax.tree.map(
         lambda x: x + 0.1 + jnp.abs(jnp.sin(jnp.arange(x.size).reshape(x.shape))), states.rest
     )
