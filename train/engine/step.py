@@ -42,7 +42,8 @@ class Terms(NamedTuple):
     def named(self) -> dict[str, Array]:
         """All terms by name."""
         named = self._asdict()
-        return named | (named.pop("more") or {})
+        more = named.pop("more") or {}
+        return named | more
 
 
 class UsedTerms(NamedTuple):
