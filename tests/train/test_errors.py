@@ -208,7 +208,7 @@ def told_of(error, **options):
 
 def test_each_kind_of_error(capsys):
     cases = [
-        (KeyboardInterrupt(), {"resumable": True}, 130, "interrupted. --resume goes on from"),
+        (KeyboardInterrupt(), {"resumable": True}, 130, "interrupted. --resume continues from"),
         (KeyboardInterrupt(), {}, 130, "interrupted."),
         (ModuleNotFoundError(name="optax"), {}, 2, "optax is not installed. Run `make`"),
         (

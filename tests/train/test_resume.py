@@ -18,6 +18,7 @@ import mirjax
 from train.evaluation.finished import read_run
 from train.run.checkpoint import CheckpointError, Checkpoints
 from train.run.errors import RunError
+from train.smoothing import Smoothing
 from train.supervised import Supervised, fit, load_data, optimizer_of
 
 ROOT = Path(__file__).parents[2]
@@ -135,14 +136,22 @@ def test_a_foreign_checkpoint_is_refused(tmp_path):
     checkpoints.close()
 
 
-def test_a_run_of_an_older_version_is_refused(tiny, settings, monkeypatch):
+def test_a_run_of_an_older_version_is_refused(tiny, tmp_path, monkeypatch):
+    settings = Smoothing(
+        epsilons=(0.0,),
+        steps=4,
+        eval_every=4,
+        batch_size=16,
+        eval_train=False,
+        out=tmp_path / "run",
+    )
     with monkeypatch.context() as patch:
         patch.setattr("train.run.checkpoint.FORMAT", "mirjax-train 2")
         fit(settings, tiny, quiet=True)
-    # Its settings may hold what there is no longer: that is not what the user is told.
+    # Its settings named an option that is refused now: that is not what the user is told.
     place = settings.out / "settings.json"
     saved = json.loads(place.read_text())
-    saved["settings"]["eval_layer_norms"] = False
+    saved["settings"]["smoothing"] = 0.0
     place.write_text(json.dumps(saved))
     with pytest.raises(CheckpointError, match="is no checkpoint of this version"):
         fit(dataclasses.replace(settings, resume=True), tiny, quiet=True)

@@ -107,8 +107,9 @@ def same_settings(settings: RunSettings, saved: dict[str, Any]) -> None:
     """Raises `RunError` if a run would be resumed with settings other than its own."""
     # Through JSON, which turns tuples into lists, as it did for the saved settings.
     now = json.loads(json.dumps(settings.as_json()))
-    # Settings that were saved and exist no longer are left to the format of the checkpoints.
-    changed = [k for k in now if k not in _FREE and now[k] != saved.get(k)]
+    # Runs of older versions name options that are refused now; their checkpoints say what they are.
+    compared = (now.keys() | saved.keys()) - _FREE - settings.refused.keys()
+    changed = [k for k in compared if now.get(k) != saved.get(k)]
     if changed:
         listed = ", ".join(f"{k} was {saved.get(k)!r}, is {now.get(k)!r}" for k in sorted(changed))
         raise RunError(
