@@ -51,7 +51,7 @@ class Data(NamedTuple):
 
 
 def ours(settings: Grokking) -> tuple[Advance, dict[str, np.ndarray], Data]:
-    """Training by `train.grokking`; also the initial parameters and the data, stacked over the seeds."""
+    """Training by `train.grokking`; also initial parameters and data, stacked over the seeds."""
     lanes = lanes_of_kinds(settings)
     tasks = [task_of(settings, lane) for lane in lanes]
     size = tasks[0].train_size

@@ -34,12 +34,12 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    # Jaxprs and programs pile up, and looking through all of them for garbage again and again is slow.
+    # Programs and what they are traced from pile up: looking through all of it often is slow.
     gc.set_threshold(100_000, 20, 20)
-    # Before the first computation, when XLA reads its flags; processes that tests start inherit them.
+    # Before the first computation, when XLA reads its flags. Processes of tests inherit them.
     if not config.getoption("--optimised"):
         flags = os.environ.get("XLA_FLAGS", "").split()
-        # Once, although workers inherit those of their parent: flags are part of the key of the cache.
+        # Once, although workers inherit them: the flags are part of the key of the cache.
         os.environ["XLA_FLAGS"] = " ".join([*flags, *(x for x in UNOPTIMISED if x not in flags)])
 
 

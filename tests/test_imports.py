@@ -68,7 +68,7 @@ def test_imports_go_downward(top, levels):
 
 def test_there_is_no_circle():
     graph = {m: {o for o in imports(m) if o in FILES and o != m} for m in FILES}
-    # A package is imported with each of its modules, and imports them by name: no circle of its own.
+    # A package that imports its own modules, which are imported with it, makes no circle.
     order = TopologicalSorter(
         {m: {o for o in others if not m.startswith(f"{o}.")} for m, others in graph.items()}
     )

@@ -1,4 +1,4 @@
-"""Run by test_sharding.py on simulated devices: trains a few steps and prints what came out as JSON."""
+"""Run by test_sharding.py on simulated devices: trains a few steps, prints the outcome as JSON."""
 
 import json
 import os

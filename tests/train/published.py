@@ -33,7 +33,7 @@ def random_split(count, classes, shape, seed):
 
 
 def prepare_small(name, source, *, counts, **options):
-    """`train.prepare` of a small copy of a published set, with other numbers of images per class."""
+    """`train.prepare` of a small copy of a published set, with `counts` images per class."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Published, "counts", lambda _: counts)
         return prepare(name, source, **options)

@@ -22,7 +22,7 @@ from train.engine.step import (
     information_terms,
 )
 from train.ssl.algorithms import Algorithm, Pseudo, Views
-from train.ssl.algorithms.base import one_hot_of, probabilities
+from train.ssl.algorithms.base import moving, one_hot_of, probabilities
 
 Part = Literal["labelled", "weak", "strong"]
 
@@ -111,7 +111,9 @@ def make_step(
         gradient, (terms, rest, algorithm_state) = jax.grad(loss, has_aux=True)(state.params)
         state = state._replace(rest=rest, algorithm_state=algorithm_state)
         state = descend(state, gradient, optimizer)
-        ema_params = optax.incremental_update(state.params, state.ema_params, 1 - ema_momentum)
+        ema_params = jax.tree.map(
+            lambda ema, param: moving(ema, param, ema_momentum), state.ema_params, state.params
+        )
         return state._replace(ema_params=ema_params), terms
 
     return step
