@@ -105,10 +105,14 @@ def test_entropy_range_is_attained_at_its_ends(x64):
     for _ in range(200):
         values = rng.dirichlet(10 ** rng.uniform(-2, 2) * np.ones(7))
         entropy = -np.sum(values * np.log(np.maximum(values, 1e-300)))
-        lower, upper = entropy_range(1 - np.sum(values**2), 7)
+        lower, upper = entropy_range(1 - np.sum(values**2), np.sum(values**2), 7)
         assert lower - 1e-12 <= entropy <= upper + 1e-12
     one_large = np.array([0.6] + [0.4 / 6] * 6)
     entropy = -np.sum(one_large * np.log(one_large))
-    assert entropy_range(1 - np.sum(one_large**2), 7)[1] == pytest.approx(entropy, abs=1e-12)
+    assert entropy_range(1 - np.sum(one_large**2), np.sum(one_large**2), 7)[1] == pytest.approx(
+        entropy, abs=1e-12
+    )
     flat = np.array([0.25] * 4 + [0.0] * 3)
-    assert entropy_range(1 - np.sum(flat**2), 7)[0] == pytest.approx(np.log(4), abs=1e-12)
+    assert entropy_range(1 - np.sum(flat**2), np.sum(flat**2), 7)[0] == pytest.approx(
+        np.log(4), abs=1e-12
+    )

@@ -10,7 +10,7 @@ from jax.extend.core import jaxprs_in_params
 
 import mirjax
 from mirjax._linalg.products import entropy_by_products, rule_of
-from mirjax._linalg.spectrum import spectral_sum
+from mirjax._linalg.spectrum import spectral_entropy
 from tests import cases
 from tests.reference import definition
 from tests.tolerances import assert_interplay, assert_near
@@ -306,8 +306,8 @@ def test_orders():
     )
 
 
-def test_spectral_sum_ignores_the_method_of_other_orders():
-    assert spectral_sum(jnp.eye(2) / 2, 3, "products") == spectral_sum(jnp.eye(2) / 2, 3)
+def test_spectral_entropy_ignores_the_method_of_other_orders():
+    assert spectral_entropy(jnp.eye(2) / 2, 3, "products") == spectral_entropy(jnp.eye(2) / 2, 3)
 
 
 @pytest.mark.parametrize("method", ["eigh", "products"])

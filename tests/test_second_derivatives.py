@@ -97,7 +97,7 @@ def test_curvature_is_finite_at_any_rank(argument, degeneracy):
     assert np.all(np.isfinite(second))
 
 
-@pytest.mark.parametrize("order", [1, 3])
+@pytest.mark.parametrize("order", [0.5, 1, 3, 60])
 def test_second_derivative_of_a_kernel_with_equal_eigenvalues(order, x64):
     # d²H(A + sB) at A = I/n is that of the sum over eigenvalues of B.
     direction = np.random.default_rng(0).normal(size=(4, 4))
@@ -114,3 +114,16 @@ def test_second_derivative_of_a_kernel_with_equal_eigenvalues(order, x64):
 
     actual, expected = (jax.jit(jax.grad(jax.grad(f)))(0.0) for f in (of_matrix, of_spectrum))
     assert_near(actual, expected, 1e-8 * abs(expected))
+
+
+@pytest.mark.parametrize("order", [0.01, 1.5, 1000, np.inf])
+def test_second_derivative_of_extreme_orders(order, x64):
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=(5, 5)))[0]
+    kernel = jnp.asarray(basis * [1.0, 0.5, 0.25, 1e-2, 1e-3]) @ basis.T
+    direction = rng.normal(size=(5, 5))
+    direction = jnp.asarray(direction + direction.T)
+    slope = jax.jit(jax.grad(lambda s: mirjax.matrix_entropy(kernel + s * direction, order=order)))
+    step = 1e-6
+    expected = (slope(step) - slope(-step)) / (2 * step)
+    assert_near(jax.jit(jax.grad(slope))(0.0), expected, 1e-5 * abs(expected))

@@ -82,8 +82,8 @@ def entropy_bounds(parts: Split) -> tuple[Array, Array]:
     top = jnp.sum(entropy_terms(theta))
     lower = top - jnp.sum(theta * jnp.log1p(_ratio(parts.leaks, jnp.square(theta))))
     lower = lower - mass * jnp.log(_ratio(parts.squares, mass, default=1.0))
-    mixed = 1 - _ratio(parts.inner_squares, jnp.square(mass), default=1.0)
-    greatest = entropy_range(mixed, jnp.maximum(parts.side, 1.0))[1]
+    purity = _ratio(parts.inner_squares, jnp.square(mass), default=1.0)
+    greatest = entropy_range(1 - purity, purity, jnp.maximum(parts.side, 1.0))[1]
     upper = top + mass * greatest + entropy_terms(mass)
     return lower - parts.rounding, upper + parts.rounding
 

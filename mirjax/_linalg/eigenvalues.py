@@ -5,7 +5,7 @@ from jax import Array, lax
 from jaxtyping import Float
 
 from mirjax._linalg.decompositions import eigh, tridiagonal
-from mirjax._linalg.precision import mixedness, total
+from mirjax._linalg.precision import purity, total
 
 # Up to this side one call of the dense solver is cheaper than tridiagonalisation and bisection.
 _DENSE_SIDE = 40
@@ -80,10 +80,7 @@ def polish(values: Array, matrix: Array) -> Array:
     common factor corrects the large ones, a common shift the many small ones.
     """
     squares = total(jnp.square(values))
-    mixed = mixedness(matrix)
-    # Each form of the purity is used where it loses less to rounding.
-    purity = jnp.where(mixed < 0.5, 1 - mixed, total(jnp.square(matrix)))
-    values = values + values * (0.5 * (purity - squares) / squares)
+    values = values + values * (0.5 * (purity(matrix) - squares) / squares)
     # Multiples of 2 eps add up exactly, so what is missing from 1 is not lost in rounding.
     unit = 2 * jnp.finfo(values.dtype).eps
     coarse = jnp.round(values / unit) * unit

@@ -26,3 +26,20 @@ def mixedness(matrix: Float[Array, "k k"]) -> Float[Array, ""]:
     # 1 is the square of the trace, so the difference can be taken entry by entry.
     diagonal = jnp.diagonal(matrix)
     return total(diagonal[:, None] * diagonal[None, :] - jnp.square(matrix))
+
+
+def purity(matrix: Float[Array, "k k"]) -> Float[Array, ""]:
+    """`tr(A²)` of a unit-trace matrix, in the form that loses less to rounding."""
+    mixed = mixedness(matrix)
+    return jnp.where(mixed < 0.5, 1 - mixed, total(jnp.square(matrix)))
+
+
+def collision_entropy(matrix: Float[Array, "k k"]) -> Float[Array, ""]:
+    """`-log tr(A²)` of a unit-trace matrix, accurate from rank one to equal eigenvalues."""
+    mixed, squares = mixedness(matrix), total(jnp.square(matrix))
+    is_near_one = mixed < 0.5
+    # The branch that is not taken gets a harmless number, or its derivative could be NaN.
+    near_one = -jnp.log1p(-jnp.where(is_near_one, mixed, 0.0))
+    spread = -jnp.log(jnp.where(is_near_one, 1.0, squares))
+    # `0.0 +` turns -0.0 into 0.0.
+    return 0.0 + jnp.where(is_near_one, near_one, spread)

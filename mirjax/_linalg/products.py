@@ -114,7 +114,8 @@ def entropy_by_products(
     gradient = matmul(gone[0], logs - identity)
     gradient = 0.5 * (gradient + gradient.T)
     # Only the value is moved into its range: the ends of the range must not be differentiated.
-    inside = jnp.clip(value, *entropy_range(mixedness(matrix), matrix.shape[0]))
+    bounds = entropy_range(mixedness(matrix), total(jnp.square(matrix)), matrix.shape[0])
+    inside = jnp.clip(value, *bounds)
     return value + lax.stop_gradient(inside - value), gradient
 
 

@@ -1,4 +1,4 @@
-"""Functions of the spectrum of a positive semi-definite matrix of unit trace.
+"""Entropies of the spectrum of a positive semi-definite matrix of unit trace.
 
 Every function here takes *one* symmetric matrix `[k, k]` of trace 1 (the callers normalise and
 `vmap`). It is twice differentiable at any rank without added jitter, because the derivatives are
@@ -6,8 +6,9 @@ taken on the range of the matrix, where `log` is finite.
 """
 
 import functools
+import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,22 +18,25 @@ from jaxtyping import Float
 from mirjax._linalg.decompositions import eigh
 from mirjax._linalg.eigenvalues import eigenvalues, polish
 from mirjax._linalg.entropy_range import entropy_range
-from mirjax._linalg.precision import matmul, mixedness, total
+from mirjax._linalg.precision import collision_entropy, matmul, mixedness, total
 from mirjax._linalg.products import entropy_by_products
 
 EntropyMethod = Literal["eigh", "products", "auto"]
 """How an entropy of order 1 is computed: by decomposition, by matrix products, or by the faster."""
 
 
-def spectral_sum(
+def spectral_entropy(
     matrix: Float[Array, "k k"], order: float | int, method: EntropyMethod = "eigh"
 ) -> Float[Array, ""]:
-    r"""`-Σ λ log λ` for order 1, otherwise `Σ (λ^order - λ)`, from which an entropy follows.
+    r"""`-Σ λ log λ` for order 1, otherwise `log(Σ λ^order) / (1 - order)`.
 
-    First and second derivatives are exact on the range of `matrix` (for order >= 1, eigenvalues
-    above `eps · λ_max`). `O(k³)`. Orders other than 1 always use `"eigh"`.
+    Order 2 needs no eigenvalues, and order infinity is `-log λ_max`. The method matters for order 1
+    only. First and second derivatives are exact on the range of `matrix` (for order >= 1,
+    eigenvalues above `eps · λ_max`), for changes that keep the trace. `O(k³)`.
     """
-    return _spectral_sum(matrix, order, method if order == 1 else "eigh")
+    if order == 2:
+        return collision_entropy(matrix)
+    return _spectral_entropy(matrix, order, method if order == 1 else "eigh")
 
 
 def _by(method: EntropyMethod, matrix: Array, eigh: Callable, products: Callable) -> Any:
@@ -45,17 +49,17 @@ def _by(method: EntropyMethod, matrix: Array, eigh: Callable, products: Callable
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _spectral_sum(matrix: Array, order: float, method: EntropyMethod) -> Array:
+def _spectral_entropy(matrix: Array, order: float, method: EntropyMethod) -> Array:
     return _by(
         method,
         matrix,
-        eigh=lambda m: _sum_of_terms(eigenvalues(m), m, order),
+        eigh=lambda m: _entropy(eigenvalues(m), m, order),
         products=lambda m: entropy_by_products(m)[0],
     )
 
 
-@_spectral_sum.defjvp
-def _spectral_sum_jvp(
+@_spectral_entropy.defjvp
+def _spectral_entropy_jvp(
     order: float, method: EntropyMethod, primals: tuple[Array], tangents: tuple[Array]
 ):
     value, gradient = _by(
@@ -70,15 +74,9 @@ def _spectral_sum_jvp(
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _value_and_gradient(matrix: Array, order: float) -> tuple[Array, Array]:
     vectors, values = eigh(matrix)
-    return _value_and_gradient_of(vectors, values, matrix, order)
-
-
-def _value_and_gradient_of(
-    vectors: Array, values: Array, matrix: Array, order: float
-) -> tuple[Array, Array]:
-    slopes = _slope(values, _in_range(values, order), order)
-    gradient = matmul(vectors * slopes[None, :], vectors.T)
-    return _sum_of_terms(polish(values, matrix), matrix, order), gradient
+    slopes = _slopes(values, _in_range(values, order), order)
+    gradient = matmul(vectors * slopes.entropy[None, :], vectors.T)
+    return _entropy(polish(values, matrix), matrix, order), gradient
 
 
 @_value_and_gradient.defjvp
@@ -89,11 +87,14 @@ def _value_and_gradient_jvp(order: float, primals: tuple[Array], tangents: tuple
     vectors, values = eigh(matrix)
     # A null eigenvalue that is kept does harm here: the factor that vanishes has a derivative.
     kept = _in_range(values, order, margin=values.shape[0])
-    gradient = matmul(vectors * _slope(values, kept, order)[None, :], vectors.T)
-    value = _sum_of_terms(polish(values, matrix), matrix, order)
+    slopes = _slopes(values, kept, order)
+    gradient = matmul(vectors * slopes.entropy[None, :], vectors.T)
+    value = _entropy(polish(values, matrix), matrix, order)
     rotated = matmul(vectors.T, matmul(tangent, vectors))
     differences = _divided_differences(values, kept, order)
     d_gradient = matmul(vectors, matmul(differences * rotated, vectors.T))
+    # The divisor of the slopes, a sum over the whole spectrum, changes too.
+    d_gradient -= jnp.sum(slopes.log_sum * jnp.diagonal(rotated)) * gradient
     return (value, gradient), (total(gradient * tangent), d_gradient)
 
 
@@ -106,42 +107,95 @@ def _in_range(values: Array, order: float, margin: float | None = None) -> Array
     return values > margin * jnp.finfo(values.dtype).eps * values[-1]
 
 
-def _sum_of_terms(values: Array, matrix: Array, order: float) -> Array:
-    if order < 1:
-        kept = _in_range(values, order)
-        safe = jnp.where(kept, values, 1.0)
-        return total(jnp.where(kept, safe * jnp.expm1((order - 1) * jnp.log(safe)), -values))
+def _entropy(values: Array, matrix: Array, order: float) -> Array:
+    """The entropy of ascending eigenvalues with the sum 1."""
+    if order == math.inf:
+        # `0.0 -` rather than a minus sign, which can give -0.0.
+        near_one = 0.0 - jnp.log1p(-total(values[:-1]))
+        return jnp.where(values[-1] > 0.5, near_one, -jnp.log(values[-1]))
     # The odd extension: rounding scatters null eigenvalues around 0, and their terms cancel.
     logs = jnp.log(jnp.where(values == 0, 1.0, jnp.abs(values)))
-    if order != 1:
-        return total(values * jnp.expm1((order - 1) * logs))
-    return jnp.clip(-total(values * logs), *entropy_range(mixedness(matrix), matrix.shape[0]))
-
-
-def _slope(values: Array, kept: Array, order: float) -> Array:
-    safe = jnp.where(kept, values, 1.0)
     if order == 1:
-        slope = -jnp.log(safe) - 1
+        bounds = entropy_range(mixedness(matrix), total(jnp.square(matrix)), len(values))
+        return jnp.clip(-total(values * logs), *bounds)
+    growth = jnp.expm1((order - 1) * logs)
+    if order < 1:
+        growth = jnp.where(_in_range(values, order), growth, 0.0)
+    # `Σ (λ^order - λ)`: all terms have the same sign, so nothing cancels even near order 1.
+    excess = total(values * growth)
+    near_one = 0.0 - jnp.log1p(jnp.where(excess > -0.5, excess, 0.0)) / (order - 1)
+    if order < 1:
+        return near_one
+    # In units of the largest eigenvalue the sum neither underflows nor loses digits to the 1 above.
+    # With a sum below 1/2 the order is far enough from 1 for the division.
+    scaled = total(jnp.sign(values) * jnp.exp(order * (logs - logs[-1])))
+    spread = -(order * logs[-1] + jnp.log(scaled)) / (order - 1)
+    return jnp.where(excess > -0.5, near_one, spread)
+
+
+class _Slopes(NamedTuple):
+    """Derivatives along the eigenvalues, 0 off the range.
+
+    Attributes:
+        entropy: of the entropy, up to a constant, which does not matter for a fixed trace.
+        log_sum: of the logarithm of the sum that `entropy` is divided by; 0 for order 1.
+    """
+
+    entropy: Array
+    log_sum: Array
+
+
+def _slopes(values: Array, kept: Array, order: float) -> _Slopes:
+    if order == 1:
+        safe = jnp.where(kept, values, 1.0)
+        return _Slopes(jnp.where(kept, -jnp.log(safe) - 1, 0.0), jnp.zeros_like(values))
+    # In units of the largest eigenvalue no power overflows. The constant is chosen so that the
+    # slope of a finite order is 0 at the largest.
+    largest = values[-1]
+    logs = jnp.log(jnp.where(kept, values / largest, 1.0))
+    if order == math.inf:
+        # A largest eigenvalue that is repeated, up to rounding, shares the slope.
+        tied = _tied(values)
+        powers = tied / (largest * jnp.sum(tied))
+        slope = -powers
     else:
-        slope = order * jnp.exp((order - 1) * jnp.log(safe)) - 1
-    return jnp.where(kept, slope, 0.0)
+        divisor = largest * total(jnp.where(kept, jnp.exp(order * logs), 0.0))
+        slope = order / (1 - order) * jnp.expm1((order - 1) * logs) / divisor
+        powers = order * jnp.exp((order - 1) * logs) / divisor
+    return _Slopes(*(jnp.where(kept, part, 0.0) for part in (slope, powers)))
+
+
+def _tied(values: Array) -> Array:
+    """1 for the eigenvalues that equal the largest up to rounding, 0 for the others."""
+    margin = values.shape[0] * jnp.finfo(values.dtype).eps
+    return (values >= (1 - margin) * values[-1]).astype(values.dtype)
 
 
 def _divided_differences(values: Array, kept: Array, order: float) -> Array:
     """`(g(λi) - g(λj)) / (λi - λj)` for the slope `g`, with `g = 0` off the range."""
-    slopes = _slope(values, kept, order)
-    safe = jnp.where(kept, values, 1.0)
-    base = safe[None, :]
-    ratio = (safe[:, None] - base) / base
-    equal = ratio == 0
-    # log1p and expm1 of the relative difference: nothing cancels for close eigenvalues.
-    log_ratio = jnp.log1p(jnp.where(equal, 1.0, ratio))
-    if order == 1:
-        rise, limit = -log_ratio, -1.0
+    slopes, safe = _slopes(values, kept, order).entropy, jnp.where(kept, values, values[-1])
+    if order == math.inf:
+        apart = safe[:, None] - safe[None, :]
+        rise = slopes[:, None] - slopes[None, :]
+        inside = jnp.where(rise == 0, 0.0, rise / jnp.where(rise == 0, 1.0, apart))
     else:
-        power = order * jnp.exp((order - 1) * jnp.log(base))
-        rise, limit = power * jnp.expm1((order - 1) * log_ratio), power * (order - 1)
-    inside = jnp.where(equal, limit, rise / jnp.where(equal, 1.0, ratio)) / base
+        # Relative to the larger of the two, so that no power overflows.
+        base = jnp.maximum(safe[:, None], safe[None, :])
+        ratio = (jnp.minimum(safe[:, None], safe[None, :]) - base) / base
+        equal = ratio == 0
+        # log1p and expm1 of the relative difference: nothing cancels for close eigenvalues.
+        logs = jnp.log(safe)
+        far = -jnp.abs(logs[:, None] - logs[None, :])
+        log_ratio = jnp.where(ratio < -0.5, far, jnp.log1p(jnp.maximum(ratio, -0.5)))
+        if order == 1:
+            rise, limit = -log_ratio, -1.0
+        else:
+            largest = values[-1]
+            scaled = jnp.log(safe / largest)
+            divisor = largest * total(jnp.where(kept, jnp.exp(order * scaled), 0.0))
+            power = order / (1 - order) * jnp.exp((order - 1) * jnp.log(base / largest)) / divisor
+            rise, limit = power * jnp.expm1((order - 1) * log_ratio), power * (order - 1)
+        inside = jnp.where(equal, limit, rise / jnp.where(equal, 1.0, ratio)) / base
     # Between range and null space (λj = 0, g = 0): a change that keeps the rank.
     across = slopes[:, None] / safe[:, None] + slopes[None, :] / safe[None, :]
     both, either = kept[:, None] & kept[None, :], kept[:, None] ^ kept[None, :]
