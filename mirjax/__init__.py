@@ -32,6 +32,7 @@ from mirjax._dataset.bias import batch_bias as batch_bias
 from mirjax._dataset.dataset import dataset_feature_interplay as dataset_feature_interplay
 from mirjax._dataset.dataset import dataset_interplay as dataset_interplay
 from mirjax._dataset.moments import ClassMoments as ClassMoments
+from mirjax._dataset.moments import Entropies as Entropies
 from mirjax._dataset.result import DatasetInterplay as DatasetInterplay
 
 try:
@@ -44,6 +45,7 @@ __all__ = [
     "ClassMeans",
     "ClassMoments",
     "DatasetInterplay",
+    "Entropies",
     "Interplay",
     "NeuralCollapse",
     "batch_bias",

@@ -1,5 +1,6 @@
 """Checks of arguments: shapes and dtypes when a function is traced, values on request (`check`)."""
 
+import warnings
 from collections.abc import Sequence
 
 import jax
@@ -139,11 +140,11 @@ def check(
 ) -> None:
     """Raises an error if the *values* of the arguments make a metric meaningless.
 
-    Every function checks shapes and dtypes when it is traced. It cannot check values, since a
-    compiled function cannot raise; each function documents what it returns for meaningless ones.
-    This function finds them: NaN and infinities, zero rows, labels outside `[0, num_classes)`,
-    negative weights, weights that are all zero, kernels that are not symmetric or not positive
-    semi-definite. Samples of weight 0 are ignored.
+    Every function checks shapes and dtypes when it is traced, and so does this one. They cannot
+    check values, since a compiled function cannot raise; each function documents what it returns
+    for meaningless ones. This function finds them: NaN and infinities, zero rows, labels outside
+    `[0, num_classes)`, negative weights, weights that are all zero, kernels that are not symmetric
+    or not positive semi-definite. Samples of weight 0 are ignored.
 
     On concrete arrays it raises at once. Inside a transformed function it adds checks for
     `jax.experimental.checkify.checkify`; without that transformation JAX raises an error.
@@ -152,11 +153,19 @@ def check(
         features: `[..., n, d]`.
         head: `[..., num_classes, d]`.
         labels: integers `[..., n]`; pass `head` too, which gives the number of classes.
-        weights: `[..., n]`.
-        kernel: `[..., n, n]`; its eigenvalues are computed, `O(n³)`.
+        weights: real `[..., n]`.
+        kernel: `[..., n, n]`, of the same samples; its eigenvalues are computed, `O(n³)`.
 
     Raises:
-        ValueError: the message names the argument, the problem and where it first occurs.
+        TypeError, ValueError: shapes or dtypes do not match, also in batch axes that do not
+            broadcast, or a value is meaningless; the message names the argument, the problem and
+            where it first occurs.
+
+    Warns:
+        UserWarning: a square head seems to be transposed: of concrete features and labels of at
+            least three classes, the transpose predicts at least twice as many labels as the head
+            (bias left out), and its rows follow the centred class means of the unit features by
+            more than 4 standard errors of a random head. At most 10,000 samples are looked at.
 
     Example:
         >>> import jax.numpy as jnp, mirjax
@@ -166,36 +175,155 @@ def check(
         ...
         ValueError: features: 1 of 3 rows are all zero (first at row 1); they count as weight 0.
     """
-    counted = None if weights is None else jnp.asarray(weights) != 0
+    # What is static comes first, for all arguments.
+    features = None if features is None else as_float(features, "features", axes="n d")
+    head = None if head is None else as_float(head, "head", axes="num_classes d")
+    labels = None if labels is None else as_labels(labels)
+    weights = None if weights is None else _real_weights(weights)
+    kernel = None if kernel is None else as_float(kernel, "kernel", axes="n n")
+    if labels is not None and head is None:
+        raise ValueError("labels can only be checked against a head: pass head as well.")
+    if kernel is not None:
+        square(kernel, "kernel")
+    _shapes_agree(features, head, labels, weights, kernel)
+    counted = None if weights is None else weights != 0
     if weights is not None:
-        w = jnp.asarray(weights)
-        _fail_where(w < 0, "weights", "entries are negative; weights must be >= 0.")
-        _fail_where(~jnp.isfinite(w), "weights", "entries are NaN or infinite.")
-        none_left = jnp.sum(w, axis=-1) == 0
-        _fail_where(none_left, "weights", "sets are all zero; no sample is left.", unit="batch")
+        _check_weights(weights)
     # Weights apply to samples, never to the rows of the head.
     for name, rows, keep in (("features", features, counted), ("head", head, None)):
         if rows is None:
             continue
-        rows = as_float(rows, name, axes="n d")
-        counts = jnp.ones(rows.shape[:-1], bool) if keep is None else keep
-        broken = ~jnp.all(jnp.isfinite(rows), axis=-1) & counts
+        broken = _where_counted(~jnp.all(jnp.isfinite(rows), axis=-1), keep)
         _fail_where(broken, name, "rows hold NaN or infinity; the metrics are NaN.", unit="row")
-        zero = jnp.all(rows == 0, axis=-1) & counts
+        zero = _where_counted(jnp.all(rows == 0, axis=-1), keep)
         _fail_where(zero, name, "rows are all zero; they count as weight 0.", unit="row")
-    if labels is not None:
-        y = as_labels(labels)
-        if head is None:
-            raise ValueError("labels can only be checked against a head: pass head as well.")
+    if labels is not None and head is not None:
         classes = head.shape[-2]
-        wrong = ((y < 0) | (y >= classes)) & (True if counted is None else counted)
+        wrong = _where_counted((labels < 0) | (labels >= classes), counted)
         _fail_where(wrong, "labels", f"entries lie outside [0, {classes}); the metrics are NaN.")
+        if features is not None and classes == head.shape[-1]:
+            _warn_if_transposed(features, head, labels, weights)
     if kernel is not None:
-        _check_kernel(as_float(kernel, "kernel", axes="n n"))
+        _check_kernel(kernel)
+
+
+def _real_weights(weights: ArrayLike) -> Array:
+    array = _as_array(weights, "weights", "n")
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise TypeError(f"weights must be real, got {array.dtype}.")
+    # Integers and Booleans too, as in the metrics.
+    return array if array.dtype.name in _FLOATS else array.astype(jnp.float32)
+
+
+def _shapes_agree(
+    features: Array | None,
+    head: Array | None,
+    labels: Array | None,
+    weights: Array | None,
+    kernel: Array | None,
+) -> None:
+    if features is not None and head is not None:
+        head_of(features, head)
+    # The axis of the samples, of the classes for the head. Batch axes are those before it.
+    axes = (
+        ("features", features, -2),
+        ("head", head, -2),
+        ("labels", labels, -1),
+        ("weights", weights, -1),
+        ("kernel", kernel, -2),
+    )
+    given = [(name, array, axis) for name, array, axis in axes if array is not None]
+    sizes = {array.shape[axis] for name, array, axis in given if name != "head"} - {1}
+    for name, array, axis in given:
+        # As a batch, a column would be n sets of one sample.
+        if axis == -1 and array.ndim > 1 and array.shape[-1] == 1 and array.shape[-2] in sizes:
+            raise ValueError(
+                f"{name} must be [..., n], one number for each sample, got {array.shape}. Drop the "
+                f"last axis: {name}[..., 0]."
+            )
+    pairs = [(one, other) for i, one in enumerate(given) for other in given[i + 1 :]]
+    for (name, array, axis), (other_name, other, other_axis) in pairs:
+        if "head" not in (name, other_name):
+            what, both = "the number of samples n", (axis, other_axis)
+            same_size(array, name, other, other_name, axis=both, what=what)
+        batch, other_batch = array.shape[:axis], other.shape[:other_axis]
+        # From the last axis on, as in broadcasting.
+        sides = zip(batch[::-1], other_batch[::-1], strict=False)
+        if any(side != other_side and 1 not in (side, other_side) for side, other_side in sides):
+            raise ValueError(
+                f"{name} of shape {array.shape} and {other_name} of shape {other.shape} disagree "
+                f"in the batch axes, which must be equal or broadcast: {batch} against "
+                f"{other_batch}."
+            )
+
+
+def _where_counted(bad: Array, counted: Array | None) -> Array:
+    """`bad & counted`, where one of them may have batch axes that the other lacks."""
+    if counted is None:
+        return bad
+    shape = jnp.broadcast_shapes(bad.shape, counted.shape)
+    return jnp.broadcast_to(bad, shape) & jnp.broadcast_to(counted, shape)
+
+
+def _check_weights(weights: Array) -> None:
+    _fail_where(weights < 0, "weights", "entries are negative; weights must be >= 0.")
+    _fail_where(~jnp.isfinite(weights), "weights", "entries are NaN or infinite.")
+    none_left = jnp.sum(weights, axis=-1) == 0
+    _fail_where(none_left, "weights", "sets are all zero; no sample is left.", unit="batch")
+
+
+def _warn_if_transposed(features: Array, head: Array, labels: Array, weights: Array | None) -> None:
+    arrays = features, head, labels, jnp.ones(labels.shape[-1:]) if weights is None else weights
+    if any(isinstance(array, jax.core.Tracer) for array in arrays):
+        return
+    # On the host, whatever the sharding and the precision of products on the devices.
+    signature = "(n,d),(c,d),(n),(n)->(),(),()"
+    fits = np.vectorize(_fits, signature=signature, otypes=[float, float, bool])
+    share, transposed, is_far_better = fits(*map(np.asarray, arrays))
+    places = np.argwhere(is_far_better)
+    if len(places):
+        place = tuple(places[0])
+        batch = ", ".join(map(str, place))
+        where = f" (first at batch {batch})" if batch else ""
+        warnings.warn(
+            f"head of shape {head.shape} seems to be transposed{where}: it predicts "
+            f"{share[place]:.0%} of the labels, its transpose {transposed[place]:.0%}. Expected "
+            "head [..., num_classes, d]. A Flax Dense kernel is [d, num_classes]: pass its "
+            "transpose, kernel.T.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _fits(
+    features: np.ndarray, head: np.ndarray, labels: np.ndarray, weights: np.ndarray
+) -> tuple[float, float, bool]:
+    """Shares of the labels that head and transpose predict; whether the latter is far better."""
+    counted = np.flatnonzero(weights)
+    if len(counted) > 10_000:
+        # At random, since labels may be sorted or periodic.
+        counted = np.random.default_rng(0).choice(counted, 10_000, replace=False)
+    labels, rows = labels[counted], features[counted]
+    # The scale of a row changes no prediction, and squares of raw entries could overflow.
+    rows = rows / np.max(np.abs(rows), axis=-1, keepdims=True)
+    rows = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+    head = head / np.max(np.abs(head))
+    share, transposed = (np.mean(np.argmax(rows @ w.T, -1) == labels) for w in (head, head.T))
+    # A class of similar samples is right or wrong as a whole. With few classes an untrained head
+    # may therefore predict twice as many by chance, but its rows do not follow the class means.
+    present = np.unique(labels)
+    means = np.stack([np.mean(rows[labels == c], axis=0, dtype=np.float64) for c in present])
+    towards = head.T[present].astype(np.float64)
+    means, towards = (x - np.mean(x, axis=0) for x in (means, towards))
+    inner, squares = np.sum(means * towards), np.sum(means**2) * np.sum(towards**2)
+    # cos / √((1 - cos²) / (free - 1)) > 4, without a division by 0.
+    free = (len(present) - 1) * head.shape[-1]
+    follows = inner > 0 and inner**2 * (free - 1) > 16 * (squares - inner**2)
+    is_twice = transposed > 0 and transposed >= 2 * share
+    return share, transposed, len(present) >= 3 and follows and is_twice
 
 
 def _check_kernel(kernel: Array) -> None:
-    square(kernel, "kernel")
     _fail_where(~jnp.isfinite(kernel), "kernel", "entries are NaN or infinite.")
     # What rounding may do to a symmetric kernel, relative to its largest entry.
     scale = jnp.max(jnp.abs(kernel), axis=(-2, -1), keepdims=True)

@@ -7,6 +7,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from tests.versions import enable_x64
+
 jax.config.update("jax_enable_x64", False)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -45,7 +47,7 @@ def pytest_configure(config):
 
 @pytest.fixture
 def x64():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         yield
 
 

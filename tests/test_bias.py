@@ -44,9 +44,69 @@ def test_default_sizes_and_keys():
     assert mirjax.batch_bias(*noise(10)).batch_sizes.tolist() == [10]
 
 
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        np.array([20, 8]),
+        np.array([20, 8], np.uint8),
+        jnp.array([20, 8]),
+        [np.int64(20), jnp.int32(8)],
+        range(8, 21, 12),
+        (size for size in (20, 8)),
+    ],
+    ids=["numpy", "uint8", "jax", "scalars", "range", "generator"],
+)
+def test_sizes_of_every_kind(sizes):
+    bias = mirjax.batch_bias(*noise(40), batch_sizes=sizes)
+    expected = mirjax.batch_bias(*noise(40), batch_sizes=(8, 20))
+    assert bias.batch_sizes.tolist() == [8, 20]
+    np.testing.assert_array_equal(bias.mean.mir, expected.mean.mir)
+
+
+@pytest.mark.parametrize("most", [np.int64(3), np.array(3), jnp.int32(3)])
+def test_number_of_batches_of_every_kind(most):
+    assert mirjax.batch_bias(*noise(40), batch_sizes=(8,), max_batches=most).batches == 3
+
+
+@pytest.mark.parametrize(
+    ("sizes", "given"),
+    [
+        (np.array([8.0, 16.0]), r"np.float64\(8.0\)"),
+        (jnp.array([8.0]), r"Array\(8., dtype=float32\)"),
+        (np.array([[8, 16]]), r"an array of int64 of shape \(1, 2\)"),
+        (np.array(8), r"array\(8\)"),
+        ([np.array([8, 16])], r"an array of int64 of shape \(2,\)"),
+        (8, "8"),
+        ((8, 16.5), "16.5"),
+        ((8, "16"), "'16'"),
+        ((True, 8), "True"),
+        (np.array([True, True]), "np.True_"),
+    ],
+)
+def test_what_are_no_sizes(sizes, given):
+    message = rf"batch_sizes must be integers: a tuple such as \(16, 64\), .*; got {given}\."
+    with pytest.raises(TypeError, match=message):
+        mirjax.batch_bias(*noise(30), batch_sizes=sizes)
+
+
+@pytest.mark.parametrize("most", [2.5, 3.0, True, "3", np.float32(3), None])
+def test_what_is_no_number_of_batches(most):
+    with pytest.raises(TypeError, match="max_batches must be an integer such as 64; got"):
+        mirjax.batch_bias(*noise(30), batch_sizes=(8,), max_batches=most)
+
+
+def test_traced_sizes_are_refused():
+    with pytest.raises(TypeError, match=r"batch_sizes must be integers.*; got a traced value"):
+        jax.jit(lambda sizes: mirjax.batch_bias(*noise(30), batch_sizes=sizes))(jnp.array([8, 16]))
+
+
 def test_refused():
     with pytest.raises(ValueError, match=r"batch_sizes must lie in \[1, n = 30\], got \(8, 31\)"):
         mirjax.batch_bias(*noise(30), batch_sizes=(8, 31))
-    with pytest.raises(ValueError, match="max_batches must be at least 1, got 0"):
-        mirjax.batch_bias(*noise(30), max_batches=0)
+    for empty in ((), np.array([], int)):
+        with pytest.raises(ValueError, match=r"must lie in \[1, n = 30\], got \(\)"):
+            mirjax.batch_bias(*noise(30), batch_sizes=empty)
+    for least in (0, np.int32(-1)):
+        with pytest.raises(ValueError, match=f"max_batches must be at least 1, got {least}"):
+            mirjax.batch_bias(*noise(30), max_batches=least)
     assert jnp.isfinite(mirjax.batch_bias(*noise(30), batch_sizes=(8,)).whole.mir)

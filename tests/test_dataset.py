@@ -12,6 +12,7 @@ from mirjax._dataset.estimate import Options
 from tests import cases
 from tests.reference import definition
 from tests.tolerances import assert_near
+from tests.versions import enable_x64
 
 pytestmark = pytest.mark.numerics
 
@@ -228,7 +229,7 @@ def test_constant_weights_change_nothing_in_large_sets():
     labels = rng.integers(0, 3, 200_000)
     head = rng.normal(size=(3, 6)).astype(np.float32)
     features = (head[labels] + 0.3 * rng.normal(size=(200_000, 6))).astype(np.float32)
-    with jax.enable_x64(True):
+    with enable_x64(True):
         exact = mirjax.dataset_interplay(np.float64(features), np.float64(head), labels)
     exact = types.SimpleNamespace(**{name: float(getattr(exact, name)) for name in FIELDS})
     for weight in (1.0, 0.1, 0.3):

@@ -17,7 +17,7 @@ DOCS = ROOT / "docs"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "CONTRIBUTING.md"]
-WITH_CODE = [page for page in PAGES if BLOCK.search(page.read_text())]
+WITH_CODE = [page for page in PAGES if BLOCK.search(page.read_text(encoding="utf-8"))]
 
 
 def promised(code):
@@ -48,7 +48,7 @@ def numbers(lines):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: str(page.relative_to(ROOT)))
 def test_code_runs_and_prints_what_the_page_says(page):
-    text, names = page.read_text(), {"__name__": "page"}
+    text, names = page.read_text(encoding="utf-8"), {"__name__": "page"}
     for block in BLOCK.finditer(text):
         where = f"{page.relative_to(ROOT)}, line {text[: block.start()].count(chr(10)) + 1}"
         # Empty lines in front: errors then name the line of the page.
@@ -62,7 +62,7 @@ def test_code_runs_and_prints_what_the_page_says(page):
 
 def test_pages_with_code_are_found():
     assert len(WITH_CODE) >= 8
-    assert sum(len(BLOCK.findall(page.read_text())) for page in WITH_CODE) >= 20
+    assert sum(len(BLOCK.findall(page.read_text(encoding="utf-8"))) for page in WITH_CODE) >= 20
 
 
 def test_a_wrong_number_is_found():
@@ -95,7 +95,9 @@ def named(path):
 
 
 def test_the_reference_has_every_public_name_once():
-    text = "\n".join(page.read_text() for page in sorted((DOCS / "reference").glob("*.md")))
+    text = "\n".join(
+        page.read_text(encoding="utf-8") for page in sorted((DOCS / "reference").glob("*.md"))
+    )
     paths = re.findall(r"^::: (\S+)$", text, re.MULTILINE)
     found = [id(named(path)) for path in paths]
     names = dict(public())
@@ -106,7 +108,8 @@ def test_the_reference_has_every_public_name_once():
 
 
 def test_every_page_is_in_the_navigation():
-    navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2].partition("\nhooks:")[0]
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    navigation = site.partition("\nnav:")[2].partition("\nhooks:")[0]
     for page in DOCS.rglob("*.md"):
         assert len(re.findall(rf"[ :]{page.relative_to(DOCS)}$", navigation, re.MULTILINE)) == 1, (
             page

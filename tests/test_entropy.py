@@ -9,6 +9,7 @@ import mirjax
 from tests import cases
 from tests.reference import definition
 from tests.tolerances import assert_derivative, assert_entropy, assert_near
+from tests.versions import enable_x64
 
 feature_entropy = jax.jit(mirjax.feature_entropy, static_argnames="order")
 matrix_entropy = jax.jit(mirjax.matrix_entropy, static_argnames="order")
@@ -35,7 +36,7 @@ def spectrum_case(side, rank, seed=0):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_matrix_entropy_is_the_definition(order, rank, dtype):
     kernel = spectrum_case(12, rank).astype(dtype)
-    with jax.enable_x64(dtype == "float64"):
+    with enable_x64(dtype == "float64"):
         result = matrix_entropy(kernel, order=order)
     # Rounding the kernel to float32 is itself a perturbation that order 1/2 sees as rank.
     assert_entropy(result, definition.entropy(spectrum_case(12, rank), order))
@@ -57,7 +58,24 @@ def test_feature_entropy_on_either_side(shape):
     assert_entropy(feature_entropy(features), definition.feature_entropy(features))
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("made_in", ["float32", "bfloat16"])
+def test_rounding_of_the_kernel_is_no_rank_for_orders_below_one(made_in, x64):
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(12, 12)))[0][:, :3]
+    kernel = (basis * [3.0, 2.0, 1.5]) @ basis.T
+    made = jnp.asarray(kernel).astype(made_in)
+    expected = definition.entropy(kernel, 0.5)
+    slack = 1e-5 if made_in == "float32" else 0.01
+    for given, precision in (
+        (made, None),
+        (made.astype(jnp.float64), None),
+        (made.astype(jnp.float64) / 3, made_in),
+    ):
+        found = mirjax.matrix_entropy(given, order=0.5, precision=precision)
+        if not (given.dtype == jnp.float32 and precision is None):
+            assert_near(found, expected, slack * expected)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30, 1e38])
 def test_scale_of_the_kernel_does_not_matter(scale):
     kernel = (np.diag([3.0, 1.0, 0.5]) * scale).astype(np.float32)
     assert_entropy(matrix_entropy(kernel), definition.entropy(np.diag([3.0, 1.0, 0.5])))
@@ -105,7 +123,7 @@ def renyi(spectrum, order):
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-12)])
 def test_extreme_orders(order, dtype, tolerance):
     kernels = np.stack([np.diag(5 * spectrum) for spectrum in SPECTRA.values()]).astype(dtype)
-    with jax.enable_x64(dtype == "float64"):
+    with enable_x64(dtype == "float64"):
         values = matrix_entropy(kernels, order=order)
         gradients = summed_gradient(kernels, order=order)
     for spectrum, value, gradient in zip(SPECTRA.values(), values, gradients, strict=True):

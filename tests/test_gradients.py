@@ -9,6 +9,7 @@ import mirjax
 from tests import cases, compiled
 from tests.reference import definition
 from tests.tolerances import assert_derivative, assert_near
+from tests.versions import enable_x64
 
 pytestmark = pytest.mark.numerics
 
@@ -72,7 +73,7 @@ def test_gradient_is_finite_and_close_in_float32(path, degeneracy):
     single = [np.float32(x) for x in (weights, mix)]
     gradient = compiled.mixed_gradient(*cases.cast(case, "float32"), *single)
     assert all(np.all(np.isfinite(part)) for part in gradient)
-    with jax.enable_x64(True):
+    with enable_x64(True):
         exact = compiled.mixed_gradient(*case, weights, mix)
     scale = [np.max(np.abs(x), axis=-1, keepdims=True) for x in case[:2]]
     for part, right, size in zip(gradient, exact, scale, strict=False):

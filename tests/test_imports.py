@@ -33,7 +33,7 @@ FILES = {module_of(f): f for top in ("mirjax", "train") for f in (ROOT / top).rg
 
 def imports(module):
     """The modules that a file imports, anywhere in it."""
-    for node in ast.walk(ast.parse(FILES[module].read_text())):
+    for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -76,7 +76,16 @@ def test_there_is_no_circle():
 
 
 def test_the_library_needs_little():
-    standard = {"collections", "dataclasses", "functools", "importlib", "math", "pathlib", "typing"}
+    standard = {
+        "collections",
+        "dataclasses",
+        "functools",
+        "importlib",
+        "math",
+        "operator",
+        "pathlib",
+    }
+    standard |= {"typing", "warnings"}
     for module in FILES:
         if module.split(".")[0] == "mirjax":
             tops = {other.split(".")[0] for other in imports(module)}
@@ -86,4 +95,4 @@ def test_the_library_needs_little():
 def test_each_file_of_train_itself_is_a_command():
     files = [f for f in (ROOT / "train").glob("*.py") if f.name != "__init__.py"]
     assert len(files) >= 15
-    assert all('if __name__ == "__main__":' in f.read_text() for f in files)
+    assert all('if __name__ == "__main__":' in f.read_text(encoding="utf-8") for f in files)

@@ -9,6 +9,7 @@ import mirjax
 from tests import cases, compiled
 from tests.reference import definition
 from tests.tolerances import assert_interplay, assert_near
+from tests.versions import enable_x64
 
 DTYPES = ("float32", "float64")
 compiled_pair = jax.jit(mirjax.feature_interplay)
@@ -16,7 +17,7 @@ compiled_pair = jax.jit(mirjax.feature_interplay)
 
 def compare(case, dtype):
     arguments = cases.cast(case, dtype)
-    with jax.enable_x64(dtype == "float64"):
+    with enable_x64(dtype == "float64"):
         result = compiled.interplay(*arguments)
     assert result.mir.dtype == dtype
     assert_interplay(result, definition.interplay(*arguments))
@@ -51,7 +52,7 @@ def test_two_representations(degeneracy, dtype, shape):
     if degeneracy == "collapse":
         second = np.pad(head, ((0, 0), (0, 6)))[labels, :d2] + 0.1
     first, second = first.astype(dtype), second.astype(dtype)
-    with jax.enable_x64(dtype == "float64"):
+    with enable_x64(dtype == "float64"):
         result = compiled_pair(first, second)
     assert_interplay(result, definition.feature_interplay(first, second))
 
@@ -73,6 +74,13 @@ def test_class_interplay_centres_the_means():
     assert_interplay(compiled.class_interplay(means, head), expected)
     shifted = compiled.class_interplay(means + np.float32(3), head)
     np.testing.assert_allclose(shifted, expected, atol=1e-5)
+
+
+def test_class_interplay_of_means_near_the_largest_number():
+    means, head = class_case()
+    means = means / np.abs(means).max()
+    large = compiled.class_interplay((3e38 * means).astype(np.float32), head)
+    assert_interplay(large, definition.class_interplay(means, head))
 
 
 def test_class_interplay_with_a_global_mean():
@@ -106,6 +114,20 @@ def test_one_class_at_the_global_mean_drops_out():
     result = compiled.class_interplay(means, head, global_mean=centre)
     rest = np.array([0, 1, 3, 4])
     assert_interplay(result, definition.class_interplay(means[rest], head[rest], centre))
+
+
+@pytest.mark.parametrize("made_in", ["float32", "bfloat16"])
+def test_a_class_that_lies_at_the_global_mean_but_for_rounding_drops_out(made_in, x64):
+    means, head = (part.astype(float) for part in class_case())
+    centre = means[2] * (1 + 0.4 * float(jnp.finfo(made_in).eps))
+    rest = np.array([0, 1, 3, 4])
+    expected = definition.class_interplay(means[rest], head[rest], centre)
+    found = mirjax.class_interplay(means, head, global_mean=centre, precision=made_in)
+    assert_interplay(found, expected)
+    if made_in == "bfloat16":  # which a bfloat16 array says itself
+        made = jnp.asarray(means).astype(made_in)
+        found = mirjax.class_interplay(made, head, global_mean=centre)
+        assert_near(found.entropy1, expected.entropy1, 1e-2)
 
 
 def test_broadcast_of_a_batch_of_class_means():

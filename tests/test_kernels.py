@@ -9,6 +9,7 @@ import mirjax
 from tests import cases, compiled
 from tests.reference import definition
 from tests.tolerances import assert_interplay, assert_near
+from tests.versions import enable_x64
 
 kernel_interplay = jax.jit(mirjax.kernel_interplay)
 
@@ -24,7 +25,7 @@ def kernels(degeneracy="random", shape=(24, 6, 4)):
 )
 def test_kernel_interplay_is_the_definition(dtype, degeneracy):
     kernel1, kernel2 = (kernel.astype(dtype) for kernel in kernels(degeneracy))
-    with jax.enable_x64(dtype == "float64"):
+    with enable_x64(dtype == "float64"):
         result = kernel_interplay(kernel1, kernel2)
     assert_interplay(result, definition.information(*kernels(degeneracy)))
 
@@ -33,6 +34,12 @@ def test_kernels_and_features_agree():
     features, head, labels = cases.cast(cases.make("random", 64, 16, 8), "float32")
     result = kernel_interplay(mirjax.gram(features), mirjax.gram(head[labels]))
     np.testing.assert_allclose(result, compiled.interplay(features, head, labels), atol=2e-5)
+
+
+def test_entries_near_the_largest_number():
+    # Their sum with those of the transpose is beyond it.
+    large = [(3e38 * kernel).astype(np.float32) for kernel in kernels()]
+    assert_interplay(kernel_interplay(*large), definition.information(*kernels()))
 
 
 def test_single_numbers_are_the_fields():

@@ -1,5 +1,6 @@
 """Statistics that add up: in any split, order and precision they are those of the whole set."""
 
+import functools
 import itertools
 
 import jax
@@ -77,7 +78,9 @@ def test_weights_and_masked_rows(x64):
     assert_near(result.joint_entropy, expected.joint_entropy, 1e-12)
     assert_near(result.weight, weights.sum(), 1e-12)
     collapse = mirjax.neural_collapse(features, labels, head, num_classes=C, weights=weights)
-    np.testing.assert_allclose(moments.collapse(head)[:-1], collapse[:-1], rtol=1e-9, atol=1e-12)
+    mine = moments.collapse(head, nc4=collapse.nc4)
+    np.testing.assert_allclose(mine, collapse, rtol=1e-9, atol=1e-12)
+    assert moments.collapse(head).nc4 is None
 
 
 @pytest.mark.parametrize("fault", ["nan", "label", "weight"])
@@ -168,6 +171,7 @@ def exact_sums(rows, labels, weights, classes):
         "count": np.stack([weights[m].sum() for m in members]),
         "sums": np.stack([weights[m] @ rows[m] for m in members]),
         "scatter": (weights[:, None] * centred).T @ centred,
+        "spread": np.stack([weights[m] @ np.sum(centred[m] ** 2, axis=1) for m in members]),
         "unit_count": np.stack([weights[m].sum() for m in members]),
         "second": np.stack([(weights[m, None] * unit[m]).T @ unit[m] for m in members]),
     }
@@ -216,7 +220,9 @@ def test_a_million_rows_do_not_drift(weight):
     # The metrics of both are those of the distinct rows, repeated.
     head = rng.normal(size=(classes, width)).astype(np.float32)
     expected = mirjax.ClassMoments(
-        *(jax.tree.map(jnp.asarray, part) for part in (exact_as_sums(exact), zeros_like(exact)))
+        *(jax.tree.map(jnp.asarray, part) for part in (exact_as_sums(exact), zeros_like(exact))),
+        origin=jnp.zeros(width),
+        eps=jnp.zeros(()),
     )
     expected = expected.interplay(head)
     for found in (moments, whole):
@@ -260,3 +266,80 @@ def test_refused(name):
     call, message = REFUSED[name]
     with pytest.raises(ValueError, match=message):
         call(ClassMoments.zeros(C, D))
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.bfloat16, bool])
+def test_a_dtype_that_cannot_hold_sums(dtype):
+    with pytest.raises(TypeError, match="dtype must be float32 or float64"):
+        ClassMoments.zeros(C, D, dtype=dtype)
+
+
+def parts_of(second=True, devices=4):
+    """The rows in equal parts, whose means differ, and the statistics of all of them."""
+    features, head, labels = case()
+    features = features + np.repeat(np.arange(devices), N // devices)[:, None]
+    zeros = ClassMoments.zeros(C, D, second=second, dtype=jnp.float64)
+    parts = features.reshape(devices, -1, D), labels.reshape(devices, -1)
+    return zeros, parts, zeros.update(features, labels), head
+
+
+@pytest.mark.parametrize("second", [True, False])
+def test_reduce_is_merge(second, x64):
+    zeros, parts, whole, head = parts_of(second)
+
+    def reduced(features, labels):
+        return zeros.update(features, labels).reduce("devices")
+
+    together = jax.vmap(reduced, axis_name="devices", out_axes=None)(*parts)
+    merged = functools.reduce(
+        ClassMoments.merge, itertools.starmap(zeros.update, zip(*parts, strict=True))
+    )
+    for found in (together, merged):
+        assert_same(found, whole, 1e-12)
+        np.testing.assert_allclose(found.collapse(head)[:6], whole.collapse(head)[:6], rtol=1e-9)
+
+
+def test_a_plain_sum_over_devices_is_wrong(x64):
+    # What the docstring warns of. If it becomes right, the warning should go.
+    zeros, parts, whole, head = parts_of()
+    summed = jax.tree.map(lambda x: x.sum(0), jax.vmap(zeros.update)(*parts))
+    assert abs(summed.collapse(head).nc1 / whole.collapse(head).nc1 - 1) > 0.1
+
+
+@pytest.mark.parametrize("classes", [C, 5000])
+def test_without_second_moments(classes, x64):
+    # With 5,000 classes there are more of them than samples in a batch.
+    features, head, labels = case()
+    rng = np.random.default_rng(0)
+    names = np.sort(rng.choice(classes, C, replace=False)).astype(np.int32)
+    all_rows = rng.normal(size=(classes, D))
+    all_rows[names] = head
+    moments = ClassMoments.zeros(classes, D, second=False, dtype=jnp.float64)
+    assert max(part.size for part in jax.tree.leaves(moments)) == max(classes, D) * D
+    for part in (slice(0, 13), slice(13, 40), slice(40, N)):
+        moments = update(moments, features[part], names[labels[part]])
+    expected = mirjax.neural_collapse(features, names[labels], all_rows, num_classes=classes)
+    found = moments.collapse(all_rows, nc4=expected.nc4)
+    np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-9)
+    agreed = moments.agreement(features, all_rows)
+    assert_near(agreed / N, expected.nc4, 1e-12)
+    entropies = moments.entropies(all_rows)
+    exact = definition.interplay(features, head, labels)
+    assert_near(entropies.entropy1, exact.entropy1, 1e-10)
+    assert_near(entropies.entropy2, exact.entropy2, 1e-10)
+    with pytest.raises(ValueError, match="made with second=False"):
+        moments.interplay(all_rows)
+    with pytest.raises(ValueError, match="with and without second moments"):
+        moments.merge(ClassMoments.zeros(classes, D, dtype=jnp.float64))
+
+
+def test_entropies_with_and_without_second_moments(x64):
+    features, head, labels = case()
+    head[2] = 0
+    by_class = ClassMoments.zeros(C, D, dtype=jnp.float64).update(features, labels)
+    exact = definition.interplay(features, head, labels)
+    np.testing.assert_allclose(by_class.entropies(head), exact[:2], rtol=1e-9)
+    # The samples of a class without a direction are in the sum, and cannot be taken out of it.
+    pooled = ClassMoments.zeros(C, D, second=False, dtype=jnp.float64).update(features, labels)
+    assert np.isnan(pooled.entropies(head).entropy1)
+    assert_near(pooled.entropies(head).entropy2, exact.entropy2, 1e-10)

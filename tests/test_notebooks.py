@@ -16,7 +16,7 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NAMES = sorted({path.stem for path in FOLDER.iterdir() if path.suffix in (".py", ".ipynb")})
-LISTED = (FOLDER / "README.md").read_text()
+LISTED = (FOLDER / "README.md").read_text(encoding="utf-8")
 LIMIT = 600 * 2**10  # bytes of a stored notebook
 BROUGHT = {"jax", "numpy", "jaxtyping"}  # dependencies of mirjax
 PLACE = re.compile(r"(?<![\w.])/(?:home|root|tmp|usr|opt|var|work|content|Users)/|\b[A-Z]:\\")

@@ -75,9 +75,13 @@ def test_the_import_is_quick():
 
 
 def test_the_version_is_the_same_everywhere():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    citation = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
-    headings = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    project, citation, changelog = (
+        (ROOT / name).read_text(encoding="utf-8")
+        for name in ("pyproject.toml", "CITATION.cff", "CHANGELOG.md")
+    )
+    project = tomllib.loads(project)["project"]["version"]
+    citation = re.search(r"^version: (\S+)$", citation, re.MULTILINE)
+    headings = re.findall(r"^## (.*)$", changelog, re.MULTILINE)
     newest = next(h for h in headings if "unreleased" not in h.lower().split()[0])
     assert SEMANTIC.fullmatch(project)
     assert citation.group(1) == project

@@ -1,12 +1,12 @@
 """Entropies by matrix products: against float64, against decompositions, and without any."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.extend.core import jaxprs_in_params
 
 import mirjax
 from mirjax._linalg.products import entropy_by_products, rule_of
@@ -169,14 +169,18 @@ def test_value_and_gradient_can_be_differentiated_together_at_flat_spectra(rows,
 
 def test_products_are_counted():
     # What the docstring of `matrix_entropy` says: of k x k matrices, loops counted as often as they run.
+    def is_program(parameter):
+        return hasattr(parameter, "eqns")
+
     def products(jaxpr):
         found = 0
         for equation in jaxpr.eqns:
             if equation.primitive.name == "dot_general":
                 shape = equation.outvars[0].aval.shape
-                found += int(np.prod(shape[:-2])) if shape[-2:] == (8, 8) else 0
-            for inner in jaxprs_in_params(equation.params):
-                found += equation.params.get("length", 1) * products(inner)
+                found += math.prod(shape) // 64 if shape.count(8) == 2 else 0
+            for inner in jax.tree.leaves(equation.params, is_leaf=is_program):
+                if is_program(inner):
+                    found += equation.params.get("length", 1) * products(inner)
         return found
 
     matrix = jnp.eye(8) / 8
@@ -258,6 +262,9 @@ def lowered(method, platform):
     return traced.lower(lowering_platforms=(platform,)).as_text()
 
 
+@pytest.mark.skipif(
+    jax.__version_info__ < (0, 6, 1), reason="XLA, not JAX, drops what is for other platforms"
+)
 @pytest.mark.parametrize("platform", ["cuda", "tpu", "cpu"])
 def test_products_hold_no_decomposition(platform):
     def decomposes(text):

@@ -2,10 +2,12 @@
 
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from mirjax._batch.gram import normalize_rows, safe_sqrt, small_side
 from mirjax._checks import ArrayLike, as_float, entropy_method, sample_weights, square
+from mirjax._linalg.rounding import found_eps, power_of_two, stated_eps
 from mirjax._linalg.spectrum import EntropyMethod, spectral_entropy
 
 
@@ -15,6 +17,7 @@ def matrix_entropy(
     *,
     order: float | int = 1.0,
     method: EntropyMethod = "eigh",
+    precision: DTypeLike | None = None,
 ) -> Float[Array, "*batch"]:
     r"""Entropy of the spectrum of a positive semi-definite matrix, in nats.
 
@@ -32,6 +35,8 @@ def matrix_entropy(
         method: how order 1 is computed. `"eigh"` decomposes. `"products"` takes 28 matrix products
             in float32 (84 in float64), one more for the derivative, and no decomposition. `"auto"`
             decomposes a kernel; from features it is `"eigh"` on a CPU and `"products"` elsewhere.
+        precision: the dtype in which the kernel was made, where it was cast up since; it decides
+            what counts as rank for orders below 1. Found as in `neural_collapse` if not given.
 
     Returns:
         `[...]`, from 0 (rank one) to `log n`; it decreases with the order. 0 where the trace is 0.
@@ -57,8 +62,8 @@ def matrix_entropy(
     derivative towards higher rank. The function returns the derivative on the range of the kernel,
     which is exact for every kernel that comes from features. Second derivatives are valid for
     changes that keep the rank, and by products only at full rank. Orders below 1 count only
-    eigenvalues above `n · eps · λ_max` as rank. At order `jnp.inf` a largest eigenvalue that is
-    repeated up to rounding shares the derivative, as in `jnp.max`.
+    eigenvalues above `n · eps · λ_max` as rank, with the `eps` of `precision`. At order `jnp.inf` a
+    largest eigenvalue that is repeated up to rounding shares the derivative, as in `jnp.max`.
 
     Example:
         >>> import jax.numpy as jnp, mirjax
@@ -70,16 +75,20 @@ def matrix_entropy(
     Source: Song et al. 2024 (arXiv 2406.03999), definition of matrix entropy (natural logarithm);
     Giraldo et al. 2014 (arXiv 1211.2459) for the orders.
     """
+    given = kernel
     kernel = as_float(kernel, "kernel", axes="n n")
     square(kernel, "kernel")
     _check_order(order)
     entropy_method(method, order)
     method = for_kernels(method)
-    # Solvers read one triangle only, products read both.
-    kernel = 0.5 * (kernel + jnp.swapaxes(kernel, -1, -2))
+    stated = stated_eps(given.dtype, precision)
+    kernel = symmetric(kernel)
 
     def single(k: Array) -> Array:
-        return entropy_of(unit_trace(k), order, method=method)
+        eps = None
+        if order < 1:
+            eps = found_eps(k) if stated is None else jnp.asarray(stated, k.dtype)
+        return entropy_of(unit_trace(k), order, method=method, eps=eps)
 
     return jnp.vectorize(single, signature="(n,n)->()")(kernel)
 
@@ -179,6 +188,17 @@ def for_kernels(method: EntropyMethod) -> EntropyMethod:
     return "eigh" if method == "auto" else method
 
 
+def symmetric(kernel: Float[Array, "*batch n n"]) -> Float[Array, "*batch n n"]:
+    """The mean of a kernel and its transpose, in units of about its largest diagonal entry.
+
+    Solvers read one triangle only, products read both. The scale keeps the sum of two large entries
+    finite, and does not matter to what follows.
+    """
+    largest = jnp.max(jnp.abs(jnp.diagonal(kernel, axis1=-2, axis2=-1)), axis=-1)
+    kernel = kernel / power_of_two(largest)[..., None, None]
+    return 0.5 * (kernel + jnp.swapaxes(kernel, -1, -2))
+
+
 def unit_trace(kernel: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """`kernel / tr(kernel)` at any scale; a zero kernel stays zero."""
     # The result does not depend on the scale, which therefore needs no derivative.
@@ -190,7 +210,11 @@ def unit_trace(kernel: Float[Array, "n n"]) -> Float[Array, "n n"]:
 
 
 def entropy_of(
-    matrix: Float[Array, "k k"], order: float | int = 1.0, *, method: EntropyMethod = "eigh"
+    matrix: Float[Array, "k k"],
+    order: float | int = 1.0,
+    *,
+    method: EntropyMethod = "eigh",
+    eps: Array | None = None,
 ) -> Float[Array, ""]:
     """Entropy of one symmetric matrix of trace 1, or of trace 0 (no weight): then 0."""
     # The trace is 1 up to rounding, and correcting it needs no derivative.
@@ -198,7 +222,7 @@ def entropy_of(
     # In place of a zero matrix, any matrix of trace 1: finite, and not used.
     stand_in = jnp.full_like(matrix, 1 / matrix.shape[0])
     matrix = jnp.where(trace == 0, stand_in, matrix / jnp.where(trace == 0, 1.0, trace))
-    entropy = spectral_entropy(matrix, order, method)
+    entropy = spectral_entropy(matrix, order, method, eps)
     return jnp.where(trace == 0, 0.0, entropy)
 
 

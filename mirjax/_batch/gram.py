@@ -1,6 +1,5 @@
-"""Normalised rows, Gram matrices and class means, from which the metrics of a batch start."""
+"""Normalised rows and Gram matrices, from which the metrics of a batch start."""
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
@@ -64,15 +63,6 @@ def gram(features: Float[ArrayLike, "*batch n d"], /) -> Float[Array, "*batch n 
     """
     rows = normalize_rows(features)
     return matmul(rows, jnp.swapaxes(rows, -1, -2))
-
-
-def means_by_class(
-    features: Float[Array, "n d"], labels: Array, num_classes: int, weights: Float[Array, " n"]
-) -> tuple[Float[Array, "c d"], Float[Array, " c"]]:
-    """Weighted mean of each class (0 for a class without weight) and the weight of each class."""
-    members = jax.nn.one_hot(labels, num_classes, dtype=features.dtype) * weights[:, None]
-    weight = jnp.sum(members, axis=0)
-    return matmul(members.T, features) / jnp.where(weight == 0, 1.0, weight)[:, None], weight
 
 
 def safe_sqrt(x: Array) -> Array:

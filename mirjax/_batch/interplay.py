@@ -4,6 +4,7 @@ import functools
 
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 from mirjax._batch.entropy import entropy_of, unit_rows
@@ -21,6 +22,7 @@ from mirjax._checks import (
     sample_weights,
 )
 from mirjax._linalg.precision import matmul
+from mirjax._linalg.rounding import power_of_two, stated_eps
 from mirjax._linalg.spectrum import EntropyMethod
 
 
@@ -144,6 +146,7 @@ def class_interplay(
     *,
     global_mean: Float[ArrayLike, "*batch d"] | None = None,
     method: EntropyMethod = "eigh",
+    precision: DTypeLike | None = None,
 ) -> Interplay:
     r"""MI, MIR and HDR between the centred class means and the head, as in the collapse theorem.
 
@@ -157,6 +160,8 @@ def class_interplay(
         global_mean: `[..., d]`, the mean that is subtracted. If not given, it is the mean of the
             class means, which for balanced classes is the mean of all samples.
         method: as in `interplay`.
+        precision: the dtype in which the class means were made, if they were cast up since. If not
+            given, it is their own.
 
     Returns:
         `Interplay` of `[...]` arrays. A class whose mean equals the global mean up to rounding has
@@ -176,26 +181,28 @@ def class_interplay(
 
     Source: Song et al. 2024 (arXiv 2406.03999), theorem on neural collapse; Papyan et al. 2020.
     """
+    given = class_means
     class_means = as_float(class_means, "class_means", axes="num_classes d")
     head = as_float(head, "head", axes="num_classes d")
     same_size(class_means, "class_means", head, "head", axis=(-2, -2), what="num_classes")
     same_size(class_means, "class_means", head, "head", axis=(-1, -1), what="d")
+    eps = stated_eps(given.dtype, precision)
     class_means, head = common_float(class_means, head)
+    # Directions do not depend on the scale, at which sums and differences stay finite.
+    scale = power_of_two(jnp.max(jnp.abs(class_means), axis=(-2, -1)))
+    class_means = class_means / scale[..., None, None]
     if global_mean is None:
         centre = jnp.mean(class_means, axis=-2)
     else:
         centre = as_float(global_mean, "global_mean", axes="d").astype(head.dtype)
         same_size(class_means, "class_means", centre, "global_mean", axis=(-1, -1), what="d")
-    return feature_interplay(centred(class_means, centre), head, method=method)
-
-
-def centred(class_means: Float[Array, "*batch c d"], centre: Float[Array, "*batch d"]) -> Array:
-    """`class_means - centre`, where rows that are zero up to rounding become exactly zero."""
+        centre = centre / scale[..., None]
     rows = class_means - centre[..., None, :]
-    largest = jnp.max(jnp.abs(class_means), axis=(-2, -1), keepdims=True)
     # The direction of a rounding error would count as much as that of any other class.
-    noise = 4 * jnp.finfo(rows.dtype).eps * largest
-    return jnp.where(jnp.max(jnp.abs(rows), axis=-1, keepdims=True) <= noise, 0.0, rows)
+    rounding = max(4 * float(jnp.finfo(rows.dtype).eps), 0.5 * (eps or 0.0))
+    largest = jnp.max(jnp.abs(class_means), axis=(-2, -1), keepdims=True)
+    is_noise = jnp.max(jnp.abs(rows), axis=-1, keepdims=True) <= rounding * largest
+    return feature_interplay(jnp.where(is_noise, 0.0, rows), head, method=method)
 
 
 def checked_arguments(

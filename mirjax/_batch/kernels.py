@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from mirjax._batch.entropy import entropy_of, for_kernels, unit_trace
+from mirjax._batch.entropy import entropy_of, for_kernels, symmetric, unit_trace
 from mirjax._checks import ArrayLike, as_float, common_float, entropy_method, same_size, square
-from mirjax._linalg.spectrum import EntropyMethod, entropy_rounding
+from mirjax._linalg.rounding import entropy_rounding
+from mirjax._linalg.spectrum import EntropyMethod
 
 
 class Interplay(NamedTuple):
@@ -140,8 +141,7 @@ def kernel_interplay(
     square(kernel1, "kernel1")
     square(kernel2, "kernel2")
     same_size(kernel1, "kernel1", kernel2, "kernel2", axis=(-1, -1), what="the number of samples n")
-    # Solvers read one triangle only, products read both.
-    kernel1, kernel2 = (0.5 * (k + jnp.swapaxes(k, -1, -2)) for k in common_float(kernel1, kernel2))
+    kernel1, kernel2 = map(symmetric, common_float(kernel1, kernel2))
 
     def single(k1: Array, k2: Array) -> Interplay:
         # Normalised first, so that entries of the product neither overflow nor underflow.

@@ -1,8 +1,9 @@
 """How far MIR and HDR of a batch are from their values for the whole set."""
 
 import functools
-from collections.abc import Sequence
-from typing import NamedTuple
+import operator
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +44,7 @@ def batch_bias(
     /,
     *,
     weights: Float[ArrayLike, " n"] | None = None,
-    batch_sizes: Sequence[int] | None = None,
+    batch_sizes: Iterable[int] | Int[ArrayLike, " k"] | None = None,
     max_batches: int = 64,
     key: Array | None = None,
 ) -> BatchBias:
@@ -57,7 +58,8 @@ def batch_bias(
         head: `[num_classes, d]`.
         labels: integers `[n]`.
         weights: non-negative `[n]`. Samples of weight 0 are drawn too and drop out of their batch.
-        batch_sizes: if not given, the powers of two from 16 to 2,048 that are at most n.
+        batch_sizes: integers in any order: a tuple, a range, a generator or an integer array `[k]`.
+            If not given, the powers of two from 16 to 2,048 that are at most n.
         max_batches: the greatest number of batches of each size.
         key: random key of the shuffles and of `dataset_interplay`; `jax.random.key(0)` if not
             given.
@@ -66,7 +68,8 @@ def batch_bias(
         `BatchBias`.
 
     Raises:
-        TypeError, ValueError: shapes or dtypes do not match, or a batch size is not in `[1, n]`.
+        TypeError, ValueError: shapes or dtypes do not match, a batch size is not an integer in
+            `[1, n]`, or `max_batches` is not a positive integer.
 
     Cost: for each size up to `max_batches` calls of `interplay`, one after the other, and one of
     `dataset_interplay`.
@@ -83,14 +86,10 @@ def batch_bias(
     if features.ndim != 2:
         raise ValueError(f"features must be [n, d] without batch axes, got {features.shape}.")
     samples = len(features)
-    if batch_sizes is None:
-        batch_sizes = [size for size in BATCH_SIZES if size <= samples] or [samples]
-    wrong = [size for size in batch_sizes if not 1 <= size <= samples]
-    if wrong or not batch_sizes:
-        raise ValueError(f"batch_sizes must lie in [1, n = {samples}], got {tuple(batch_sizes)}.")
+    sizes = _sizes(batch_sizes, samples)
+    max_batches = _integer(max_batches, "max_batches must be an integer such as 64")
     if max_batches < 1:
         raise ValueError(f"max_batches must be at least 1, got {max_batches}.")
-    sizes = sorted(batch_sizes)
     counts = [min(max_batches, samples // size) for size in sizes]
     arrays = features, head, labels, weights
     rows = [
@@ -105,6 +104,38 @@ def batch_bias(
         features, head, labels, weights=weights, key=jax.random.fold_in(key, len(sizes))
     )
     return BatchBias(jnp.asarray(sizes), jnp.asarray(counts), mean, spread, whole)
+
+
+def _sizes(given: Iterable[int] | ArrayLike | None, samples: int) -> list[int]:
+    """The batch sizes as Python numbers, ascending."""
+    if given is None:
+        return [size for size in BATCH_SIZES if size <= samples] or [samples]
+    needed = "batch_sizes must be integers: a tuple such as (16, 64), a range or an array [k]"
+    if not isinstance(given, Iterable) or getattr(given, "ndim", 1) != 1:
+        raise TypeError(f"{needed}; got {_described(given)}.")
+    sizes = [_integer(size, needed) for size in given]
+    if not sizes or not all(1 <= size <= samples for size in sizes):
+        raise ValueError(f"batch_sizes must lie in [1, n = {samples}], got {tuple(sizes)}.")
+    return sorted(sizes)
+
+
+def _integer(value: Any, needed: str) -> int:
+    """A Python number, which the shapes of compiled functions are made of."""
+    # Unlike `int`, `operator.index` refuses 2.5 and "2", but it takes True for 1.
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass  # as for True
+    raise TypeError(f"{needed}; got {_described(value)}.")
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, jax.core.Tracer):
+        return "a traced value, which a compiled function does not know"
+    if hasattr(value, "shape") and hasattr(value, "dtype") and value.shape:
+        return f"an array of {value.dtype} of shape {value.shape}"
+    return repr(value)
 
 
 @functools.partial(jax.jit, static_argnames=("size", "count"))

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from mirjax._linalg.precision import matmul
+from mirjax._batch.classes import sums_by_class
 
 # A row in a block costs d² operations, a further block the memory traffic of a d × d matrix,
 # which costs about as much as this many rows.
 _BLOCK_OVERHEAD = 32
-_SMALLEST, _LARGEST = 8, 4096
+_SMALLEST, _LARGEST = 2, 4096
 
 
 class Blocks(NamedTuple):
@@ -32,7 +32,9 @@ class Blocks(NamedTuple):
 
 def block_size(samples: int, num_classes: int) -> int:
     """A power of two that balances padding (small blocks) and the number of blocks (large ones)."""
-    best = math.sqrt(_BLOCK_OVERHEAD * samples / num_classes)
+    per_class = samples / num_classes
+    # Of classes with few samples the padding would take more memory than the samples.
+    best = min(math.sqrt(_BLOCK_OVERHEAD * per_class), per_class)
     size = 2 ** round(math.log2(max(best, 1)))
     return min(max(size, _SMALLEST), _LARGEST)
 
@@ -50,16 +52,11 @@ def place_rows(rows: Float[Array, "n d"], index: Int[Array, "s m b"]) -> Float[A
     return jax.vmap(lambda r, i: r.at[i].get(mode="fill", fill_value=0))(shards, index)
 
 
-def sum_by_class(
+def sum_of_blocks(
     values: Float[Array, "s m d"], classes: Int[Array, "s m"], num_classes: int
 ) -> Float[Array, "c d"]:
-    """The sum of the values of all blocks of each class.
-
-    A scatter-add of a million float32 numbers, one after the other, is off by 1e-3. A matrix
-    product with zeros and ones over the few blocks of a class is correct up to rounding.
-    """
-    members = jax.nn.one_hot(classes.reshape(-1), num_classes, dtype=values.dtype)
-    return matmul(members.T, values.reshape(len(members), -1))
+    """The sum of the values of all blocks of each class, first on each shard."""
+    return jnp.sum(jax.vmap(lambda v, c: sums_by_class(v, c, num_classes))(values, classes), axis=0)
 
 
 def class_blocks(

@@ -12,7 +12,7 @@ from mirjax._batch.entropy import entropy_of
 from mirjax._batch.gram import normalize_rows, small_side
 from mirjax._batch.interplay import pair_rows
 from mirjax._batch.joint import head_coordinates, head_entropy, joint_of_moments, normalized_inputs
-from mirjax._dataset.blocks import class_blocks, sum_by_class
+from mirjax._dataset.blocks import class_blocks, sum_of_blocks
 from mirjax._dataset.operators import MomentOperator, Operator, PairOperator, RowOperator
 from mirjax._dataset.sums import Sums
 from mirjax._linalg.precision import matmul, total
@@ -61,6 +61,21 @@ def of_sums(sums: Sums, head: Array, samples: int | None = None) -> Marginals:
 
 
 @jax.jit
+def entropies_of_sums(sums: Sums, head: Array) -> tuple[Array, Array]:
+    """The marginal entropies from one second moment for all classes."""
+    head_rows = normalize_rows(head)
+    is_zero = jnp.all(head_rows == 0, axis=-1) & (sums.unit_count != 0)
+    second = sums.second[0]
+    trace = jnp.trace(second)
+    entropy1 = entropy_of(second / jnp.where(trace == 0, 1.0, trace))
+    # What was added up for a class without a direction cannot be taken out again.
+    entropy1 = jnp.where(jnp.any(is_zero), jnp.nan, entropy1)
+    shares = jnp.where(is_zero, 0.0, sums.unit_count)
+    weight = total(shares)
+    return entropy1, head_entropy(head_rows, shares / jnp.where(weight == 0, 1.0, weight))
+
+
+@jax.jit
 def joint_entropy_of_moments(moments: Array, head_rows: Array) -> Array:
     """`H(K1 ⊙ K2)` by one decomposition."""
     return entropy_of(joint_of_moments(moments, head_rows))
@@ -76,7 +91,7 @@ def of_rows(features: Array, head: Array, labels: Array, weights: Array, shards:
     blocks = class_blocks(rows, inputs.labels, len(head), shards)
     # The share of a class is the trace of its moments, as in `of_sums`.
     shares = jnp.sum(jnp.square(blocks.rows), axis=(-2, -1))[:, :, None]
-    shares = sum_by_class(shares, blocks.classes, len(head))[:, 0]
+    shares = sum_of_blocks(shares, blocks.classes, len(head))[:, 0]
     entropy2 = head_entropy(inputs.head_rows, shares)
     operator = RowOperator(*blocks, inputs.head_rows, samples=len(features))
     weight = weight_of(inputs.root, weights)

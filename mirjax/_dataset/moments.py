@@ -1,21 +1,44 @@
 """Additive statistics of a labelled data set that give MIR, HDR and neural collapse."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
+from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
-from mirjax._batch.collapse import NeuralCollapse, collapse_of_means
+from mirjax._batch.classes import best_class, occurring
+from mirjax._batch.collapse import (
+    CentredMeans,
+    NeuralCollapse,
+    collapse_of_means,
+    noise_of_means,
+    without_noise,
+)
 from mirjax._batch.interplay import class_interplay
 from mirjax._batch.kernels import Interplay
 from mirjax._checks import ArrayLike, as_float, as_labels, head_of, same_size, sample_weights
 from mirjax._dataset.estimate import DatasetMethod, Options, Target
+from mirjax._dataset.marginals import entropies_of_sums, of_sums
 from mirjax._dataset.result import DatasetInterplay, interplay_of_sums
 from mirjax._dataset.sharding import automatic, row_shards
-from mirjax._dataset.sums import Sums, sums_of
+from mirjax._dataset.sums import Sums, sums_of, valid_rows
 from mirjax._linalg.precision import matmul
+from mirjax._linalg.rounding import found_eps, power_of_two, stated_eps
+
+
+class Entropies(NamedTuple):
+    """The marginal entropies of features and head, in nats.
+
+    Attributes:
+        entropy1: `H(K1)`, of the features.
+        entropy2: `H(K2)`, of the rows of the head at the labels.
+    """
+
+    entropy1: Float[Array, ""]
+    entropy2: Float[Array, ""]
 
 
 class ClassMoments(NamedTuple):
@@ -23,11 +46,21 @@ class ClassMoments(NamedTuple):
 
     They are a pytree: they can be the carry of `lax.scan`, be donated, or be saved by Orbax. Start
     with `zeros`, add batches with `update`, and combine the statistics of several workers with
-    `merge`; then `interplay`, `class_interplay` and `collapse` give the metrics of the whole set.
-    All sums are compensated: `lost` holds the rounding errors of `total`.
+    `merge`, or with `reduce` inside `shard_map` and `pmap`; then `interplay`, `class_interplay` and
+    `collapse` give the metrics of the whole set. All sums are compensated: `lost` holds the
+    rounding errors of `total`.
 
-    Memory: `2 · num_classes · d²` numbers. If that is more than the features have, `n · d`, use
-    `dataset_interplay`.
+    The fields do not add up by themselves, since scatters are about the class means of their own
+    part of the data: a plain `jax.lax.psum` of them is wrong.
+
+    Memory: `2 · num_classes · d²` numbers, or `2 · num_classes · d` with `second=False`. If that is
+    more than the features have, `n · d`, use `dataset_interplay`.
+
+    Attributes:
+        total: the sums.
+        lost: their rounding errors.
+        origin: `[d]`, a point near the data, about which the rows are summed.
+        eps: the relative spacing of the coarsest data so far, which decides what counts as rank.
 
     Example:
         >>> import jax.numpy as jnp, mirjax
@@ -42,29 +75,45 @@ class ClassMoments(NamedTuple):
 
     total: Sums
     lost: Sums
+    origin: Float[Array, " d"]
+    eps: Float[Array, ""]
 
     @classmethod
-    def zeros(cls, num_classes: int, dim: int, *, dtype: Any = jnp.float32) -> "ClassMoments":
+    def zeros(
+        cls, num_classes: int, dim: int, *, second: bool = True, dtype: Any = jnp.float32
+    ) -> "ClassMoments":
         """The statistics of an empty set.
 
         Args:
             num_classes: C.
             dim: d, the width of the features.
+            second: whether to hold second moments by class, `[num_classes, d, d]`, from which
+                `interplay` follows. Without them, for any number of classes, there are still the
+                class means, `collapse` and `entropies`.
             dtype: float32, or float64 if it is enabled in JAX.
 
         Raises:
+            TypeError: the dtype is another one.
             ValueError: a size is not positive.
         """
         if num_classes < 1 or dim < 1:
             raise ValueError(f"num_classes and dim must be positive, got {num_classes} and {dim}.")
-        shapes = (num_classes,), (num_classes, dim), (dim, dim), (num_classes,)
-        shapes = (*shapes, (num_classes, dim, dim))
-        return cls(*(Sums(*(jnp.zeros(s, dtype) for s in shapes)) for _ in range(2)))
+        if jnp.dtype(dtype) not in (jnp.float32, jnp.float64):
+            raise TypeError(
+                f"dtype must be float32 or float64, got {jnp.dtype(dtype).name}: sums of rounded "
+                "numbers need it, whatever the dtype of the features."
+            )
+        shapes = (num_classes,), (num_classes, dim), (dim, dim), (num_classes,), (num_classes,)
+        shapes = (*shapes, (num_classes if second else 1, dim, dim))
+        # Two sets of arrays: buffers that are donated must not be shared.
+        total, lost = (Sums(*(jnp.zeros(s, dtype) for s in shapes)) for _ in range(2))
+        return cls(total, lost, jnp.zeros(dim, dtype), jnp.zeros((), dtype))
 
     @property
     def sums(self) -> Sums:
-        """The statistics, corrected for rounding."""
-        return jax.tree.map(jnp.add, self.total, self.lost)
+        """The statistics, corrected for rounding, with the sums of the rows as they are."""
+        centred = self._centred()
+        return centred._replace(sums=centred.sums + centred.count[:, None] * self.origin[None, :])
 
     def update(
         self,
@@ -73,6 +122,7 @@ class ClassMoments(NamedTuple):
         weights: Float[ArrayLike, " n"] | None = None,
         *,
         shards: int | None = None,
+        precision: DTypeLike | None = None,
     ) -> "ClassMoments":
         """Adds samples.
 
@@ -84,6 +134,7 @@ class ClassMoments(NamedTuple):
             shards: the number of equal parts into which the rows are split over devices. By default
                 that of `features`, or 1 inside a transformed function, where it is unknown. No row
                 leaves its part; the compiler adds the parts up.
+            precision: the dtype in which the features were made, as in `neural_collapse`.
 
         Returns:
             New statistics. They are NaN where a counted sample has a NaN, a label outside
@@ -95,7 +146,9 @@ class ClassMoments(NamedTuple):
         Cost: `O(n d²)` for any number of classes; most efficient with many samples per class.
         """
         shards = row_shards(features) if shards is None else shards
+        given = features
         features = as_float(features, "features", axes="n d")
+        eps = stated_eps(given.dtype, precision)
         labels = as_labels(labels)
         same_size(
             features, "features", labels, "labels", axis=(-2, -1), what="the number of rows n"
@@ -106,8 +159,22 @@ class ClassMoments(NamedTuple):
         features = features.astype(self.total.sums.dtype)
         weights = sample_weights(weights, features, "features")
         features, labels, weights = map(automatic, (features, labels, weights))
-        new = sums_of(features, labels, weights, classes, shards)
-        return self._plus(new, jax.tree.map(jnp.zeros_like, new))
+        features, labels, weights = valid_rows(features, labels, weights, classes)
+        eps = found_eps(features) if eps is None else jnp.asarray(eps, features.dtype)
+        # Sums about a point near the data keep the digits that a common offset would take. The
+        # first samples choose the point.
+        weight = jnp.sum(weights)
+        mean = matmul(weights, features) / jnp.where(weight == 0, 1.0, weight)
+        origin = jnp.where(jnp.any(self.total.count != 0), self.origin, mean)
+        # Of a batch with fewer samples than there are classes only some rows of the state change.
+        occurs, own, count = None, labels, classes
+        if len(labels) < classes and shards == 1:
+            occurs, own = occurring(labels, fill=classes)
+            count = len(labels)
+        second = self._has_second()
+        new = sums_of(features, own, weights, count, shards, origin=origin, second=second)
+        nothing = jax.tree.map(jnp.zeros_like, new)
+        return self._plus(new, nothing, origin, eps, occurs)
 
     def merge(self, other: "ClassMoments") -> "ClassMoments":
         """The statistics of all samples of both; up to rounding the order does not matter.
@@ -115,10 +182,56 @@ class ClassMoments(NamedTuple):
         Raises:
             ValueError: the two have different sizes.
         """
-        mine, theirs = self.total.sums.shape, other.total.sums.shape
+        mine, theirs = ((m.total.sums.shape, m._has_second()) for m in (self, other))
         if mine != theirs:
-            raise ValueError(f"moments of [num_classes, d] = {mine} and {theirs} cannot be merged.")
-        return self._plus(other.total, other.lost)
+            raise ValueError(
+                f"moments of [num_classes, d] = {mine[0]} and {theirs[0]} cannot be merged."
+                if mine[0] != theirs[0]
+                else "moments with and without second moments by class cannot be merged: make both "
+                "with the same `second`."
+            )
+        origin = jnp.where(jnp.any(self.total.count != 0), self.origin, other.origin)
+        moved = other._about(origin)
+        return self._plus(moved.total, moved.lost, origin, other.eps)
+
+    def reduce(self, axis_name: str | tuple[str, ...]) -> "ClassMoments":
+        """The statistics of the samples of all devices, inside `shard_map`, `pmap` or `vmap`.
+
+        It is what `merge` of all of them gives, up to rounding, where a `jax.lax.psum` of the state
+        would leave out how far the class means of the devices lie apart.
+
+        Args:
+            axis_name: the name of the mapped axis, or several of them.
+
+        Returns:
+            The same statistics on every device.
+
+        Example:
+            >>> import jax, jax.numpy as jnp, mirjax
+            >>> rows, labels = jnp.eye(8, 4).reshape(2, 4, 4), jnp.arange(8).reshape(2, 4) % 3
+            >>> def part(features, labels):
+            ...     moments = mirjax.ClassMoments.zeros(3, 4).update(features, labels)
+            ...     return moments.reduce("devices")
+            >>> whole = jax.vmap(part, axis_name="devices", out_axes=None)(rows, labels)
+            >>> whole.sums.count
+            Array([3., 3., 2.], dtype=float32)
+        """
+        weight = jnp.sum(self.total.count)
+        everything = lax.psum(weight, axis_name)
+        share = weight / jnp.where(everything == 0, 1.0, everything)
+        own = self._about(lax.psum(share * self.origin, axis_name))
+        total, lost = lax.psum((own.total, own.lost), axis_name)
+        both = ClassMoments(total, lost, own.origin, lax.pmax(self.eps, axis_name))
+        # The parallel axis theorem, with the means of all devices in place of those of one.
+        ours, count = own._centred(), both._centred()
+        apart = ours.sums / jnp.where(ours.count == 0, 1.0, ours.count)[:, None]
+        apart = apart - count.sums / jnp.where(count.count == 0, 1.0, count.count)[:, None]
+        weighted = ours.count[:, None] * apart
+        shifts = matmul(weighted.T, apart), jnp.sum(weighted * apart, axis=1)
+        scatter, spread = lax.psum(shifts, axis_name)
+        return both._replace(
+            total=total._replace(scatter=total.scatter + scatter, spread=total.spread + spread)
+        )
 
     def interplay(
         self,
@@ -155,42 +268,86 @@ class ClassMoments(NamedTuple):
         options = Options(
             method, key, tolerance, target, rank, probes, max_products, memory_limit
         ).checked()
-        return interplay_of_sums(self.sums, self._head(head), options)
+        if not self._has_second():
+            raise ValueError(
+                "these moments were made with second=False: without second moments by class they "
+                "give `entropies`, `class_interplay` and `collapse`, but no joint entropy. Use "
+                "ClassMoments.zeros(..., second=True) or dataset_interplay(features, head, labels)."
+            )
+        return interplay_of_sums(self._centred(), self._head(head), options)
+
+    def entropies(self, head: Float[ArrayLike, "c d"]) -> Entropies:
+        """The two marginal entropies of `interplay`, which need no second moments by class.
+
+        Args:
+            head: `[num_classes, d]`.
+
+        Returns:
+            `Entropies`. With `second=False` the samples of a class whose row of the head is zero
+            cannot be left out afterwards, as `interplay` does: `entropy1` is then NaN.
+
+        Raises:
+            TypeError, ValueError: shapes or dtypes do not match.
+        """
+        head = self._head(head)
+        if self._has_second():
+            return Entropies(*of_sums(self._centred(), head)[1:3])
+        return Entropies(*entropies_of_sums(self._centred(), head))
 
     def class_interplay(self, head: Float[ArrayLike, "c d"]) -> Interplay:
         """`mirjax.class_interplay` of the class means of the whole set, centred with its mean."""
         head = self._head(head)
         means, centre, present = self._means()
-        # A class whose mean is the centre has no direction and is left out.
-        return class_interplay(jnp.where(present[:, None], means, centre), head, global_mean=centre)
+        # A class whose mean is the centre has no direction and is left out. What is centred here is
+        # known to the precision of the data at their own place, not about the origin.
+        size = jnp.max(jnp.abs(means + self.origin[None, :]), where=present[:, None], initial=0.0)
+        offsets = jnp.where(present[:, None], means - centre[None, :], 0.0)
+        rounding = jnp.maximum(4 * jnp.finfo(head.dtype).eps, 0.5 * self.eps) * size
+        largest = jnp.max(jnp.abs(offsets), axis=-1, keepdims=True)
+        offsets = jnp.where(largest <= rounding, 0.0, offsets)
+        return class_interplay(offsets, head, global_mean=jnp.zeros_like(centre))
 
     def collapse(
         self, head: Float[ArrayLike, "c d"], *, nc4: Float[ArrayLike, ""] | None = None
     ) -> NeuralCollapse:
-        """NC1 to NC3 of the whole set, as in `neural_collapse`.
+        """All measures of `neural_collapse` but NC4, of the whole set.
 
         NC4 asks which class mean is nearest to each sample, and the means are only known at the
         end. It takes a second pass, with `agreement` for each batch; the result contains the `nc4`
-        that is passed in, or NaN.
+        that is passed in, or None.
         """
         head = self._head(head)
         means, centre, present = self._means()
-        sums = self.sums
+        sums = self._centred()
         weight = jnp.sum(sums.count)
-        nc4 = jnp.asarray(jnp.nan if nc4 is None else nc4, head.dtype)
         covariance = sums.scatter / jnp.where(weight == 0, 1.0, weight)
-        # NC1 to NC3 do not depend on the scale, and a unit scale keeps squares finite.
-        scale = jnp.sqrt(jnp.max(jnp.diagonal(covariance)) + jnp.max(jnp.square(means)))
-        unit = 1 / jnp.where(scale > 0, scale, 1.0)
-        covariance = covariance * jnp.square(unit)
-        offsets = unit * jnp.where(present[:, None], means - centre[None, :], 0.0)
-        # Means that equal the global mean up to rounding have no direction.
-        noise = 8 * jnp.finfo(head.dtype).eps
-        largest = jnp.max(jnp.abs(offsets), axis=-1, keepdims=True)
-        offsets = jnp.where(largest <= noise, 0.0, offsets)
+        # The measures do not depend on the scale, and a unit scale keeps squares finite.
+        offsets = jnp.where(present[:, None], means - centre[None, :], 0.0)
+        scale = jnp.sqrt(jnp.max(jnp.diagonal(covariance)) + jnp.max(jnp.square(offsets)))
+        scale = power_of_two(scale)
+        covariance = covariance / scale / scale
+        offsets = offsets / scale
+        raw = jnp.where(present[:, None], (means + self.origin[None, :]) / scale, 0.0)
+        variances = sums.spread / jnp.where(present, sums.count, 1.0) / scale / scale
+        eps = jnp.maximum(self.eps, jnp.finfo(head.dtype).eps)
+        within = jnp.trace(covariance)
+        # The largest feature is not known, but that means and spreads do not exceed it.
+        size = jnp.sqrt(jnp.max(jnp.square(raw)) + jnp.max(jnp.diagonal(covariance)))
+        sizes = jnp.sum(jnp.square(raw), axis=1) + variances
+        parts = CentredMeans(
+            without_noise(offsets, eps * size),
+            present,
+            variances,
+            within,
+            noise_of_means(eps, sizes),
+        )
         broken = (weight == 0) | ~jnp.isfinite(weight) | ~jnp.all(jnp.isfinite(sums.scatter))
         return collapse_of_means(
-            offsets, present, lambda x: jnp.sum(x * matmul(covariance, x)), head, nc4, broken
+            parts,
+            lambda x: jnp.sum(x * matmul(covariance, x)),
+            head,
+            nc4=None if nc4 is None else jnp.asarray(nc4, head.dtype),
+            broken=broken,
         )
 
     def agreement(
@@ -214,14 +371,14 @@ class ClassMoments(NamedTuple):
         means, centre, present = self._means()
         offsets = means - centre[None, :]
         # Squared distances but for the norm of the sample, which is the same for all classes.
-        distances = jnp.sum(jnp.square(offsets), axis=-1)[None, :] - 2 * matmul(
-            features - centre[None, :], offsets.T
-        )
-        nearest = jnp.argmin(jnp.where(present[None, :], distances, jnp.inf), axis=-1)
-        logits = matmul(features, head.T)
-        if bias is not None:
-            logits = logits + as_float(bias, "bias", axes="num_classes").astype(head.dtype)[None, :]
-        return jnp.sum(weights * (nearest == jnp.argmax(logits, axis=-1)).astype(weights.dtype))
+        centred = features - self.origin[None, :] - centre[None, :]
+        negative = jnp.where(present, -jnp.sum(jnp.square(offsets), axis=-1), -jnp.inf)
+        nearest = best_class(centred, 2 * offsets, negative)
+        if bias is None:
+            bias = jnp.zeros(len(head), head.dtype)
+        bias = as_float(bias, "bias", axes="num_classes").astype(head.dtype)
+        predicted = best_class(features, head, bias)
+        return jnp.sum(weights * (nearest == predicted).astype(weights.dtype))
 
     def _head(self, head: ArrayLike) -> Array:
         head = as_float(head, "head", axes="num_classes d")
@@ -232,29 +389,77 @@ class ClassMoments(NamedTuple):
             )
         return head.astype(self.total.sums.dtype)
 
+    def _has_second(self) -> bool:
+        return self.total.second.shape[0] == self.total.count.shape[0]
+
+    def _centred(self) -> Sums:
+        """The statistics about `origin`, corrected for rounding."""
+        return jax.tree.map(jnp.add, self.total, self.lost)
+
     def _means(self) -> tuple[Array, Array, Array]:
-        """Class means (0 for an absent class), mean of all samples, and which classes occur."""
-        sums = self.sums
+        """About `origin`: class means (0 if absent) and mean of all; and which classes occur."""
+        sums = self._centred()
         present = sums.count != 0
         means = sums.sums / jnp.where(present, sums.count, 1.0)[:, None]
         weight = jnp.sum(sums.count)
         return means, jnp.sum(sums.sums, axis=0) / jnp.where(weight == 0, 1.0, weight), present
 
-    def _plus(self, new: Sums, new_lost: Sums) -> "ClassMoments":
+    def _about(self, origin: Array) -> "ClassMoments":
+        """The same statistics about another origin."""
+        shift = self._centred().count[:, None] * (self.origin - origin)[None, :]
+        sums, rounding = _two_sum(self.total.sums, shift)
+        lost = self.lost._replace(sums=self.lost.sums + rounding)
+        return self._replace(total=self.total._replace(sums=sums), lost=lost, origin=origin)
+
+    def _plus(
+        self,
+        new: Sums,
+        new_lost: Sums,
+        origin: Array,
+        eps: Array,
+        classes: Array | None = None,
+    ) -> "ClassMoments":
+        """Adds statistics about `origin`, which is that of `self` unless it holds no samples.
+
+        If `classes` are given, what is known by class belongs to them, in this order.
+        """
+
+        def rows(sums: Sums) -> Sums:
+            return sums if classes is None else _with_classes(sums, lambda x: x[classes])
+
         # Each scatter is about the means of its own part. About the common means it is larger by
         # `shift` (the parallel axis theorem).
-        ours, theirs = self.sums, jax.tree.map(jnp.add, new, new_lost)
+        total, lost = rows(self.total), rows(self.lost)
+        ours, theirs = (jax.tree.map(jnp.add, *parts) for parts in ((total, lost), (new, new_lost)))
         both = ours.count + theirs.count
         between = ours.count * theirs.count / jnp.where(both == 0, 1.0, both)
         apart = theirs.sums / jnp.where(theirs.count == 0, 1.0, theirs.count)[:, None]
         apart = apart - ours.sums / jnp.where(ours.count == 0, 1.0, ours.count)[:, None]
-        shift = matmul((between[:, None] * apart).T, apart)
-        new = new._replace(scatter=new.scatter + shift)
-        # Compensated summation: each rounding error is added up on its own.
-        total, lost = zip(*map(_two_sum, self.total, new), strict=True)
-        return ClassMoments(
-            Sums(*total), jax.tree.map(lambda a, b, c: a + b + c, self.lost, new_lost, Sums(*lost))
+        weighted = between[:, None] * apart
+        new = new._replace(
+            scatter=new.scatter + matmul(weighted.T, apart),
+            spread=new.spread + jnp.sum(weighted * apart, axis=1),
         )
+        # Compensated summation: each rounding error is added up on its own.
+        added, rounding = (Sums(*part) for part in zip(*map(_two_sum, total, new), strict=True))
+        lost = jax.tree.map(lambda a, b, c: a + b + c, lost, new_lost, rounding)
+        if classes is not None:
+            # Places that are left over hold a class beyond the last, which is dropped.
+            added, lost = (
+                _with_classes(whole, lambda x, y: x.at[classes].set(y, mode="drop"), part)
+                for whole, part in ((self.total, added), (self.lost, lost))
+            )
+        return ClassMoments(added, lost, origin, jnp.maximum(self.eps, eps))
+
+
+def _with_classes(sums: Sums, function: Callable[..., Array], *others: Sums) -> Sums:
+    """`function` of what belongs to a class; the rest of the last argument as it is."""
+    names = ["count", "sums", "spread", "unit_count"]
+    if sums.second.shape[0] == sums.count.shape[0]:
+        names.append("second")
+    last = (sums, *others)[-1]
+    new = {n: function(getattr(sums, n), *(getattr(o, n) for o in others)) for n in names}
+    return last._replace(**new)
 
 
 def _two_sum(a: Array, b: Array) -> tuple[Array, Array]:

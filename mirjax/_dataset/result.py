@@ -16,7 +16,7 @@ from mirjax._dataset.estimate import Options, estimate_entropy, is_met
 from mirjax._dataset.lanczos import Estimate
 from mirjax._dataset.marginals import Marginals, joint_entropy_of_moments, of_sums
 from mirjax._dataset.sums import Sums
-from mirjax._linalg.spectrum import entropy_rounding
+from mirjax._linalg.rounding import entropy_rounding
 
 # Up to this side a decomposition is cheaper than some hundred products, and exact.
 EXACT_SIDE = 4096

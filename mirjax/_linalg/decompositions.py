@@ -6,7 +6,6 @@ hangs (seen with jaxlib 0.10 on 2 cores). So a batch becomes a loop on the CPU, 
 elsewhere.
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -66,8 +65,8 @@ def svd(matrix: Float[Array, "m n"]) -> Arrays:
     return _svd(matrix)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def pinv(matrix: Float[Array, "m n"], rank: Array, floor: float) -> Float[Array, "n m"]:
+@jax.custom_jvp
+def pinv(matrix: Float[Array, "m n"], rank: Array, floor: Array) -> Float[Array, "n m"]:
     """Moore-Penrose inverse; its derivative is valid while the rank does not change.
 
     The rank is known to be at most `rank`. Singular values beyond that number count as 0, and so do
@@ -82,15 +81,25 @@ def pinv(matrix: Float[Array, "m n"], rank: Array, floor: float) -> Float[Array,
 
 @pinv.defjvp
 def _pinv_jvp(
-    floor: float, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+    primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
 ) -> tuple[Array, Array]:
     # Golub & Pereyra 1973, for constant rank. Differentiating the SVD itself would divide by
-    # differences of singular values, which vanish where they coincide.
-    (matrix, rank), (tangent, _) = primals, tangents
+    # differences of singular values, which vanish where they coincide. In this order of products no
+    # matrix has the longer side twice.
+    (matrix, rank, floor), (tangent, *_) = primals, tangents
     inverse = pinv(matrix, rank, floor)
-    off_range = jnp.eye(matrix.shape[0], dtype=matrix.dtype) - matmul(matrix, inverse)
-    off_rows = jnp.eye(matrix.shape[1], dtype=matrix.dtype) - matmul(inverse, matrix)
+
+    def off_range(rows: Array) -> Array:
+        return rows - matmul(matmul(rows, matrix), inverse)
+
+    def off_rows(columns: Array) -> Array:
+        return columns - matmul(inverse, matmul(matrix, columns))
+
     derivative = -matmul(inverse, matmul(tangent, inverse))
-    derivative += matmul(matmul(inverse, inverse.T), matmul(tangent.T, off_range))
-    derivative += matmul(off_rows, matmul(tangent.T, matmul(inverse.T, inverse)))
+    if matrix.shape[0] >= matrix.shape[1]:
+        derivative += matmul(matmul(inverse, inverse.T), off_range(tangent.T))
+        derivative += matmul(off_rows(matmul(tangent.T, inverse.T)), inverse)
+    else:
+        derivative += matmul(inverse, matmul(inverse.T, off_range(tangent.T)))
+        derivative += off_rows(matmul(tangent.T, matmul(inverse.T, inverse)))
     return inverse, derivative

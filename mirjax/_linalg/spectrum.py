@@ -26,17 +26,23 @@ EntropyMethod = Literal["eigh", "products", "auto"]
 
 
 def spectral_entropy(
-    matrix: Float[Array, "k k"], order: float | int, method: EntropyMethod = "eigh"
+    matrix: Float[Array, "k k"],
+    order: float | int,
+    method: EntropyMethod = "eigh",
+    eps: Array | None = None,
 ) -> Float[Array, ""]:
     r"""`-Σ λ log λ` for order 1, otherwise `log(Σ λ^order) / (1 - order)`.
 
     Order 2 needs no eigenvalues, and order infinity is `-log λ_max`. The method matters for order 1
     only. First and second derivatives are exact on the range of `matrix` (for order >= 1,
-    eigenvalues above `eps · λ_max`), for changes that keep the trace. `O(k³)`.
+    eigenvalues above `eps · λ_max`), for changes that keep the trace. Orders below 1 count
+    eigenvalues above `k · eps · λ_max` as rank, with the `eps` of the data if it is given. `O(k³)`.
     """
     if order == 2:
         return collision_entropy(matrix)
-    return _spectral_entropy(matrix, order, method if order == 1 else "eigh")
+    if eps is None:
+        eps = jnp.asarray(jnp.finfo(matrix.dtype).eps, matrix.dtype)
+    return _spectral_entropy(matrix, eps, order, method if order == 1 else "eigh")
 
 
 def _by(method: EntropyMethod, matrix: Array, eigh: Callable, products: Callable) -> Any:
@@ -48,48 +54,51 @@ def _by(method: EntropyMethod, matrix: Array, eigh: Callable, products: Callable
     return products(matrix) if method == "products" else eigh(matrix)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _spectral_entropy(matrix: Array, order: float, method: EntropyMethod) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _spectral_entropy(matrix: Array, eps: Array, order: float, method: EntropyMethod) -> Array:
     return _by(
         method,
         matrix,
-        eigh=lambda m: _entropy(eigenvalues(m), m, order),
+        eigh=lambda m: _entropy(eigenvalues(m), m, eps, order),
         products=lambda m: entropy_by_products(m)[0],
     )
 
 
 @_spectral_entropy.defjvp
 def _spectral_entropy_jvp(
-    order: float, method: EntropyMethod, primals: tuple[Array], tangents: tuple[Array]
+    order: float, method: EntropyMethod, primals: tuple[Array, Array], tangents: tuple[Array, Array]
 ):
+    matrix, eps = primals
     value, gradient = _by(
         method,
-        primals[0],
-        eigh=lambda m: _value_and_gradient(m, order),
+        matrix,
+        eigh=lambda m: _value_and_gradient(m, eps, order),
         products=entropy_by_products,
     )
     return value, total(gradient * tangents[0])
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _value_and_gradient(matrix: Array, order: float) -> tuple[Array, Array]:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _value_and_gradient(matrix: Array, eps: Array, order: float) -> tuple[Array, Array]:
     vectors, values = eigh(matrix)
-    slopes = _slopes(values, _in_range(values, order), order)
+    slopes = _slopes(values, _in_range(values, eps, order), order)
     gradient = matmul(vectors * slopes.entropy[None, :], vectors.T)
-    return _entropy(polish(values, matrix), matrix, order), gradient
+    return _entropy(polish(values, matrix), matrix, eps, order), gradient
 
 
 @_value_and_gradient.defjvp
-def _value_and_gradient_jvp(order: float, primals: tuple[Array], tangents: tuple[Array]):
+def _value_and_gradient_jvp(
+    order: float, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+):
     # Daleckii-Krein: in the eigenbasis the derivative of a matrix function is an entrywise product
     # with divided differences, which stay finite where eigenvalues coincide.
-    (matrix,), (tangent,) = primals, tangents
+    (matrix, eps), (tangent, _) = primals, tangents
     vectors, values = eigh(matrix)
     # A null eigenvalue that is kept does harm here: the factor that vanishes has a derivative.
-    kept = _in_range(values, order, margin=values.shape[0])
+    kept = _in_range(values, eps, order, margin=values.shape[0])
     slopes = _slopes(values, kept, order)
     gradient = matmul(vectors * slopes.entropy[None, :], vectors.T)
-    value = _entropy(polish(values, matrix), matrix, order)
+    value = _entropy(polish(values, matrix), matrix, eps, order)
     rotated = matmul(vectors.T, matmul(tangent, vectors))
     differences = _divided_differences(values, kept, order)
     d_gradient = matmul(vectors, matmul(differences * rotated, vectors.T))
@@ -98,16 +107,18 @@ def _value_and_gradient_jvp(order: float, primals: tuple[Array], tangents: tuple
     return (value, gradient), (total(gradient * tangent), d_gradient)
 
 
-def _in_range(values: Array, order: float, margin: float | None = None) -> Array:
+def _in_range(values: Array, eps: Array, order: float, margin: float | None = None) -> Array:
     # For order >= 1 a null eigenvalue that is kept does no harm: a factor F of the matrix vanishes
     # there, and so does F times a logarithm. Below order 1 the terms are steep at 0, so a larger
     # margin decides what counts as rank.
     if margin is None:
         margin = 1.0 if order >= 1 else values.shape[0]
-    return values > margin * jnp.finfo(values.dtype).eps * values[-1]
+    # From order 1 on only the rounding of the solver matters, not that of the data.
+    spacing = eps if order < 1 else jnp.finfo(values.dtype).eps
+    return values > margin * spacing * values[-1]
 
 
-def _entropy(values: Array, matrix: Array, order: float) -> Array:
+def _entropy(values: Array, matrix: Array, eps: Array, order: float) -> Array:
     """The entropy of ascending eigenvalues with the sum 1."""
     if order == math.inf:
         # `0.0 -` rather than a minus sign, which can give -0.0.
@@ -120,7 +131,7 @@ def _entropy(values: Array, matrix: Array, order: float) -> Array:
         return jnp.clip(-total(values * logs), *bounds)
     growth = jnp.expm1((order - 1) * logs)
     if order < 1:
-        growth = jnp.where(_in_range(values, order), growth, 0.0)
+        growth = jnp.where(_in_range(values, eps, order), growth, 0.0)
     # `Σ (λ^order - λ)`: all terms have the same sign, so nothing cancels even near order 1.
     excess = total(values * growth)
     near_one = 0.0 - jnp.log1p(jnp.where(excess > -0.5, excess, 0.0)) / (order - 1)
@@ -200,8 +211,3 @@ def _divided_differences(values: Array, kept: Array, order: float) -> Array:
     across = slopes[:, None] / safe[:, None] + slopes[None, :] / safe[None, :]
     both, either = kept[:, None] & kept[None, :], kept[:, None] ^ kept[None, :]
     return jnp.where(both, inside, jnp.where(either, across, 0.0))
-
-
-def entropy_rounding(dtype: jnp.dtype) -> float:
-    """How far rounding can move an entropy below 1 nat, or a larger one per nat."""
-    return 2e-5 if jnp.finfo(dtype).bits == 32 else 1e-12

@@ -1,5 +1,7 @@
 """Class means and NC1 to NC4 (Papyan et al. 2020) in float64 NumPy, with d × d covariances."""
 
+import itertools
+
 import numpy as np
 
 
@@ -45,7 +47,37 @@ def neural_collapse(features, labels, head, bias=None, weights=None):
         "nc2_equiangle_head": _equiangle(own),
         "nc3": np.sum((own / np.linalg.norm(own) - centred / np.linalg.norm(centred)) ** 2),
         "nc4": weights @ agree,
+        "nc1_quotient": np.trace(covariance_within) / np.trace(covariance_between),
+        "cdnv": _class_distance_variance(means, features, labels, weights),
+        "nc2_generalised": _generalised(centred),
+        "nc3_uniform": np.var(np.sum(_unit(own) * _unit(centred), axis=1)),
     }
+
+
+def _unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def _class_distance_variance(means, features, labels, weights):
+    """Galanti et al. 2021, pair by pair."""
+    variances = [
+        np.average(
+            np.sum((features[labels == c] - mean) ** 2, axis=1), weights=weights[labels == c]
+        )
+        for c, mean in zip(np.unique(labels), means, strict=True)
+    ]
+    return np.mean(
+        [
+            (variances[i] + variances[j]) / (2 * np.sum((means[i] - means[j]) ** 2))
+            for i, j in itertools.combinations(range(len(means)), 2)
+        ]
+    )
+
+
+def _generalised(rows):
+    """Liu et al. 2023: how evenly the directions cover the sphere."""
+    pairs = itertools.combinations(_unit(rows), 2)
+    return np.var([-np.log(np.linalg.norm(a - b)) for a, b in pairs])
 
 
 def _equinorm(rows):
@@ -54,7 +86,7 @@ def _equinorm(rows):
 
 
 def _equiangle(rows):
-    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    unit = _unit(rows)
     count = len(rows)
     off_diagonal = (unit @ unit.T)[~np.eye(count, dtype=bool)]
     return np.mean(np.abs(off_diagonal + 1 / (count - 1)))
