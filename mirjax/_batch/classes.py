@@ -40,6 +40,16 @@ def sums_by_class(
     return jnp.where(is_broken[None, :], jnp.nan, sums)
 
 
+def weight_by_class(
+    weights: Float[Array, " n"], labels: Int[Array, " n"], num_classes: int
+) -> Float[Array, " c"]:
+    """The sum of the weights of the samples of each class."""
+    if len(labels) * num_classes <= _ONE_HOT:
+        members = jax.nn.one_hot(labels, num_classes, dtype=weights.dtype)
+        return jnp.sum(members * weights[:, None], axis=0)
+    return sums_by_class(weights[:, None], labels, num_classes)[:, 0]
+
+
 def means_by_class(
     features: Float[Array, "n d"],
     labels: Int[Array, " n"],

@@ -7,63 +7,69 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
+from mirjax._batch.classes import weight_by_class
 from mirjax._batch.entropy import entropy_of, unit_rows
 from mirjax._batch.gram import normalize_rows, safe_sqrt, small_side
 from mirjax._linalg.decompositions import svd
 from mirjax._linalg.precision import matmul
 from mirjax._linalg.spectrum import EntropyMethod
 
+# The entries of an array of samples by classes or pairs of columns, and by features.
+_BY_CLASS = 2**26
+
 
 class NormalizedInputs(NamedTuple):
-    """Normalised features and head, and how the weight is distributed over samples and classes.
+    """Normalised features and head, and how the weight is distributed over the samples.
+
+    With fewer samples than classes, each sample has a row of the head for itself: then c is n.
 
     Attributes:
         rows: `[n, d]`, normalised features.
         head_rows: `[c, d]`, normalised rows of the head.
-        labels: `[n]`, 0 in place of an invalid one.
+        labels: `[n]`, the row of the head of each sample, 0 in place of an invalid label.
         root: `[n, 1]`, square root of each sample's share of the weight.
-        members: `[n, c]`, one-hot labels.
     """
 
     rows: Array
     head_rows: Array
     labels: Array
     root: Array
-    members: Array
+
+    @property
+    def by_sample(self) -> bool:
+        """Whether row i of the head belongs to sample i."""
+        return len(self.head_rows) == len(self.rows)
 
 
 def normalized_inputs(
     features: Array, head: Array, labels: Array, weights: Array
 ) -> NormalizedInputs:
     """Normalises; zero rows get weight 0, samples with an invalid label or weight become NaN."""
-    classes = head.shape[0]
+    samples, classes = len(features), len(head)
     # Indexing would clip or wrap an invalid label silently: it becomes 0, and its weight NaN.
     valid = (labels >= 0) & (labels < classes)
     labels = jnp.where(valid, labels, 0)
     weights = jnp.where(valid | (weights == 0), weights, jnp.nan)
+    if samples <= classes:
+        # Most rows of the head belong to no sample; only a NaN among them shows.
+        weights = jnp.where(jnp.any(jnp.isnan(head)) & (weights != 0), jnp.nan, weights)
+        head, labels = head[labels], jnp.arange(samples, dtype=labels.dtype)
     head_rows = normalize_rows(head)
     weights = jnp.where(valid & jnp.all(head_rows == 0, axis=-1)[labels], 0.0, weights)
     rows, share = unit_rows(features, weights)
-    return NormalizedInputs(
-        rows,
-        head_rows,
-        labels,
-        safe_sqrt(share)[:, None],
-        jax.nn.one_hot(labels, classes, dtype=rows.dtype),
-    )
+    return NormalizedInputs(rows, head_rows, labels, safe_sqrt(share)[:, None])
 
 
 def marginal_entropies(
     inputs: NormalizedInputs, method: EntropyMethod = "eigh"
 ) -> tuple[Array, Array]:
     """`H(K1)` and `H(K2)`."""
-    samples, classes = inputs.members.shape
     # K2 has one distinct row per class: with fewer classes than samples it is a matrix of classes.
-    if samples < classes:
-        head_rows = inputs.head_rows[inputs.labels]
-        second = entropy_of(small_side(inputs.root * head_rows), method=method)
+    if inputs.by_sample:
+        second = entropy_of(small_side(inputs.root * inputs.head_rows), method=method)
     else:
-        frequency = jnp.sum(inputs.members * jnp.square(inputs.root), axis=0)
+        share, classes = jnp.square(inputs.root[:, 0]), len(inputs.head_rows)
+        frequency = weight_by_class(share, inputs.labels, classes)
         second = head_entropy(inputs.head_rows, frequency, method)
     return entropy_of(small_side(inputs.root * inputs.rows), method=method), second
 
@@ -77,19 +83,22 @@ def head_entropy(
 
 def joint_matrix(inputs: NormalizedInputs) -> Array:
     """A unit-trace matrix with the non-zero spectrum of `√p (K1 ⊙ K2) √p`."""
-    samples, width = inputs.rows.shape
+    (samples, width), classes = inputs.rows.shape, len(inputs.head_rows)
     # The matrix of samples has side n, that of moments `d · min(c, d)`.
-    if samples <= width * min(width, inputs.head_rows.shape[0]):
+    if samples <= width * min(width, classes):
         return _joint_of_samples(inputs)
-    return _joint_of_moments(inputs)
+    if not inputs.by_sample and samples * classes * width <= _BY_CLASS:
+        return _joint_of_moments(inputs)
+    return _joint_of_pairs(inputs)
 
 
 def _joint_of_samples(inputs: NormalizedInputs) -> Array:
     """`√p (K1 ⊙ K2) √p`, n × n."""
     scaled = inputs.root * inputs.rows
     similarity = matmul(inputs.head_rows, inputs.head_rows.T)
-    # Two gathers of whole rows are much faster than one of n² scattered entries.
-    similarity = similarity[inputs.labels].T[inputs.labels]
+    if not inputs.by_sample:
+        # Two gathers of whole rows are much faster than one of n² scattered entries.
+        similarity = similarity[inputs.labels].T[inputs.labels]
     return matmul(scaled, scaled.T) * similarity
 
 
@@ -98,9 +107,40 @@ def _joint_of_moments(inputs: NormalizedInputs) -> Array:
     scaled = inputs.root * inputs.rows
     samples, width = scaled.shape
     classes = inputs.head_rows.shape[0]
-    by_class = inputs.members[:, :, None] * scaled[:, None, :]
+    members = jax.nn.one_hot(inputs.labels, classes, dtype=scaled.dtype)
+    by_class = members[:, :, None] * scaled[:, None, :]
     moments = matmul(by_class.reshape(samples, classes * width).T, scaled)
     return joint_of_moments(moments.reshape(classes, width, width), inputs.head_rows)
+
+
+def _joint_of_pairs(inputs: NormalizedInputs) -> Array:
+    """The same matrix as a sum over samples, some at a time.
+
+    For many classes the moments of each would take more memory than the samples.
+    """
+    coordinates = head_coordinates(inputs.head_rows)
+    side = inputs.rows.shape[1] * coordinates.shape[1]
+    samples = len(inputs.rows)
+    step = max(1, min(samples, _BY_CLASS // side))
+    # Samples that fill up the last step have weight 0.
+    rows = jnp.pad(inputs.root * inputs.rows, ((0, -samples % step), (0, 0)))
+    labels = jnp.pad(inputs.labels, (0, -samples % step))
+
+    def of_some(part: tuple[Array, Array]) -> Array:
+        pairs = coordinates[part[1]][:, :, None] * part[0][:, None, :]
+        pairs = pairs.reshape(step, side)
+        return matmul(pairs.T, pairs)
+
+    if step >= samples:
+        return of_some((rows, labels))
+    parts = rows.reshape(-1, step, rows.shape[1]), labels.reshape(-1, step)
+    # Derivatives form the pairs again, or all of them would be kept.
+    again = jax.checkpoint(of_some)
+
+    def add(joint: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
+        return joint + again(part), None
+
+    return lax.scan(add, jnp.zeros((side, side), rows.dtype), parts)[0]
 
 
 def joint_of_moments(moments: Float[Array, "c d d"], head_rows: Float[Array, "c d"]) -> Array:

@@ -88,10 +88,11 @@ def of_rows(features: Array, head: Array, labels: Array, weights: Array, shards:
     rows = inputs.root * inputs.rows
     trace = total(jnp.square(rows))
     rows = rows / jnp.sqrt(jnp.where(trace == 0, 1.0, trace))
-    blocks = class_blocks(rows, inputs.labels, len(head), shards)
+    classes = len(inputs.head_rows)
+    blocks = class_blocks(rows, inputs.labels, classes, shards)
     # The share of a class is the trace of its moments, as in `of_sums`.
     shares = jnp.sum(jnp.square(blocks.rows), axis=(-2, -1))[:, :, None]
-    shares = sum_of_blocks(shares, blocks.classes, len(head))[:, 0]
+    shares = sum_of_blocks(shares, blocks.classes, classes)[:, 0]
     entropy2 = head_entropy(inputs.head_rows, shares)
     operator = RowOperator(*blocks, inputs.head_rows, samples=len(features))
     weight = weight_of(inputs.root, weights)
