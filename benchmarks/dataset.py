@@ -190,7 +190,9 @@ def main() -> None:
     if scaling:
         print(f"\nfitted exponent of time over n, 10,000 to 1,000,000: {exponent(scaling):.2f}")
     if options.json:
-        options.json.write_text(json.dumps({"rows": rows, "scaling": scaling}, indent=1) + "\n")
+        options.json.write_text(
+            json.dumps({"rows": rows, "scaling": scaling}, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

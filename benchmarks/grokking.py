@@ -282,7 +282,9 @@ def main() -> None:
         about |= {"torch_device": torch_kind}
         chosen = {k: v for k, v in vars(options).items() if k not in ("json", "seeds")}
         chosen["threads"] = torch.get_num_threads()
-        options.json.write_text(json.dumps({**about, **chosen, "rows": rows}, indent=1) + "\n")
+        options.json.write_text(
+            json.dumps({**about, **chosen, "rows": rows}, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def whole_sets() -> list[dict[str, Any]]:
         rows = Path(folder) / "rows.json"
         script = Path(__file__).with_name("dataset.py")
         subprocess.run([sys.executable, str(script), "--json", str(rows)], check=True)
-        return json.loads(rows.read_text())
+        return json.loads(rows.read_text(encoding="utf-8"))
 
 
 def main() -> None:

@@ -167,7 +167,7 @@ def torch_device() -> str:
 def save(path: Path, about: Mapping[str, Any], rows: list[Row], tables: Mapping[str, Any]) -> None:
     """Everything as JSON: machine, rows, tables of errors."""
     content = {"machine": about, "rows": [dataclasses.asdict(row) for row in rows], **tables}
-    path.write_text(json.dumps(content) + "\n")
+    path.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 def _ms(value: float) -> str:

@@ -109,7 +109,7 @@ def elsewhere() -> dict[str, str]:
                 found[f"{place}/{path.relative_to(ROOT / folder).as_posix()}"] = source
     # In the order in which their list names them.
     notebooks = ROOT / "notebooks"
-    listed = (notebooks / "README.md").read_text()
+    listed = (notebooks / "README.md").read_text(encoding="utf-8")
     for path in sorted(notebooks.glob("*.ipynb"), key=lambda path: listed.find(path.stem)):
         found[f"notebooks/{path.stem}.md"] = f"notebooks/{path.name}"
     return found
@@ -154,7 +154,7 @@ def notebook_page(path: Path) -> tuple[str, dict[str, bytes]]:
     Text and PNG are what the notebooks print (`tests/test_notebooks.py`), and what is shown.
     """
     parts, pictures, heading = [], {}, ""
-    for cell in json.loads(path.read_text())["cells"]:
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
             parts.append(source)

@@ -21,8 +21,10 @@ from train.data.types import source_of
 from train.evaluation.closed_forms import closed_forms
 from train.evaluation.evaluator import Extractor
 from train.evaluation.finished import read_run
+from train.reporting.records import WITHOUT_DIRECTION, beside
 from train.run.command import enable_cache
 from train.run.errors import RunError, exit_on_user_error
+from train.run.files import write_text
 from train.run.folder import new_place
 from train.supervised import Supervised, load_data, optimizer_of
 
@@ -60,7 +62,10 @@ def measure(bias: Bias) -> Measured:
     """Measures the trained and the untrained network of one seed."""
     run = read_run(bias.run, Supervised, load_data, optimizer_of)
     if not 0 <= bias.seed < run.settings.seeds:
-        raise RunError(f"seed must be below {run.settings.seeds}, the seeds of {bias.run}.")
+        raise RunError(
+            f"seed must be at least 0 and below {run.settings.seeds}, the number of seeds of "
+            f"{bias.run}, got {bias.seed}."
+        )
     split = getattr(run.data, bias.split)
     extract = Extractor(run.network, split, batch_size=run.settings.eval_batch)
     curves, features_of = {}, {}
@@ -70,8 +75,12 @@ def measure(bias: Bias) -> Measured:
         head, _ = run.network.head(state.params, state.rest)
         curves[name] = mirjax.batch_bias(features, head, labels, max_batches=bias.max_batches)
         features_of[name] = features
-    about = {"data": source_of(run.data), "model": run.settings.model, "step": run.step}
-    about |= {"n": len(split), "split": bias.split, "classes": run.data.num_classes}
+    about: dict[str, Any] = {"data": source_of(run.data), "model": run.settings.model}
+    about |= {"step": run.step, "n": len(split), "split": bias.split}
+    about |= {"classes": run.data.num_classes}
+    undirected = {name: len(split) - float(curve.whole.weight) for name, curve in curves.items()}
+    if any(count > 0 for count in undirected.values()):
+        about[WITHOUT_DIRECTION] = {name: int(count) for name, count in undirected.items()}
     return Measured(about, curves, features_of)
 
 
@@ -101,7 +110,7 @@ def draw(about: dict[str, Any], curves: dict[str, mirjax.BatchBias], path: Path)
         axis.set_title(metric.upper())
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small")
-    figure.suptitle(_title(about), fontsize="medium")
+    figure.suptitle(_title(about), fontsize="medium", parse_math=False)
     figure.savefig(path, dpi=100)
 
 
@@ -115,13 +124,14 @@ def draw_spectra(about: dict[str, Any], features: dict[str, Array], path: Path) 
         plot.spectrum(rows, label=name, colour=colour, ax=axis)
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")
-    figure.suptitle(textwrap.fill(_title(about), 80), fontsize="small")
+    figure.suptitle(textwrap.fill(_title(about), 80), fontsize="small", parse_math=False)
     figure.savefig(path, dpi=100)
 
 
 def _title(about: dict[str, Any]) -> str:
     of_network = f"{about['data']}, {about['model']}, step {about['step']}"
-    return f"{of_network}, {about['split']} set: n = {about['n']}"
+    undirected = beside(about.get(WITHOUT_DIRECTION, {}).values())
+    return f"{of_network}, {about['split']} set: n = {about['n']}{undirected}"
 
 
 def main() -> None:
@@ -140,11 +150,14 @@ def write(measured: Measured, out: Path) -> None:
     about, curves, features = measured
     out.mkdir(parents=True)
     values = {name: as_json(curve) for name, curve in curves.items()}
-    (out / "bias.json").write_text(json.dumps(about | {"curves": values}, indent=1) + "\n")
+    write_text(out / "bias.json", json.dumps(about | {"curves": values}, indent=1) + "\n")
     draw(about, curves, out / "bias.png")
     draw_spectra(about, features, out / "spectra.png")
     for name, curve in values.items():
-        print(f"{name}: MIR (HDR) by batch size, of all {about['n']} samples at the end")
+        undirected = beside([about.get(WITHOUT_DIRECTION, {}).get(name, 0)])
+        print(
+            f"{name}: MIR (HDR) by batch size, of all {about['n']} samples{undirected} at the end"
+        )
         for size, mir, hdr in zip(
             curve["batch_sizes"], curve["mir_mean"], curve["hdr_mean"], strict=True
         ):

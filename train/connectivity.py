@@ -22,7 +22,7 @@ from train.engine.state import Network, TrainState
 from train.engine.trainer import is_slow
 from train.evaluation.evaluator import Evaluator
 from train.reporting.plots import Line, Panel, draw
-from train.reporting.records import Record, cell, curves, select
+from train.reporting.records import Record, cell, curves, select, without_direction
 from train.reporting.summary import Claim, Summary, Table
 from train.run.command import run_command
 from train.run.files import write_jsonl
@@ -250,7 +250,8 @@ def summarize(
         f"Mode connectivity: {source}, {settings.model}, {settings.steps:,} steps, "
         f"seeds: {settings.seeds}"
     )
-    note = f"test set, n = {n:,}; mean ± standard deviation over seeds"
+    note = f"test set, n = {n:,}{without_direction(records, '')}; "
+    note += "mean ± standard deviation over seeds"
     picture, columns = settings.out / "paths.png", len(METRICS)
     draw(panels(settings, records), picture, title=f"{title}\n{note}", columns=columns)
     return Summary(

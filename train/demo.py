@@ -13,10 +13,11 @@ import tyro
 
 from train.evaluation.closed_forms import closed_forms
 from train.reporting.plots import plot_runs
-from train.reporting.records import final_records
+from train.reporting.records import final_records, without_direction
 from train.reporting.summary import COLUMNS, comparison, table_of
 from train.run.command import enable_cache
 from train.run.errors import exit_on_user_error
+from train.run.files import write_text
 from train.supervised import Supervised, run
 
 # The columns of `table.md`. The table that is printed has a row for every metric.
@@ -69,13 +70,17 @@ def main() -> None:
             )
             runs[name] = run(settings).records
         n = int(next(iter(runs.values()))[-1]["test_n"])
-        title = f"digits, {demo.seeds} seeds, {demo.steps} steps, metrics on the {n} test samples"
+        undirected = without_direction(record for records in runs.values() for record in records)
+        title = (
+            f"digits, {demo.seeds} seeds, {demo.steps} steps, metrics on the {n} test samples"
+            f"{undirected}"
+        )
         plot_runs(runs, closed_forms(10), out / "curves.png", title=title)
         last = {name: final_records(records) for name, records in runs.items()}
         columns = {name: COLUMNS[name] for name in SHOWN}
         table = table_of(last, columns, title=title, first="")
-        (out / "table.md").write_text(table.markdown())
-        (out / "demo.json").write_text(json.dumps(dataclasses.asdict(demo), default=str) + "\n")
+        write_text(out / "table.md", table.markdown())
+        write_text(out / "demo.json", json.dumps(dataclasses.asdict(demo), default=str) + "\n")
         comparison(runs, title=title).show()
         print(f"MIR at neural collapse, 10 classes: {closed_forms(10)['mir']:.4f}")
         print(f"Pictures: {out}/curves.png and {out}/*/curves.png; {time.time() - started:.0f} s")

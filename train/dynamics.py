@@ -15,7 +15,7 @@ from train.data.subsets import with_random_labels
 from train.data.types import about
 from train.evaluation.closed_forms import closed_forms
 from train.reporting.plots import Line, Panel, draw, levels
-from train.reporting.records import Record, cell, curves, final_records
+from train.reporting.records import Record, cell, curves, final_records, without_direction
 from train.reporting.summary import Claim, Summary, Table, table_of
 from train.run.command import run_command
 from train.run.folder import claim as claim_folder
@@ -106,8 +106,10 @@ def summarize(
     """Draws the pictures, and sums up the records of each kind of labels in tables and claims."""
     folder = settings.out
     last = final_records(records[TRUE])[0]
-    sizes = f"test n = {int(last['test_n']):,}"
-    sizes += f", training n = {int(last['train_n']):,}" if "train_n" in last else ""
+    shown = [record for of_kind in records.values() for record in of_kind]
+    sizes = f"test n = {int(last['test_n']):,}{without_direction(shown)}"
+    if "train_n" in last:
+        sizes += f", training n = {int(last['train_n']):,}{without_direction(shown, 'train_')}"
     title = (
         f"Dynamics: {source}, {settings.model}, {settings.steps:,} steps, seeds: {settings.seeds}"
     )
@@ -119,14 +121,17 @@ def summarize(
     names = layers(records[TRUE])
     # Layers are measured only where the settings ask for it.
     if names:
+        stages = [record for rows in _stages(records).values() for record in rows]
+        size = f"n = {int(last['layer_n']):,}"
+        size += without_direction(stages, *(f"layer_{name}_" for name in names))
         draw(
             layer_panels(records, names),
             folder / "layers.png",
-            title=f"{title}\nlayers against the head, test n = {int(last['layer_n']):,}",
+            title=f"{title}\nlayers against the head, test {size}",
             columns=2,
         )
         pictures["layers.png"] = "MIR, HDR, effective rank and NC1 of every layer"
-        tables.append(layer_table(records, names, int(last["layer_n"])))
+        tables.append(layer_table(records, names, size))
     return Summary(folder, title, tuple(tables), pictures, claims(records[TRUE]))
 
 
@@ -157,7 +162,7 @@ def _stages(records: Mapping[str, Sequence[Record]]) -> dict[str, list[Record]]:
     return stages | {kind: final_records(of_kind) for kind, of_kind in records.items()}
 
 
-def layer_table(records: Mapping[str, Sequence[Record]], names: list[str], n: int) -> Table:
+def layer_table(records: Mapping[str, Sequence[Record]], names: list[str], size: str) -> Table:
     """A row for each layer and stage."""
     by_name = {
         f"{name}, {stage}": [
@@ -166,7 +171,7 @@ def layer_table(records: Mapping[str, Sequence[Record]], names: list[str], n: in
         for name in names
         for stage, rows in _stages(records).items()
     }
-    title = f"Layers against the head: test set, n = {n:,}; mean ± standard deviation"
+    title = f"Layers against the head: test set, {size}; mean ± standard deviation"
     return table_of(by_name, LAYER_COLUMNS, title=title, first="layer, network")
 
 

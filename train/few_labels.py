@@ -14,7 +14,13 @@ from typing import Any, ClassVar
 from train.evaluation.closed_forms import closed_forms
 from train.reporting.paired import gains, paired, pairs_table, reading
 from train.reporting.plots import Line, Panel, draw, levels
-from train.reporting.records import Record, final_records, mean_and_spread, select
+from train.reporting.records import (
+    Record,
+    final_records,
+    mean_and_spread,
+    select,
+    without_direction,
+)
 from train.reporting.summary import Claim, Summary, Table, table_of
 from train.run.command import run_command
 from train.run.folder import claim as claim_folder
@@ -142,7 +148,10 @@ def summarize(
         f"{settings.batch_size} labelled and {settings.batch_size * settings.unlabelled_ratio} "
         f"unlabelled, seeds: {settings.seeds}"
     )
-    note = f"test n = {n:,}; moving average of the weights; mean ± standard deviation over seeds"
+    note = (
+        f"test n = {n:,}{without_direction(last)}; moving average of the weights; "
+        "mean ± standard deviation over seeds"
+    )
     tables: list[Table] = []
     claims: list[Claim] = []
     base = settings.algorithms[-1]

@@ -13,7 +13,7 @@ from typing import ClassVar
 from train.evaluation.closed_forms import closed_forms
 from train.reporting.paired import Pairs, gains, paired, pairs_table, reading
 from train.reporting.plots import Line, Panel, draw, levels
-from train.reporting.records import Record, curves, final_records, select
+from train.reporting.records import Record, curves, final_records, select, without_direction
 from train.reporting.summary import Claim, Summary, table_of
 from train.run.command import run_command
 from train.run.lanes import Knobs, Lane, lanes_of
@@ -111,7 +111,10 @@ def summarize(
         # Cross-entropy alone comes first: the other rows are compared with it.
         for name, weight in sorted(names, key=lambda pair: (pair[0] != PLAIN, pair[0], pair[1]))
     }
-    note = f"Test set, n = {n:,}; batches of {settings.metric_batch}; mean ± standard deviation"
+    note = (
+        f"Test set, n = {n:,}{without_direction(last)}; batches of {settings.metric_batch}; "
+        "mean ± standard deviation"
+    )
     values = table_of(by_name, COLUMNS, title=note, first="trained with")
     pairs = paired(by_name, PLAIN)
     draw(

@@ -12,7 +12,14 @@ from typing import Any, ClassVar
 
 from train.reporting.paired import Pairs, paired
 from train.reporting.plots import Line, Panel, draw
-from train.reporting.records import Record, cell, curves, final_records, select
+from train.reporting.records import (
+    Record,
+    cell,
+    curves,
+    final_records,
+    select,
+    without_direction,
+)
 from train.reporting.summary import Summary, Table
 from train.run.command import run_command
 from train.run.folder import claim as claim_folder
@@ -111,7 +118,8 @@ def summarize(settings: Placement, source: str, records: Sequence[Record]) -> Su
     n, labels = int(last[0]["test_n"]), int(last[0]["labelled_n"])
     title = (
         f"Placement of the terms: {settings.algorithm}, {source}, {settings.model}, "
-        f"{labels:,} labels, {settings.steps:,} steps, seeds: {settings.seeds}"
+        f"{labels:,} labels{without_direction(last, 'labelled_')}, {settings.steps:,} steps, "
+        f"seeds: {settings.seeds}"
     )
     plain = select(last, terms="")
     by_name: dict[str, Sequence[Record]] = {_PLAIN: plain}
@@ -122,7 +130,8 @@ def summarize(settings: Placement, source: str, records: Sequence[Record]) -> Su
                 by_name[key] = select(last, variation=name, terms=terms, weight=weight)
     pairs = paired(by_name, _PLAIN)
     note = (
-        f"without the terms: {cell(plain, 'test_accuracy')}; test n = {n:,}; gain in points, "
+        f"without the terms: {cell(plain, 'test_accuracy')}; test n = {n:,}"
+        f"{without_direction(last)}; gain in points, "
         f"± half the 95 % interval, paired over {settings.seeds} seeds; * adjusted p below 0.05 "
         f"(Benjamini-Hochberg, {len(pairs)} comparisons)"
     )

@@ -11,7 +11,8 @@ data_dir=..., download=False)` reads them. What to give as PATH depends on the d
   mnist, fashion_mnist: the folder with the four idx files, compressed or not;
   svhn_cropped: the folder with train_32x32.mat and test_32x32.mat; the split `extra` of TFDS is
     left out;
-  cifar10, mnist, fashion_mnist: also a folder or a tar archive of {train,test}/<class>/<image>.
+  cifar10, mnist, fashion_mnist: also a folder or a tar archive of {train,test}/<class>/<image>,
+    which are read as those of `folder:PATH` are.
 """
 
 import contextlib
@@ -105,7 +106,7 @@ def prepare(
     try:
         written = _write(tfds, official, archive, partial)
         if archive.note:
-            (written / SOURCE_NOTE_FILE).write_text(archive.note + "\n")
+            (written / SOURCE_NOTE_FILE).write_text(archive.note + "\n", encoding="utf-8")
         target.parent.mkdir(exist_ok=True)
         # The old data are moved away and not deleted first: a moment later the new ones are there.
         if target.exists():

@@ -20,7 +20,16 @@ from train.engine.step import masked
 from train.evaluation.closed_forms import closed_forms
 from train.evaluation.evaluator import Extractor
 from train.reporting.plots import Line, Panel, draw, levels
-from train.reporting.records import Record, cell, curves, final_records, select
+from train.reporting.records import (
+    WITHOUT_DIRECTION,
+    Record,
+    cell,
+    curves,
+    final_records,
+    only_counts_above_zero,
+    select,
+    without_direction,
+)
 from train.reporting.summary import Claim, Summary, table_of
 from train.run.command import run_command
 from train.run.files import write_jsonl
@@ -226,14 +235,16 @@ def _compared(before: np.ndarray, after: np.ndarray, batch: int) -> Record:
     # The samples that fill no batch are left out of the mean over batches.
     parts = (jnp.asarray(x[: count * batch].reshape(count, batch, -1)) for x in (before, after))
     of_batches = _feature_interplay(*parts)
-    return {
+    values = {
         "features_mir": float(whole.mir),
         "features_hdr": float(whole.hdr),
         "features_mir_standard_error": float(whole.standard_error.mir),
         "features_method": whole.method,
         "features_mir_batch": float(jnp.mean(of_batches.mir)),
         "features_hdr_batch": float(jnp.mean(of_batches.hdr)),
+        f"features_{WITHOUT_DIRECTION}": len(before) - float(whole.weight),
     }
+    return only_counts_above_zero(values)
 
 
 _feature_interplay = jax.jit(mirjax.feature_interplay)
@@ -276,7 +287,11 @@ def summarize(
         f"Pruning: {source}, {settings.model}, {settings.steps:,} steps, then "
         f"{settings.finetune_steps:,}, seeds: {settings.seeds}"
     )
-    note = f"test set, n = {n:,}; batches of {settings.metric_batch}; mean ± standard deviation"
+    undirected = without_direction([*records, *dense], "test_", "features_")
+    note = (
+        f"test set, n = {n:,}{undirected}; batches of {settings.metric_batch}; "
+        "mean ± standard deviation"
+    )
     forms = closed_forms(num_classes)
     panels = []
     for name, metric in PANELS.items():

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from train.evaluation.closed_forms import closed_forms
-from train.reporting.records import final_records
+from train.reporting.records import final_records, without_direction
 from train.reporting.summary import COLUMNS, FILE, Summary, read_summary, table_of
 from train.run.errors import RunError, exit_on_user_error
 from train.run.files import read_jsonl, write_text
@@ -78,7 +78,10 @@ def summary_of(folder: Path) -> Summary:
         f"{settings['dataset']}, {settings['model']}, {settings['steps']:,} steps, "
         f"seeds: {len(last)}"
     )
-    note = f"Test set, n = {int(last[0]['test_n']):,}; mean ± standard deviation over seeds"
+    note = (
+        f"Test set, n = {int(last[0]['test_n']):,}{without_direction(last)}; "
+        "mean ± standard deviation over seeds"
+    )
     table = table_of({"last step": last}, COLUMNS, title=note, first="")
     pictures = {"curves.png": "training curves"} if (folder / "curves.png").exists() else {}
     return Summary(folder, title, (table,), pictures)
@@ -128,7 +131,7 @@ def page(folders: Sequence[Path], *, title: str) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    template = environment.from_string(TEMPLATE.read_text())
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(title=title, sections=[section(folder) for folder in folders])
 
 

@@ -24,7 +24,7 @@ from train.engine.step import Terms, UsedTerms
 from train.engine.trainer import Trainer, is_slow
 from train.evaluation.closed_forms import closed_forms
 from train.reporting.plots import Line, Panel, draw, levels
-from train.reporting.records import Record, curves, final_records
+from train.reporting.records import Record, curves, final_records, without_direction
 from train.reporting.summary import Summary, table_of
 from train.run.command import run_command
 from train.run.files import write_text
@@ -199,14 +199,20 @@ def summarize(
     last = final_records(records)
     labels = int(last[0]["labelled_n"])
     title = (
-        f"{name_of(settings)}: {source}, {settings.model}, {labels:,} labels, "
-        f"{settings.steps:,} steps, seeds: {settings.seeds}"
+        f"{name_of(settings)}: {source}, {settings.model}, {labels:,} labels"
+        f"{without_direction(last, 'labelled_')}, {settings.steps:,} steps, seeds: {settings.seeds}"
     )
     n = int(last[0]["test_n"])
-    note = f"test n = {n:,}; moving average of the weights; mean ± standard deviation over seeds"
-    table = table_of({name_of(settings): last}, COLUMNS, title=note, first="algorithm")
+
+    def note(shown: Sequence[Record]) -> str:
+        return (
+            f"test n = {n:,}{without_direction(shown)}; moving average of the weights; "
+            "mean ± standard deviation over seeds"
+        )
+
+    table = table_of({name_of(settings): last}, COLUMNS, title=note(last), first="algorithm")
     picture = settings.out / "curves.png"
-    draw(panels(records, closed_forms(num_classes)), picture, title=f"{title}\n{note}")
+    draw(panels(records, closed_forms(num_classes)), picture, title=f"{title}\n{note(records)}")
     text = "accuracy, pseudo-labels, thresholds, MIR, HDR, collapse over the steps"
     return Summary(settings.out, title, (table,), {picture.name: text}, ())
 

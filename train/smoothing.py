@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from train.evaluation.closed_forms import closed_forms
 from train.reporting.plots import Line, Panel, draw, levels
-from train.reporting.records import Record, curves, final_records, select
+from train.reporting.records import Record, curves, final_records, select, without_direction
 from train.reporting.summary import Claim, Summary, table_of
 from train.run.command import run_command
 from train.run.lanes import lanes_of
@@ -89,7 +89,10 @@ def summarize(
         f"seeds: {settings.seeds}"
     )
     by_epsilon = {f"{e:g}": select(last, smoothing=e) for e in settings.epsilons}
-    note = f"Test set, n = {n:,}; batches of {settings.metric_batch}; mean ± standard deviation"
+    note = (
+        f"Test set, n = {n:,}{without_direction(last)}; batches of {settings.metric_batch}; "
+        "mean ± standard deviation"
+    )
     table = table_of(by_epsilon, COLUMNS, title=note, first="ε")
     forms = closed_forms(num_classes)
     draw(panels(last, forms), settings.out / "smoothing.png", title=f"{title}\n{note}")

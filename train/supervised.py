@@ -19,7 +19,7 @@ from mirjax.losses import Side
 from train.data.augment import crop_and_flip
 from train.data.load import load
 from train.data.subsets import balanced_part
-from train.data.types import DataError, ImageData, about, source_of
+from train.data.types import DataError, ImageData, about, check_classes, source_of
 from train.engine.loader import loader_of
 from train.engine.optimizers import Optimizer, sgd_with_cosine
 from train.engine.sharding import data_mesh
@@ -36,6 +36,7 @@ from train.evaluation.closed_forms import closed_forms
 from train.evaluation.evaluator import Evaluator
 from train.evaluation.layers import LayerEvaluator
 from train.reporting.plots import plot_runs
+from train.reporting.records import final_records, without_direction
 from train.reporting.summary import comparison
 from train.run.command import enable_cache, from_command_line
 from train.run.errors import exit_on_user_error
@@ -91,7 +92,8 @@ def run(settings: Supervised, *, quiet: bool = False) -> Result:
     n = int(result.records[-1]["test_n"])
     title = (
         f"{result.data}, {settings.model}, {describe(settings)}, seeds: {settings.seeds}\n"
-        f"whole test set: n = {n}, batches of {settings.metric_batch}"
+        f"whole test set: n = {n}{without_direction(result.records)}, "
+        f"batches of {settings.metric_batch}"
     )
     picture = result.folder / "curves.png"
     plot_runs({"": result.records}, closed_forms(data.num_classes), picture, title=title)
@@ -110,6 +112,7 @@ def load_data(settings: SupervisedTraining) -> ImageData:
         memory_limit_mib=settings.memory_limit_mib,
         image_size=settings.image_size,
     )
+    check_classes(data)
     if settings.train_size is not None:
         part = balanced_part(data.train, settings.train_size, name="train_size")
         note = f"{settings.train_size:,} of {len(data.train):,} training images"
@@ -280,7 +283,8 @@ def main() -> None:
         result = run(settings)
         n = int(result.records[-1]["test_n"])
         runs = {describe(settings): result.records}
-        comparison(runs, title=f"{result.data}, n = {n}").show()
+        undirected = without_direction(final_records(result.records))
+        comparison(runs, title=f"{result.data}, n = {n}{undirected}").show()
         print(f"Metrics, events, checkpoints and pictures are in {result.folder}/")
 
 

@@ -1,10 +1,13 @@
 import dataclasses
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from train.data.types import from_arrays
+from train.engine.state import Outputs
 from train.supervised import Supervised
 
 
@@ -27,6 +30,34 @@ def tiny():
         return images.clip(0, 255).astype(np.uint8), labels.astype(np.int32)
 
     return from_arrays("tiny", *split(60), *split(25))
+
+
+@pytest.fixture
+def blackened(tiny):
+    """The same data with three black images in the test split."""
+    images = tiny.test.images.copy()
+    images[[1, 5, 24]] = 0
+    return dataclasses.replace(tiny, test=dataclasses.replace(tiny.test, images=images))
+
+
+@pytest.fixture
+def pixels():
+    """A network whose features are the pixels: those of black images have no direction."""
+    weights = jax.random.normal(jax.random.key(0), (3, 16))
+
+    def flat(images):
+        return jnp.reshape(images, (len(images), -1)).astype(jnp.float32)
+
+    def apply(_, rest, images, **__):
+        features = flat(images)
+        return Outputs(features @ weights.T, features, weights, rest)
+
+    return SimpleNamespace(
+        width=16,
+        apply=apply,
+        head=lambda *_: (weights, jnp.zeros(3)),
+        layers=lambda *arguments: {"first": flat(arguments[-1]) + 1, "last": flat(arguments[-1])},
+    )
 
 
 @pytest.fixture

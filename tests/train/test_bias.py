@@ -45,7 +45,7 @@ def test_the_command_writes_numbers_and_a_picture(finished, monkeypatch, capsys)
     )
     bias.main()
     assert "MIR (HDR) by batch size, of all 360 samples" in capsys.readouterr().out
-    found = json.loads((folder / "bias-test" / "bias.json").read_text())
+    found = json.loads((folder / "bias-test" / "bias.json").read_text(encoding="utf-8"))
     assert found["n"] == 360
     trained, untrained = found["curves"]["trained"], found["curves"]["untrained"]
     assert trained["batches"][0] == 4
@@ -65,9 +65,9 @@ def test_the_command_writes_numbers_and_a_picture(finished, monkeypatch, capsys)
 def test_what_is_no_run_says_so(tmp_path):
     with pytest.raises(RunError, match="holds no run"):
         read_run(tmp_path, Supervised, load_data, optimizer_of)
-    (tmp_path / "settings.json").write_text('{"settings": {"spam": 1}}')
+    (tmp_path / "settings.json").write_text('{"settings": {"spam": 1}}', encoding="utf-8")
     with pytest.raises(RunError, match=r"another command or version: .*spam"):
         read_run(tmp_path, Supervised, load_data, optimizer_of)
-    (tmp_path / "settings.json").write_text('{"settings": {}}')
+    (tmp_path / "settings.json").write_text('{"settings": {}}', encoding="utf-8")
     with pytest.raises(RunError, match="has no checkpoint"):
         read_run(tmp_path, Supervised, load_data, optimizer_of)

@@ -76,7 +76,7 @@ def write_metadata(root, name, *, file_format="array_record", shards=1):
     path.mkdir(parents=True)
     splits = [{"name": split, "shardLengths": ["9"]} for split in ("train", "test")]
     info = {"fileFormat": file_format, "splits": splits}
-    (path / "dataset_info.json").write_text(json.dumps(info))
+    (path / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
     for split, _ in itertools.product(("train", "test"), range(shards)):
         (path / f"{name}-{split}.array_record-00000-of-00001").touch()
     return path
@@ -86,7 +86,7 @@ def test_unusable_prepared_data_are_explained(tmp_path):
     path = write_metadata(tmp_path / "a", "mnist", file_format="tfrecord")
     with pytest.raises(DataError, match=r"tfrecord, which has no random access.*--overwrite"):
         load("mnist", data_dir=str(tmp_path / "a"))
-    (path / "dataset_info.json").write_text("{")
+    (path / "dataset_info.json").write_text("{", encoding="utf-8")
     with pytest.raises(DataError, match="cannot read"):
         load("mnist", data_dir=str(tmp_path / "a"))
     write_metadata(tmp_path / "b", "mnist", shards=0)

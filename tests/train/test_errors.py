@@ -8,7 +8,9 @@ import shutil
 import sys
 
 import jax
+import numpy as np
 import pytest
+from PIL import Image
 
 from train.run import checkpoint, errors
 from train.run.checkpoint import CheckpointError
@@ -71,8 +73,48 @@ def test_what_a_command_does_not_know(name, stop, tmp_path):
     assert "Preset 'huge' is unknown. There are: small" in stop(name, "huge")
     assert "--stepz" in stop(name, "smoke", "--stepz", 3, line=False)
     assert "--steps" in stop(name, "smoke", "--steps", "many", line=False)
-    refused = stop(name, "smoke", "--steps", 0, "--out", out, line=False)
-    assert "steps must be at least 1, got 0" in refused
+    assert stop(name, "smoke", "--steps", 0, "--out", out) == (
+        "error: steps must be at least 1, got 0."
+    )
+    assert not out.exists()
+
+
+@every_run
+@pytest.mark.parametrize("seed", [-1, 2**31, 2**70])
+def test_seeds_that_cannot_be_used(name, seed, stop, tmp_path):
+    out = tmp_path / "run"
+    assert stop(name, "smoke", "--first-seed", seed, "--out", out) == (
+        f"error: first_seed must be at least 0, and first_seed + seeds at most 2147483648, got {seed}."
+    )
+    assert not out.exists()
+
+
+def test_the_last_seed_is_one_that_the_device_can_hold():
+    last = dataclasses.replace(PRESETS["smoke"], first_seed=2**31 - 3, seeds=3).seed_range()[-1]
+    assert jax.numpy.asarray([last]).tolist() == [2**31 - 1]
+    with pytest.raises(ValueError, match="got 2147483645"):
+        dataclasses.replace(PRESETS["smoke"], first_seed=2**31 - 3, seeds=4)
+
+
+def test_options_of_another_command_are_refused_in_a_line(stop):
+    assert "give --epsilons instead" in stop("smoothing", "smoke", "--smoothing", 0.1)
+    assert "give --labels instead" in stop("semisupervised", "smoke", "--train-size=5")
+
+
+@pytest.mark.parametrize("name", ON_IMAGES)
+def test_data_of_a_single_class(name, stop, tmp_path):
+    for number in range(10):
+        (tmp_path / "pets" / "cat").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "pets" / "cat" / f"{number}.png")
+    images, labels = np.zeros((10, 8, 8, 1), np.uint8), np.zeros(10, int)
+    arrays = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+    np.savez(tmp_path / "zeros.npz", **arrays)
+    out = tmp_path / "run"
+    for dataset, told in (
+        (f"folder:{tmp_path / 'pets'}", "error: pets has a single class, cat, and"),
+        (f"npz:{tmp_path / 'zeros.npz'}", "error: zeros has a single class, 0, and"),
+    ):
+        assert told in stop(name, "smoke", "--dataset", dataset, "--out", out)
     assert not out.exists()
 
 
@@ -91,7 +133,7 @@ def test_data_and_networks_that_are_not_there(name, stop, tmp_path):
 
 @every_run
 def test_places_that_cannot_be(name, stop, tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("mine")
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
     told = stop(name, "smoke", "--out", tmp_path / "file" / "below")
     assert f"{tmp_path}/file is a file. Name another place with --out" in told
     monkeypatch.setattr("train.run.folder.os.access", lambda *_: False)
@@ -102,9 +144,9 @@ def test_places_that_cannot_be(name, stop, tmp_path, monkeypatch):
 
 @every_run
 def test_a_run_of_another_command_is_named(name, stop, made):
-    settings = json.loads((made / "settings.json").read_text())
+    settings = json.loads((made / "settings.json").read_text(encoding="utf-8"))
     settings["kind"] = "Another"
-    (made / "settings.json").write_text(json.dumps(settings))
+    (made / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     told = stop(name, "smoke", "--resume", "--out", made)
     assert "holds a run of another command (its settings are Another" in told
 
@@ -119,7 +161,9 @@ def test_commands_that_take_runs(stop, made, tmp_path):
     assert "settings.json is a file" in stop("bias", "--run", made, "--out", below)
     assert "settings.json is a file" in stop("report", made, "--out", below)
     assert "exists; name another place" in stop("report", made, "--out", made)
-    assert "seed must be below 1" in stop("bias", "--run", made, "--seed", 5)
+    for seed in (5, -1):
+        told = stop("bias", "--run", made, "--seed", seed)
+        assert f"seed must be at least 0 and below 1, the number of seeds of {made}" in told
     assert "--runz" in stop("bias", "--runz", 1, line=False)
     assert "--runz" in stop("report", "--runz", line=False)
 
@@ -138,15 +182,15 @@ def test_commands_on_data(stop, tmp_path):
 
 def edit(change):
     def apply(folder):
-        content = json.loads((folder / "settings.json").read_text())
+        content = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
         change(content)
-        (folder / "settings.json").write_text(json.dumps(content))
+        (folder / "settings.json").write_text(json.dumps(content), encoding="utf-8")
 
     return apply
 
 
 def write(name, text):
-    return lambda folder: (folder / name).write_text(text)
+    return lambda folder: (folder / name).write_text(text, encoding="utf-8")
 
 
 RESUME = ("supervised", "smoke", "--steps", "2", "--eval-every", "2", "--resume", "--out")
@@ -193,7 +237,7 @@ def test_what_was_changed_or_cut(change, command, message, made, stop, monkeypat
 
 
 def test_an_odd_list_of_digests_does_no_harm(made):
-    (made / "checkpoints.sha256.json").write_text('{"2": 3}')
+    (made / "checkpoints.sha256.json").write_text('{"2": 3}', encoding="utf-8")
     checkpoints = checkpoint.Checkpoints(made / "checkpoints")
     with pytest.raises(CheckpointError, match="cannot be read"):
         checkpoints.restore(2, {"other": jax.numpy.zeros(3)})

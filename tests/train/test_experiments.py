@@ -35,9 +35,9 @@ def test_what_cannot_run_says_why(name, stop, tmp_path):
 
 @every_command
 def test_nothing_is_overwritten_unasked(name, stop, tmp_path):
-    (tmp_path / "thesis.txt").write_text("mine")
+    (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
     assert "holds something else than a run" in stop(name, "smoke", "--out", str(tmp_path))
-    (tmp_path / "settings.json").write_text('{"settings": {"steps": 7}}')
+    (tmp_path / "settings.json").write_text('{"settings": {"steps": 7}}', encoding="utf-8")
     assert "holds a run already" in stop(name, "smoke", "--out", str(tmp_path))
     told = stop(name, "smoke", "--resume", "--out", str(tmp_path))
     assert "was made with other settings" in told

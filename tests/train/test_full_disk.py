@@ -60,7 +60,7 @@ def test_a_full_disk_within_the_metrics(step, tiny, settings, monkeypatch, capsy
 
 
 def test_a_folder_that_could_not_be_begun_can_be_begun_again(tiny, settings, monkeypatch):
-    def full(place, text):
+    def full(place, text, **_):
         place.write_bytes(text.encode()[:10])
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -90,7 +90,7 @@ CLASS_FILES = ["a/0.png", "a/1.png", "a/2.png"]
 def test_folder_with_unlabelled_images(files, write_images):
     inside = ["c.png", "a/1.png", "b/deep/0.bmp", ".hidden/9.png", "b/.9.png"]
     path = write_images([*files, *(f"unlabelled/{file}" for file in inside)])
-    (path / "unlabelled/notes.txt").write_text("no image")
+    (path / "unlabelled/notes.txt").write_text("no image", encoding="utf-8")
     loaded = load(f"folder:{path}")
     assert (loaded.unlabelled, loaded.class_names) == (None, ("a",))
     loaded = load(f"folder:{path}", unlabelled=True)
@@ -133,7 +133,15 @@ def test_errors_of_unlabelled_images_name_the_place(write_images):
     assert load(f"folder:{path}").unlabelled is None
 
 
-def test_half_a_split_is_refused(write_images):
-    path = write_images(["train/a/0.png"])
-    with pytest.raises(DataError, match="needs both train/ and test/"):
-        load(f"folder:{path}")
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["train/a/0.png"], r"or neither; it has train/: rename one of them to test/, or add it"),
+        (["train/a/0.png", "val/a/1.png", ".x/a/2.png"], r"it has train/, val/: .* to test/"),
+        (["test/a/0.png", "training/a/1.png"], r"it has test/, training/: .* to train/"),
+        (["training/a/0.png", "validation/a/1.png"], r"/training has no image but the folders a/:"),
+    ],
+)
+def test_half_a_split_is_refused_with_what_there_is(files, message, write_images):
+    with pytest.raises(DataError, match=message):
+        load(f"folder:{write_images(files)}")

@@ -40,7 +40,7 @@ def test_labels_that_cannot_be_drawn(count, message):
 
 
 def test_the_file_decides_where_there_is_one(tmp_path):
-    (tmp_path / "set.json").write_text(json.dumps({"3": {"0": [3, 4, 5]}}))
+    (tmp_path / "set.json").write_text(json.dumps({"3": {"0": [3, 4, 5]}}), encoding="utf-8")
     assert labelled_indices("set", LABELS, 3, seed=0, folder=tmp_path).tolist() == [3, 4, 5]
     drawn = draw_balanced(LABELS, 3, seed=1)
     found = labelled_indices("set", LABELS, 3, seed=1, folder=tmp_path)
@@ -52,7 +52,7 @@ def test_the_file_decides_where_there_is_one(tmp_path):
     [([3, 4, 60], "not 3 different ones of 60"), ([3, 3, 4], "not 3"), ([0, 3, 4], "not balanced")],
 )
 def test_files_of_other_data_are_refused(listed, message, tmp_path):
-    (tmp_path / "set.json").write_text(json.dumps({"3": {"0": listed}}))
+    (tmp_path / "set.json").write_text(json.dumps({"3": {"0": listed}}), encoding="utf-8")
     with pytest.raises(DataError, match=message):
         labelled_indices("set", LABELS, 3, seed=0, folder=tmp_path)
 
@@ -74,14 +74,14 @@ def test_the_lists_of_the_repository_are_whole():
 def test_lists_are_what_the_command_draws(tmp_path):
     place = write_splits(Config("digits", labels=(10, 40), seeds=3), tmp_path)
     digits = load("digits").train.labels
-    committed, drawn = read_splits("digits"), json.loads(place.read_text())
+    committed, drawn = read_splits("digits"), json.loads(place.read_text(encoding="utf-8"))
     for count in ("10", "40"):
         assert drawn[count] == committed[count]
         for found in drawn[count].values():
             assert np.bincount(digits[found]).tolist() == [int(count) // 10] * 10
     # Lists that are there stay.
     changed = drawn | {"10": drawn["10"] | {"0": list(range(10))}}
-    place.write_text(json.dumps(changed))
+    place.write_text(json.dumps(changed), encoding="utf-8")
     write_splits(Config("digits", labels=(10,), seeds=4), tmp_path)
     after = read_splits("digits", tmp_path)
     assert after["10"]["0"] == list(range(10))

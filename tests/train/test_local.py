@@ -139,6 +139,69 @@ def test_npz_images_without_labels(tmp_path):
     assert load(f"npz:{path}", unlabelled=True).unlabelled is None
 
 
+@pytest.mark.parametrize("name", ["x_train", "x_test", "x_unlabelled"])
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (3, 32, 48), (13, 64, 64)])
+def test_npz_images_with_their_channels_first_are_refused(shape, name, tmp_path):
+    x, y = arrays(6, shape=(*shape[1:], shape[0]))
+    images = dict.fromkeys(["x_train", "x_test", "x_unlabelled"], x)
+    path = tmp_path / "set.npz"
+    np.savez(path, y_train=y, y_test=y, **images | {name: x.transpose(0, 3, 1, 2)})
+    message = rf"set\.npz: {name} is \(6, {shape[0]}, .*: store {name}\.transpose\(0, 2, 3, 1\)"
+    with pytest.raises(DataError, match=message):
+        load(f"npz:{path}", unlabelled=True)
+    np.savez(path, y_train=y, y_test=y, **images)
+    assert load(f"npz:{path}", unlabelled=True).image_shape == x.shape[1:]
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 3), (1, 28, 1), (3, 3, 200), (9, 9, 13), (32, 48, 13)])
+def test_npz_images_that_may_have_their_channels_last_are_read(shape, tmp_path):
+    x, y = arrays(6, shape=shape)
+    np.savez(tmp_path / "set.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    assert load(f"npz:{tmp_path / 'set.npz'}").image_shape == shape
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([1, 2, 3, 1, 2, 3], "from 1 to 3, but y_train has only 3 of the 4 .*: subtract 1 from"),
+        ([[1], [2], [1], [2], [1], [2]], "from 1 to 2, but y_train has only 2 of the 3 .*: sub"),
+        ([0, 2, 3, 0, 2, 3], "from 0 to 3, but y_train has only 3 of the 4 .*: number the classes"),
+        ([5, 9, 5, 9, 5, 9], "from 5 to 9, but y_train has only 2 of the 10 .*: number the cl"),
+        ([0, 2**30, 1, 1, 1, 1], "from 0 to 1073741824, but y_train has only 3 of the"),
+    ],
+)
+def test_npz_labels_that_leave_out_a_class_are_refused(labels, message, tmp_path):
+    x, y = arrays(6)[0], np.array(labels)
+    path = tmp_path / "set.npz"
+    np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
+    with pytest.raises(DataError, match=rf"set\.npz: labels are {message}.*name all classes in"):
+        load(f"npz:{path}")
+    if y.max() < 10:
+        # All classes that there could be are named: one may be without images.
+        names = np.array([str(label) for label in range(y.max() + 1)])
+        np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y, class_names=names)
+        assert load(f"npz:{path}").num_classes == y.max() + 1
+
+
+def test_npz_classes_are_those_of_training(tmp_path):
+    x, y = arrays(6)
+    path = tmp_path / "set.npz"
+    np.savez(path, x_train=x, y_train=np.minimum(y, 1), x_test=x, y_test=y)
+    with pytest.raises(DataError, match=r"from 0 to 2, but y_train has only 2 of the 3"):
+        load(f"npz:{path}")
+    np.savez(path, x_train=x, y_train=y.astype(np.uint8), x_test=x[:1], y_test=y[:1])
+    assert load(f"npz:{path}").num_classes == 3
+
+
+def test_npz_labels_from_1_are_refused_whatever_the_classes_are_called(tmp_path):
+    x, y = arrays(6)
+    path = tmp_path / "set.npz"
+    about = {"class_names": np.array(list("abc"))}
+    np.savez(path, x_train=x, y_train=y + 1, x_test=x, y_test=y + 1, **about)
+    with pytest.raises(DataError, match=r"set\.npz: labels are from 1 to 3, .*: subtract 1 from"):
+        load(f"npz:{path}")
+
+
 def test_npz_reads_no_unlabelled_images_unless_asked(tmp_path):
     x, y = arrays(6)
     path = tmp_path / "set.npz"
@@ -163,7 +226,7 @@ def test_npz_errors_name_the_file(tmp_path):
     np.savez(tmp_path / "part.npz", x_train=np.zeros(1))
     with pytest.raises(DataError, match="lacks y_train, x_test, y_test; it holds x_train"):
         load(f"npz:{tmp_path / 'part.npz'}")
-    (tmp_path / "text.npz").write_text("no archive")
+    (tmp_path / "text.npz").write_text("no archive", encoding="utf-8")
     with pytest.raises(DataError, match=r"text\.npz"):
         load(f"npz:{tmp_path / 'text.npz'}")
 

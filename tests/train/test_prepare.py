@@ -58,7 +58,7 @@ def test_tfds_itself_reads_what_was_prepared(tmp_path):
     builder = tfds.builder_from_directory(str(target))
     assert builder.info.splits["train"].num_examples == 50
     assert type(tfds.builder("cifar10", data_dir=str(tmp_path))).__name__ == "Cifar10"
-    metadata = (target / "dataset_info.json").read_text()
+    metadata = (target / "dataset_info.json").read_text(encoding="utf-8")
     assert "tensorflow_datasets.image_classification.cifar" in metadata
     assert "partial" not in metadata
 

@@ -81,7 +81,7 @@ def test_truncated_archives_are_refused(keep, tmp_path):
 def test_wrong_sources_are_refused(tmp_path):
     archive, *_ = write_cifar10(tmp_path)
     folder, *_ = write_idx(tmp_path / "idx")
-    (tmp_path / "text").write_text("no archive")
+    (tmp_path / "text").write_text("no archive", encoding="utf-8")
     (tmp_path / "empty").mkdir()
     for name, source, message in (
         ("cifar100", archive, "lacks train.bin"),
@@ -97,6 +97,19 @@ def test_wrong_sources_are_refused(tmp_path):
     ):
         with pytest.raises(DataError, match=message):
             prepare(name, source, data_dir=tmp_path / "data")
+
+
+def test_splits_of_other_names_are_named(tmp_path):
+    files = image_files("png", {"train": 1, "val": 1})
+    archive = write_tar(tmp_path / "a.tar.gz", files)
+    folder = tmp_path / "folder"
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    for source in (archive, folder):
+        message = r"holds no test/<class>/<image>; it has images in train/, val/"
+        with pytest.raises(DataError, match=message):
+            prepare("cifar10", source, data_dir=tmp_path / "data")
 
 
 def test_damaged_idx_files_are_refused(tmp_path):
@@ -157,7 +170,7 @@ def test_existing_data_are_left_alone(tmp_path):
     archive, *_ = write_cifar10(tmp_path)
     root = tmp_path / "data"
     target = prepare_small("cifar10", archive, data_dir=root, counts=CIFAR10_COUNTS)
-    (target / "SOURCE.txt").write_text("an older one")
+    (target / "SOURCE.txt").write_text("an older one", encoding="utf-8")
     with pytest.raises(DataError, match="already there; --overwrite replaces it"):
         prepare_small("cifar10", archive, data_dir=root, counts=CIFAR10_COUNTS)
     assert load("cifar10", data_dir=str(root)).source_note == "an older one"

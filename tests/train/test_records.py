@@ -1,6 +1,15 @@
 import pytest
 
-from train.reporting.records import cell, curves, final_records, mean_and_spread, select
+from train.reporting.records import (
+    beside,
+    cell,
+    curves,
+    final_records,
+    mean_and_spread,
+    only_counts_above_zero,
+    select,
+    without_direction,
+)
 
 RECORDS = [
     {"step": 0, "seed": 0, "a": 1.0},
@@ -29,3 +38,23 @@ def test_cells():
     assert cell(RECORDS, "a") == "2.000 ± 1.000"
     assert cell(RECORDS[:1], "a") == "1.0000"
     assert cell(RECORDS, "b") == cell([], "a") == "-"
+
+
+def test_samples_without_a_direction_are_said_beside_n():
+    measured = {"test_mir": 0.5, "train_mir": 0.4}
+    records = [measured | {"test_without_direction": 3.0}, measured]
+    assert without_direction(records[:1]) == " (3 without a direction)"
+    assert without_direction(records) == " (0 to 3 without a direction)"
+    assert without_direction(records, "train_") == without_direction([]) == ""
+    # What was not measured in a record says nothing.
+    assert without_direction(records[:1], "test_", "layer_") == " (3 without a direction)"
+    assert beside([1234, 5, 99]) == " (5 to 1,234 without a direction)"
+    assert beside([0, 0]) == ""
+
+
+def test_counts_of_zero_are_not_recorded():
+    counts = {"test_n": 0.0, "a_without_direction": 0.0, "without_direction": float("nan")}
+    assert only_counts_above_zero(counts | {"b_without_direction": 2.0}) == {
+        "test_n": 0.0,
+        "b_without_direction": 2.0,
+    }

@@ -1,5 +1,6 @@
 import dataclasses
 import re
+import shutil
 import sys
 
 import pytest
@@ -32,7 +33,7 @@ def test_one_page_holds_everything(folders, tmp_path, monkeypatch, capsys):
     out = tmp_path / "new" / "page.html"
     command(monkeypatch, *folders, "--out", out)
     assert "2 runs" in capsys.readouterr().out
-    text = out.read_text()
+    text = out.read_text(encoding="utf-8")
     assert text.count("data:image/png;base64,iVBOR") == 2
     # Nothing is loaded from elsewhere.
     assert not re.search(r"(src|href)=\"(?!data:|#)", text)
@@ -51,7 +52,9 @@ def test_one_page_holds_everything(folders, tmp_path, monkeypatch, capsys):
 def test_the_page_escapes_what_it_shows(tmp_path):
     run_folder = tmp_path / "run"
     run_folder.mkdir()
-    (run_folder / "settings.json").write_text('{"settings": {"dataset": "<script>1</script>"}}')
+    (run_folder / "settings.json").write_text(
+        '{"settings": {"dataset": "<script>1</script>"}}', encoding="utf-8"
+    )
     table = Table("<b>", ("a", "b"), (("<i>", "&"),))
     claim = Claim("<u>", "", "", "")
     Summary(run_folder, "<script>2</script>", (table,), {}, (claim,)).write()
@@ -62,17 +65,17 @@ def test_the_page_escapes_what_it_shows(tmp_path):
 
 def test_an_existing_file_is_kept(folders, tmp_path, monkeypatch, capsys):
     out = tmp_path / "page.html"
-    out.write_text("mine")
+    out.write_text("mine", encoding="utf-8")
     with pytest.raises(SystemExit):
         command(monkeypatch, folders[0], "--out", out)
     assert "exists; name another place" in capsys.readouterr().err
-    assert out.read_text() == "mine"
+    assert out.read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.parametrize("content", [None, "{}", '{"settings": 3}'])
 def test_a_folder_without_a_run(content, tmp_path, monkeypatch, capsys):
     if content is not None:
-        (tmp_path / "settings.json").write_text(content)
+        (tmp_path / "settings.json").write_text(content, encoding="utf-8")
     with pytest.raises(SystemExit):
         command(monkeypatch, tmp_path, "--out", tmp_path / "page.html")
     assert "holds no run" in capsys.readouterr().err
@@ -80,11 +83,11 @@ def test_a_folder_without_a_run(content, tmp_path, monkeypatch, capsys):
 
 
 def test_a_run_that_has_not_finished(folders, tmp_path, monkeypatch, capsys):
-    (tmp_path / "settings.json").write_text((folders[0] / "settings.json").read_text())
+    shutil.copy(folders[0] / "settings.json", tmp_path)
     with pytest.raises(SystemExit):
         command(monkeypatch, tmp_path, "--out", tmp_path / "page.html")
     assert "metrics.jsonl cannot be read" in capsys.readouterr().err
-    (tmp_path / "metrics.jsonl").write_text("")
+    (tmp_path / "metrics.jsonl").write_text("", encoding="utf-8")
     with pytest.raises(SystemExit):
         command(monkeypatch, tmp_path, "--out", tmp_path / "page.html")
     assert "Let the run finish first" in capsys.readouterr().err
@@ -95,8 +98,9 @@ def test_a_run_in_the_middle_or_a_part_of_an_experiment(folders, tmp_path):
     for source, message in ((plain, "at step 0 of 2"), (swept, "part of an experiment")):
         copy = tmp_path / source.name
         copy.mkdir()
-        (copy / "settings.json").write_text((source / "settings.json").read_text())
-        lines = (source / "metrics.jsonl").read_text().splitlines(keepends=True)
-        (copy / "metrics.jsonl").write_text("".join(lines[:1] if source == plain else lines))
+        shutil.copy(source / "settings.json", copy)
+        lines = (source / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = "".join(lines[:1] if source == plain else lines)
+        (copy / "metrics.jsonl").write_text(kept, encoding="utf-8")
         with pytest.raises(RunError, match=message):
             report.page([copy], title="")

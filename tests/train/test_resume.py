@@ -67,7 +67,7 @@ def test_a_killed_run_resumes_bit_identical(tmp_path):
     process.wait()
     assert not (killed / "checkpoints" / "50").exists()
     # The line that a kill can cut in half.
-    with (killed / "metrics.jsonl").open("a") as file:
+    with (killed / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"step": 3')
     run_command(killed, "--resume")
     run_command(whole)
@@ -88,7 +88,7 @@ def test_nothing_is_overwritten_unasked(tiny, settings, tmp_path):
         fit(settings, tiny, quiet=True)
     foreign = tmp_path / "foreign"
     foreign.mkdir()
-    (foreign / "thesis.txt").write_text("mine")
+    (foreign / "thesis.txt").write_text("mine", encoding="utf-8")
     for resume in (False, True):
         elsewhere = dataclasses.replace(settings, out=foreign, resume=resume)
         with pytest.raises(RunError, match="holds something else than a run"):
@@ -150,9 +150,9 @@ def test_a_run_of_an_older_version_is_refused(tiny, tmp_path, monkeypatch):
         fit(settings, tiny, quiet=True)
     # Its settings named an option that is refused now: that is not what the user is told.
     place = settings.out / "settings.json"
-    saved = json.loads(place.read_text())
+    saved = json.loads(place.read_text(encoding="utf-8"))
     saved["settings"]["smoothing"] = 0.0
-    place.write_text(json.dumps(saved))
+    place.write_text(json.dumps(saved), encoding="utf-8")
     with pytest.raises(CheckpointError, match="is no checkpoint of this version"):
         fit(dataclasses.replace(settings, resume=True), tiny, quiet=True)
 

@@ -55,11 +55,11 @@ def test_a_run_end_to_end_and_resumed(smoke, monkeypatch):
     summary = run(settings, quiet=True)
     assert read_summary(settings.out) == summary
     assert (settings.out / "curves.png").exists()
-    lists = json.loads((settings.out / "labelled.json").read_text())
+    lists = json.loads((settings.out / "labelled.json").read_text(encoding="utf-8"))
     digits = load("digits").train.labels
     assert lists.keys() == {"0", "1"}
     assert all(np.bincount(digits[own]).tolist() == [4] * 10 for own in lists.values())
-    lines = (settings.out / "metrics.jsonl").read_text().splitlines()
+    lines = (settings.out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     assert len(records) == 2 * 3
     for name in ("test_nc4", "unlabelled_mir", "labelled_hdr", "threshold_class9", "threshold_max"):

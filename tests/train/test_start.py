@@ -5,24 +5,31 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from train.data.batches import stream
+from train.data.tfds import read
 from train.data.types import DataError, RecordSplit
 from train.prepare import prepare
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = sorted(
-    path.stem for path in (ROOT / "train").glob("*.py") if "__main__" in path.read_text()
+    path.stem
+    for path in (ROOT / "train").glob("*.py")
+    if "__main__" in path.read_text(encoding="utf-8")
 )
 
 
 def start(name, *arguments, without=None, folder):
     """A command in a process in which a module cannot be imported."""
     if without:
-        (folder / "sitecustomize.py").write_text(f"import sys; sys.modules[{without!r}] = None")
+        (folder / "sitecustomize.py").write_text(
+            f"import sys; sys.modules[{without!r}] = None", encoding="utf-8"
+        )
     return subprocess.Popen(
         [sys.executable, "-m", f"train.{name}", *arguments],
         cwd=ROOT,
@@ -60,6 +67,31 @@ def test_a_package_that_only_some_data_need(monkeypatch, tmp_path):
         prepare("cifar10", tmp_path, data_dir=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("platform", "todo"),
+    [
+        ("linux", r"not installed\. Run `make`"),
+        ("win32", r"not exist for Windows\. Run this under Linux .*folder:PATH"),
+    ],
+)
+def test_files_that_windows_cannot_read(platform, todo, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "array_record", None)
+    monkeypatch.setattr(sys, "platform", platform)
+    message = f"data in the layout of TFDS needs the .* array.record, which (is|does) {todo}"
+    with pytest.raises(DataError, match=message):
+        prepare("cifar10", tmp_path, data_dir=tmp_path)
+    with pytest.raises(DataError, match=message):
+        read("cifar10", "3.0.2", tmp_path, memory_limit_mib=1)
+
+
+def test_the_extra_asks_for_no_package_that_windows_lacks():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extra = [Requirement(text) for text in project["optional-dependencies"]["train"]]
+    (marker,) = (need.marker for need in extra if need.name == "array-record")
+    for platform, needed in (("win32", False), ("linux", True), ("darwin", True)):
+        assert marker.evaluate({"sys_platform": platform}) == needed
+
+
 def test_an_interruption_of_the_imports_has_no_traceback(tmp_path):
     code = """
 import sys
@@ -69,7 +101,7 @@ class Interrupted:
             raise KeyboardInterrupt
 sys.meta_path.insert(0, Interrupted())
 """
-    (tmp_path / "sitecustomize.py").write_text(code)
+    (tmp_path / "sitecustomize.py").write_text(code, encoding="utf-8")
     process = start("supervised", folder=tmp_path)
     _, told = process.communicate(timeout=60)
     # What a shell calls 130.

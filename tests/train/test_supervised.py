@@ -32,7 +32,10 @@ def test_digits_are_learned_and_everything_is_written(tmp_path, capsys, monkeypa
     shown = capsys.readouterr().out
     assert "n = 360" in shown
     assert "±" in shown
-    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    records = [
+        json.loads(line)
+        for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [(r["step"], r["seed"]) for r in records] == [
         (s, i) for s in (0, 30, 60) for i in (0, 1)
     ]
@@ -45,7 +48,8 @@ def test_digits_are_learned_and_everything_is_written(tmp_path, capsys, monkeypa
     assert last["step_mutual_information"] > 0
     assert last["test_mir_lower"] <= last["test_mir"] <= last["test_mir_upper"]
     assert last["test_mir_distance"] == pytest.approx(last["test_mir"] - closed_forms(10)["mir"])
-    assert json.loads((out / "settings.json").read_text())["settings"]["mi_weight"] == 0.1
+    saved = json.loads((out / "settings.json").read_text(encoding="utf-8"))
+    assert saved["settings"]["mi_weight"] == 0.1
     assert list((out / "events" / "seed1").glob("events*"))
     with Image.open(out / "curves.png") as picture:
         assert picture.width > 1000

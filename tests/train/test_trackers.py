@@ -54,7 +54,7 @@ def logged(settings):
 
 def test_each_lane_is_a_run_with_the_metrics_of_the_file(tiny, logged, wandb):
     fit(logged, tiny, quiet=True)
-    saved = json.loads((logged.out / "wandb.json").read_text())["id"]
+    saved = json.loads((logged.out / "wandb.json").read_text(encoding="utf-8"))["id"]
     assert [run.options["id"] for run in wandb.runs] == [f"{saved}-seed0", f"{saved}-seed1"]
     records = read_jsonl(logged.out / "metrics.jsonl")
     for seed, run in enumerate(wandb.runs):

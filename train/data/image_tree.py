@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from train.data.archives import Archive, ArchiveSplit, damage, members
-from train.data.local import IMAGE_SUFFIXES
+from train.data.image_files import is_image, kind_of, read_image, report_left_out
 from train.data.types import DataError, require
 
 _JPEG = (".jpg", ".jpeg")
@@ -26,7 +26,7 @@ def holds_images(path: Path) -> bool:
     """Whether the first file of a tar archive is an image."""
     with damage(path):
         for name, _, _ in members(path):
-            return Path(name).suffix.lower() in IMAGE_SUFFIXES
+            return is_image(Path(name))
     return False
 
 
@@ -68,18 +68,31 @@ def image_tree(path: Path, name: str, shape: tuple[int, int, int], labels: Path 
 
 def _read_files(path: Path) -> _Files:
     files: _Files = {}
+    left_out, seen = [], set()
     with damage(path):
         if path.is_dir():
-            entries = ((file, file.read_bytes()) for file in sorted(path.glob("*/*/*")))
+            inside = filter(Path.is_file, sorted(path.glob("*/*/*")))
+            entries = ((file, file.read_bytes) for file in inside)
         else:
-            entries = ((Path(member), file.read()) for member, _, file in members(path))
-        for file, content in entries:
-            if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith("."):
-                split, label = file.parts[-3:-1] if len(file.parts) > 2 else ("", "")
-                if split in ("train", "test"):
-                    files.setdefault((split, label), []).append((file.name, content))
-    if not files:
-        raise DataError(f"{path} holds no train/<class>/<image>")
+            entries = ((Path(member), file.read) for member, _, file in members(path))
+        for file, read in entries:
+            split, label = file.parts[-3:-1] if len(file.parts) > 2 else ("", "")
+            if file.name.startswith("."):
+                continue
+            if is_image(file) and split:
+                seen.add(split)
+            if split not in ("train", "test"):
+                continue
+            if is_image(file):
+                files.setdefault((split, label), []).append((file.name, read()))
+            else:
+                left_out.append(kind_of(file))
+    missing = [split for split in ("train", "test") if split not in seen]
+    if missing:
+        there = f"; it has images in {', '.join(f'{name}/' for name in sorted(seen))}"
+        raise DataError(f"{path} holds no {missing[0]}/<class>/<image>{there if seen else ''}")
+    # No part of the note: the number of images is compared with that of the published data.
+    report_left_out(path, left_out, sum(map(len, files.values())))
     return files
 
 
@@ -104,13 +117,9 @@ def _read_labels(path: Path) -> dict[str, np.ndarray]:
 def _decode(
     path: Path, files: tuple[tuple[str, bytes], ...], shape: tuple[int, int, int]
 ) -> Iterator[np.ndarray]:
-    pillow = require("PIL.Image", "an archive of images")
+    mode = "L" if shape[-1] == 1 else "RGB"
     for name, content in files:
-        try:
-            with pillow.open(io.BytesIO(content)) as file:
-                image = np.asarray(file.convert("L" if shape[-1] == 1 else "RGB"))
-        except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
-            raise DataError(f"cannot read the image {name} in {path}: {error}") from None
+        image = np.asarray(read_image(io.BytesIO(content), f"{name} in {path}", mode))
         image = image.reshape(*image.shape[:2], -1)
         if image.shape != shape:
             raise DataError(f"the image {name} in {path} is {image.shape}, not {shape}")

@@ -1,10 +1,12 @@
 """Data sets in the directory layout of TFDS, written by `train.prepare` or by TFDS itself."""
 
 import dataclasses
+import importlib.util
 import json
 import logging
 import os
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -103,8 +105,16 @@ def default_data_dir() -> Path:
 
 
 def import_tfds() -> ModuleType:
-    """Imports TFDS, which is needed only for data in its layout."""
-    return require("tensorflow_datasets", "data in the layout of TFDS")
+    """Imports TFDS, which is needed only for data in its layout, if it can read its files here."""
+    what = "data in the layout of TFDS"
+    # TFDS itself asks for it only when a record is read or written, and in other words.
+    if sys.platform == "win32" and importlib.util.find_spec("array_record") is None:
+        raise DataError(
+            f"{what} needs the package array-record, which does not exist for Windows. Run this "
+            "under Linux (WSL), or give images as folder:PATH or npz:PATH."
+        )
+    require("array_record", what)
+    return require("tensorflow_datasets", what)
 
 
 def versions(name: str, data_dir: Path) -> list[Path]:
@@ -140,7 +150,7 @@ def find(name: str, data_dir: Path, *, prepare_command: str, unlabelled: bool = 
         )
     path = prepared[-1]
     try:
-        info = json.loads((path / "dataset_info.json").read_text())
+        info = json.loads((path / "dataset_info.json").read_text(encoding="utf-8"))
         file_format = info.get("fileFormat", "tfrecord")
         shards = {split["name"]: len(split["shardLengths"]) for split in info["splits"]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -185,7 +195,7 @@ def read(
         features["label"].names,
         splits["train"],
         splits["test"],
-        source_note=note.read_text().strip() if note.is_file() else "",
+        source_note=note.read_text(encoding="utf-8").strip() if note.is_file() else "",
         unlabelled=splits.get("unlabelled"),
     )
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from train.run.errors import UserError
+from train.run.files import legible
 from train.run.requirements import INSTALL
 
 # Records read to estimate the channel statistics of a set that is too large to hold.
@@ -201,6 +202,8 @@ def image_data(
     unlabelled: Split | RecordSplit | None = None,
 ) -> ImageData:
     """Builds a data set from its splits, with the channel statistics of the training split."""
+    # A name is that of a folder or a file, which the locale may not have been able to read.
+    name = legible(name)
     splits = {"training": train, "test": test}
     if unlabelled is not None:
         splits["unlabelled"] = unlabelled
@@ -294,6 +297,18 @@ def _split_from_arrays(name: str, images: np.ndarray, labels: np.ndarray) -> Spl
     if images.ndim == 3:
         images = images[..., None]
     return Split(np.ascontiguousarray(images), labels.astype(np.int32))
+
+
+def check_classes(data: ImageData) -> None:
+    """Raises `DataError` if there is a single class.
+
+    A network could be trained on it, and would fail at its end: collapse has no values for it.
+    """
+    if data.num_classes < 2:
+        raise DataError(
+            f"{data.name} has a single class, {data.class_names[0]}, and a classifier needs two: "
+            "add images of another class, or name other data with --dataset."
+        )
 
 
 def about(data: ImageData) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from train.data.types import RecordSplit, Split
 from train.engine.sharding import cut
 from train.engine.state import Network, TrainState
 from train.evaluation.closed_forms import closed_forms
+from train.reporting.records import WITHOUT_DIRECTION, only_counts_above_zero
 from train.run.lanes import take_lane
 from train.run.loop import Metrics
 from train.run.settings import EvaluationSettings
@@ -106,7 +107,7 @@ class Evaluator:
                 whole = lane_tally.moments.interplay(head)
                 nc4 = agreed[lane] / lane_tally.weight
                 of_classes = self._of_moments(lane_tally.moments, head, nc4)
-            reports.append(self._report(lane_tally, whole, *of_classes))
+            reports.append(self._report(lane_tally, n, whole, *of_classes))
         return reports
 
     def _batches(self, split: Split | RecordSplit) -> Iterator[Mapping[str, Array | np.ndarray]]:
@@ -169,6 +170,7 @@ class Evaluator:
     def _report(
         self,
         tally: Tally,
+        n: int,
         whole: mirjax.DatasetInterplay,
         by_class: mirjax.Interplay,
         collapse: mirjax.NeuralCollapse,
@@ -185,7 +187,8 @@ class Evaluator:
             "class_mir": by_class.mir,
             "class_hdr": by_class.hdr,
             **collapse._asdict(),
-            "n": whole.weight,
+            "n": n,
+            WITHOUT_DIRECTION: n - whole.weight,
         }
         # One transfer for all values, and not one for each.
         logged = {name: float(value) for name, value in jax.device_get(values).items()}
@@ -195,7 +198,7 @@ class Evaluator:
             for name, at_collapse in closed_forms(self._classes).items()
             if at_collapse and name in logged
         }
-        return logged | distances
+        return only_counts_above_zero(logged | distances)
 
     def _from_features(
         self, features: Array, labels: Array, head: Array, bias: Array

@@ -11,6 +11,7 @@ import mirjax
 from train.data.batches import batches
 from train.data.types import RecordSplit, Split
 from train.engine.state import Network, TrainState
+from train.reporting.records import WITHOUT_DIRECTION, only_counts_above_zero
 from train.run.lanes import take_lane
 from train.run.loop import Metrics
 from train.run.settings import EvaluationSettings
@@ -81,8 +82,10 @@ class LayerEvaluator:
                 f"{name}_mir_batch": of_batches[name].mir,
                 f"{name}_hdr_batch": of_batches[name].hdr,
                 f"{name}_nc1": self._nc1(features, labels),
+                f"{name}_{WITHOUT_DIRECTION}": self._samples - whole.weight,
             }
-        return dict(zip(values, map(float, jax.device_get(list(values.values()))), strict=True))
+        numbers = map(float, jax.device_get(list(values.values())))
+        return only_counts_above_zero(dict(zip(values, numbers, strict=True)))
 
     def _of_batches(self, layers: dict[str, Array], rows: Array) -> dict[str, mirjax.Interplay]:
         """Means over all full batches of `metric_batch` samples."""

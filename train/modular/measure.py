@@ -24,7 +24,7 @@ from train.modular.fourier import (
 from train.modular.network import ModularNetwork
 from train.modular.step import precise_cross_entropy
 from train.modular.task import Task
-from train.reporting.records import Record
+from train.reporting.records import WITHOUT_DIRECTION, Record, only_counts_above_zero
 from train.run.files import replacing
 from train.run.lanes import Lane, take_lane
 from train.run.loop import Metrics
@@ -100,6 +100,7 @@ class TableEvaluator:
                 **{field: getattr(whole, field) for field in mirjax.Interplay._fields},
                 "mir_standard_error": whole.standard_error.mir,
                 "effective_rank": np.exp(whole.entropy1),
+                WITHOUT_DIRECTION: len(labels) - whole.weight,
                 **collapse._asdict(),
             }
             values |= {f"{name}_{k}": v for k, v in of_split.items()}
@@ -107,7 +108,8 @@ class TableEvaluator:
                 of_layer = self._of_layer(activations[layer][part], head_coordinates(head), labels)
                 values |= {f"{name}_{layer}_{k}": v for k, v in of_layer.items()}
         # Plain numbers, which JSON can hold.
-        return {k: float(v) for k, v in jax.device_get(values | weights).items()}
+        numbers = {k: float(v) for k, v in jax.device_get(values | weights).items()}
+        return only_counts_above_zero(numbers)
 
     def _of_means(
         self, features: Array, labels: Array, others: tuple[Array, Array], classes: int
@@ -124,6 +126,7 @@ class TableEvaluator:
             "mir": whole.mir,
             "hdr": whole.hdr,
             "effective_rank": np.exp(whole.entropy1),
+            WITHOUT_DIRECTION: len(labels) - whole.weight,
         } | of_means
 
     def _of_weights(self, params: Any) -> dict[str, Array]:

@@ -19,7 +19,7 @@ from train.modular.course import (
 from train.modular.measure import MAIN
 from train.modular.settings import Grokking
 from train.reporting.plots import Line, Panel, draw, levels
-from train.reporting.records import Record, cell, curves, mean_and_spread, select
+from train.reporting.records import Record, cell, curves, mean_and_spread, select, without_direction
 from train.reporting.summary import Claim, Summary, Table
 
 
@@ -31,7 +31,10 @@ def summarize(settings: Grokking, records: Sequence[Record], progress: Sequence[
         f"{settings.steps:,} steps, seeds: {settings.seeds}"
     )
     main = main_records(settings, joined)
-    sizes = f"training n = {int(main[0]['train_n']):,}, test n = {int(main[0]['test_n']):,}"
+    sizes = ", ".join(
+        f"{name} n = {int(main[0][f'{split}_n']):,}{without_direction(main, f'{split}_')}"
+        for name, split in (("training", "train"), ("test", "test"))
+    )
     note = (
         f"fraction {settings.fractions[0]:g}, weight decay {settings.weight_decays[0]:g}; {sizes}; "
     )

@@ -72,7 +72,8 @@ def draw(panels: Sequence[Panel], path: Path, *, title: str, columns: int = 3) -
         axis.set_visible(False)
     # Matplotlib does not wrap the title of a figure.
     lines = [part for line in title.splitlines() for part in textwrap.wrap(line, 52 * columns)]
-    figure.suptitle("\n".join(lines), fontsize="medium")
+    # A dollar sign is one of a name, not the beginning of a formula.
+    figure.suptitle("\n".join(lines), fontsize="medium", parse_math=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
 

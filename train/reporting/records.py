@@ -6,6 +6,9 @@ from typing import Any
 
 Record = Mapping[str, Any]
 
+# The end of the names of metrics that count samples whose features (or head rows) are zeros.
+WITHOUT_DIRECTION = "without_direction"
+
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     """Mean and sample standard deviation (0 for a single value)."""
@@ -37,6 +40,37 @@ def curves(records: Iterable[Record], name: str, *, by: str = "step") -> tuple[l
     places = sorted(by_place)
     pairs = [mean_and_spread(by_place[place]) for place in places]
     return places, [mean for mean, _ in pairs], [spread for _, spread in pairs]
+
+
+def only_counts_above_zero(values: Record) -> dict[str, Any]:
+    """The metrics but for those counts of samples without a direction that are 0, as most are."""
+    return {k: v for k, v in values.items() if not k.endswith(WITHOUT_DIRECTION) or v > 0}
+
+
+def without_direction(records: Iterable[Record], *prefixes: str) -> str:
+    """What to say beside n, as ` (3 without a direction)`; nothing if all samples have one.
+
+    A sample with features of zeros has none, and does not count in MIR and HDR.
+
+    Args:
+        records: those that are shown beside this n.
+        prefixes: of the metrics of the sets that are meant; the test set if not given.
+    """
+    return beside(
+        int(record.get(f"{prefix}{WITHOUT_DIRECTION}", 0))
+        for record in records
+        for prefix in prefixes or ("test_",)
+        if f"{prefix}mir" in record
+    )
+
+
+def beside(counts: Iterable[int]) -> str:
+    """The same from the counts of samples without a direction, one for each network."""
+    known = sorted(set(counts))
+    if not any(known):
+        return ""
+    numbers = " to ".join(f"{count:,}" for count in dict.fromkeys((known[0], known[-1])))
+    return f" ({numbers} without a direction)"
 
 
 def cell(records: Sequence[Record], metric: str) -> str:

@@ -2,15 +2,27 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from train.reporting.records import Record, cell, final_records
+from train.run.console import plain_console
 from train.run.errors import RunError
 from train.run.files import write_text
 
 FILE = "summary.json"
+
+# What Markdown could read as markup: not a star between spaces, nor an underscore within a word.
+_MARKUP = re.compile(
+    r"[\\`$\[\]|]|<(?=[\w/!?])|&(?=[\w#])|[*~](?=\S)|(?<=\S)[*~]|(?<![^\W_])_|_(?![^\W_])"
+)
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown shows as it is; the name of a data set may have any character."""
+    return _MARKUP.sub(r"\\\g<0>", text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,10 +37,10 @@ class Table:
         """The table as Markdown, below its title."""
 
         def line(cells: Sequence[str]) -> str:
-            return "|" + "|".join(f" {text} " if text else " " for text in cells) + "|"
+            return "|" + "|".join(f" {escaped(text)} " if text else " " for text in cells) + "|"
 
         lines = [line(self.columns), "|" + "---|" * len(self.columns), *map(line, self.rows)]
-        return f"{self.title}\n\n" + "\n".join(lines) + "\n"
+        return f"{escaped(self.title)}\n\n" + "\n".join(lines) + "\n"
 
     def transposed(self) -> "Table":
         """The table with its columns as rows."""
@@ -44,10 +56,9 @@ class Table:
     def show(self, *, prose: bool = False) -> None:
         """Prints the table with its title; `prose` is left-aligned, numbers are right-aligned."""
         from rich.box import SIMPLE_HEAD
-        from rich.console import Console
         from rich.table import Table as Printed
 
-        console = Console()
+        console = plain_console()
         # Not as the title of the printed table, which would be wrapped to the width of the table.
         console.print(f"\n{self.title}", highlight=False)
         printed = Printed(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
@@ -88,7 +99,7 @@ class Summary:
         # Where the folder lies now is no part of the result: it may be moved.
         del content["folder"]
         write_text(self.folder / FILE, json.dumps(content, indent=1) + "\n")
-        parts = [f"# {self.title}\n", *(table.markdown() for table in self.all_tables())]
+        parts = [f"# {escaped(self.title)}\n", *(table.markdown() for table in self.all_tables())]
         parts += [f"![{what}]({name})\n" for name, what in self.pictures.items()]
         write_text(self.folder / "summary.md", "\n".join(parts))
         return self
@@ -103,9 +114,7 @@ class Summary:
 
     def show(self) -> None:
         """Prints the tables, those of numbers in the orientation that fits the terminal."""
-        from rich.console import Console
-
-        console = Console()
+        console = plain_console()
         console.print(f"\n{self.title}", highlight=False)
         for table in self.tables:
             # Transposed only if that makes a table narrower that does not fit.
@@ -125,7 +134,7 @@ def read_summary(folder: Path) -> Summary:
     # A user may have edited the file: whatever is missing in it is an error that says so.
     place = folder / FILE
     try:
-        content: dict[str, Any] = json.loads(place.read_text())
+        content: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
         tables = tuple(
             Table(t["title"], tuple(t["columns"]), tuple(map(tuple, t["rows"])))
             for t in content["tables"]

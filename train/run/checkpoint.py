@@ -117,7 +117,7 @@ class Checkpoints:
     def _known_files(self) -> dict[str, dict[str, str]]:
         """SHA-256 of the files of each step; a run killed before it noted them has none."""
         try:
-            digests = dict(json.loads(self._files.read_text()))
+            digests = dict(json.loads(self._files.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return {}
         return {step: files for step, files in digests.items() if isinstance(files, dict)}

@@ -1,10 +1,11 @@
 """The command line of every command: reads settings, caches compiled programs, prints results."""
 
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import jax
 
@@ -46,21 +47,37 @@ def from_command_line(presets: Mapping[str, S], arguments: Sequence[str] | None 
         dashed = option.replace("_", "-")
         flags = {f"--{dashed}", f"--no-{dashed}", f"--{option}"}
         if any(argument.partition("=")[0] in flags for argument in arguments):
-            print(instead, file=sys.stderr)
+            print(f"error: {instead}", file=sys.stderr)
             raise SystemExit(2)
     description = (
         f"{type(default).__doc__}\n\nPresets (first argument): {', '.join(presets)}. "
         f"The defaults below are those of {name!r}."
     )
     program = f"python -m train.{Path(sys.argv[0]).stem} [PRESET]"
+    unchecked = _unchecked(default)
+    parsed = tyro.cli(
+        type(unchecked), default=unchecked, args=arguments, description=description, prog=program
+    )
     try:
-        return tyro.cli(
-            type(default), default=default, args=arguments, description=description, prog=program
-        )
+        return type(default)(**_values(parsed))
     # Raised by the checks in `__post_init__`.
     except ValueError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _unchecked(settings: S) -> S:
+    """The settings as those of a class that takes every value of the right type.
+
+    Some versions of tyro report what a constructor refuses, in a box of several lines.
+    """
+    kind = type(settings)
+    unchecked = type(kind.__name__, (kind,), {"__post_init__": lambda _: None})
+    return unchecked(**_values(settings))
+
+
+def _values(settings: RunSettings) -> dict[str, Any]:
+    return {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
 
 
 def run_command(presets: Mapping[str, S], run: Callable[[S], Shown]) -> None:

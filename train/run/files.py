@@ -18,16 +18,29 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
-    except OSError:
-        # On a full disk nothing is left behind that would look like a file of the user's.
-        temporary.unlink(missing_ok=True)
+    # Whatever went wrong, an interruption included: nothing is left behind that would look like a
+    # file of the user's.
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file, whole or not at all."""
+    """Writes a text file as UTF-8, whole or not at all."""
     with replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(legible(text), encoding="utf-8")
+
+
+def legible(text: str) -> str:
+    """Text that UTF-8 can hold: what the locale could not read of a name of a file is mended.
+
+    Python keeps such bytes as lone surrogates, in a locale that is not UTF-8 for instance. They
+    become the letters that they are in UTF-8 or, where they are none, escapes.
+    """
+    with contextlib.suppress(UnicodeError):
+        return text.encode(errors="surrogateescape").decode()
+    return text.encode(errors="backslashreplace").decode()
 
 
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
@@ -54,7 +67,7 @@ def read_jsonl(path: Path, *, needs: str | None = None) -> list[dict[str, Any]]:
         RunError: the file cannot be read, or a line is no record.
     """
     try:
-        lines = path.read_text().splitlines(keepends=True)
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read ({error}). Name the --out of a run.") from None
     # A run that was killed while writing leaves a last line without its end.

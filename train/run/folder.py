@@ -28,6 +28,11 @@ def claim(settings: RunSettings, about: dict[str, Any]) -> Path:
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file, not a folder. Name a folder with --out.")
     _can_write(folder)
+    if not _is_utf8(folder.absolute()):
+        raise RunError(
+            f"The name of {folder} is not UTF-8, which checkpoints need. Set PYTHONUTF8=1, or name "
+            "another folder with --out."
+        )
     # An empty folder counts as new: the user may have made it for this run.
     if folder.exists() and any(folder.iterdir()):
         if not (folder / "settings.json").exists():
@@ -58,7 +63,7 @@ def saved_run(folder: Path) -> dict[str, Any]:
     """
     place = folder / "settings.json"
     try:
-        saved = json.loads(place.read_text())
+        saved = json.loads(place.read_text(encoding="utf-8"))
         # Raises an error if this is no dictionary with a dictionary of settings.
         saved["settings"].items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -101,6 +106,14 @@ def _can_write(path: Path) -> None:
             f"{path} cannot be written: there is no permission to write in {there}. Name another "
             "place with --out."
         )
+
+
+def _is_utf8(path: Path) -> bool:
+    # In a locale of another encoding, the operating system has the name in that one.
+    try:
+        return str(path).encode() == os.fsencode(path)
+    except UnicodeError:
+        return False
 
 
 def same_settings(settings: RunSettings, saved: dict[str, Any]) -> None:

@@ -38,7 +38,7 @@ class RunSettings(Checked):
     seeds: int = 1
     """Number of seeds. They are trained side by side."""
     first_seed: int = 0
-    """The first seed; the others follow it."""
+    """The first seed, at least 0; the others follow it, all of them below 2^31."""
     eval_every: int = 200
     """Steps between two evaluations on the whole test set."""
     steps_per_call: int | None = None
@@ -62,6 +62,12 @@ class RunSettings(Checked):
     def __post_init__(self):
         super().__post_init__()
         self.at_least_one("steps", "seeds", "eval_every", "steps_per_call", "lanes_per_call")
+        # Seeds are int32 on the device, and NumPy takes no negative ones.
+        if not 0 <= self.first_seed <= 2**31 - self.seeds:
+            raise ValueError(
+                f"first_seed must be at least 0, and first_seed + seeds at most {2**31}, got "
+                f"{self.first_seed}."
+            )
         every = self.checkpoint_every or 0
         if every < 0 or every % self.eval_every:
             raise ValueError(

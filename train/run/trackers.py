@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from train.run.errors import UserError
-from train.run.files import json_line, read_jsonl, write_jsonl
+from train.run.files import json_line, legible, read_jsonl, write_jsonl, write_text
 from train.run.lanes import Lane
 
 
@@ -40,7 +40,7 @@ class JsonLines:
             else []
         )
         write_jsonl(path, kept)
-        self._file = path.open("a")
+        self._file = path.open("a", encoding="utf-8")
 
     def write(self, step: int, lane: Lane, values: Mapping[str, float]) -> None:
         """Appends one line and flushes it."""
@@ -126,6 +126,7 @@ class WandB:
     def __init__(self, project: str, folder: Path, config: Mapping[str, Any]):
         self._wandb, self._project, self._folder = _wandb(), project, folder
         self._config, self._runs, self._id = config, {}, _saved_id(folder / "wandb.json")
+        self._name = legible(folder.name)
 
     def write(self, step: int, lane: Lane, values: Mapping[str, float]) -> None:
         """Logs the finite values of one lane at one step.
@@ -149,8 +150,8 @@ class WandB:
             return self._wandb.init(
                 project=self._project,
                 id=f"{self._id}-{lane.name}",
-                name=f"{self._folder.name} {lane.name}",
-                group=f"{self._folder.name}-{self._id}",
+                name=f"{self._name} {lane.name}",
+                group=f"{self._name}-{self._id}",
                 dir=str(self._folder),
                 config={**self._config, "seed": lane.seed, **lane.tags},
                 resume="allow",
@@ -190,9 +191,9 @@ def _wandb() -> Any:
 def _saved_id(place: Path) -> str:
     # Random, since two run folders may have the same name.
     if not place.exists():
-        place.write_text(json.dumps({"id": uuid.uuid4().hex[:8]}) + "\n")
+        write_text(place, json.dumps({"id": uuid.uuid4().hex[:8]}) + "\n")
     try:
-        return json.loads(place.read_text())["id"]
+        return json.loads(place.read_text(encoding="utf-8"))["id"]
     except (ValueError, KeyError, TypeError) as error:
         raise TrackerError(
             f"{place} cannot be read ({error}). Remove it to continue in "

@@ -49,4 +49,4 @@ def labelled_indices(
 def read_splits(name: str, folder: Path = SPLITS) -> dict[str, dict[str, list[int]]]:
     """The index file of a data set, by number of labels and by seed; empty if there is none."""
     place = folder / f"{name}.json"
-    return json.loads(place.read_text()) if place.is_file() else {}
+    return json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from train.data.batches import batch_indices
 from train.data.load import load
 from train.data.subsets import draw_balanced
-from train.data.types import DataError, ImageData, RecordSplit, Split
+from train.data.types import DataError, ImageData, RecordSplit, Split, check_classes
 from train.engine.loader import Batches
 from train.engine.sharding import replicated
 from train.run.lanes import Lane, host_seed
@@ -75,6 +75,7 @@ def load_pool(settings: ImageSettings, labels: int | None) -> Pool:
 
 def pool_of(settings: ImageSettings, data: ImageData, labels: int | None) -> Pool:
     """The same as `load_pool` for a data set that is loaded already."""
+    check_classes(data)
     train, more = data.train, data.unlabelled
     if isinstance(train, RecordSplit) or isinstance(more, RecordSplit):
         raise DataError(
