@@ -140,7 +140,7 @@ def _joint_of_pairs(inputs: NormalizedInputs) -> Array:
     def add(joint: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
         return joint + again(part), None
 
-    return lax.scan(add, jnp.zeros((side, side), rows.dtype), parts)[0]
+    return lax.scan(add, jnp.zeros_like(rows, shape=(side, side)), parts)[0]
 
 
 def joint_of_moments(moments: Float[Array, "c d d"], head_rows: Float[Array, "c d"]) -> Array:

@@ -1,17 +1,26 @@
 """MIR and HDR of a whole data set: exact where the matrix is small, otherwise estimated."""
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
+from mirjax import _memory as memory
 from mirjax._batch.interplay import checked_arguments, feature_interplay, interplay, pair_rows
 from mirjax._batch.joint import normalized_inputs
 from mirjax._batch.kernels import Interplay
 from mirjax._checks import ArrayLike, as_float, common_float, same_size, sample_weights
-from mirjax._dataset import memory
-from mirjax._dataset.blocks import block_count, block_size
+from mirjax._dataset import plan
 from mirjax._dataset.estimate import DatasetMethod, Options, Target
-from mirjax._dataset.marginals import joint_entropy_of_pair, of_pair, of_rows, weight_of
+from mirjax._dataset.marginals import (
+    joint_entropy_of_pair,
+    of_pair,
+    of_pair_of_samples,
+    of_rows,
+    of_samples,
+    weight_of,
+)
 from mirjax._dataset.result import (
     DatasetInterplay,
     estimated_joint,
@@ -22,6 +31,9 @@ from mirjax._dataset.result import (
 )
 from mirjax._dataset.sharding import automatic, row_shards
 from mirjax._dataset.sums import sums_of
+
+# From so many classes on it is worth looking for those that do not occur.
+_MANY = 256
 
 
 def dataset_interplay(
@@ -44,8 +56,10 @@ def dataset_interplay(
 
     The two marginal entropies are always exact. The joint entropy is that of an operator with the
     spectrum of `G(features) ⊙ G(head[labels])`, of which only products with vectors are needed.
-    Its side is n, or `d · min(num_classes, d)` where the class moments `[num_classes, d, d]` are
-    smaller than the features. Subspace iteration splits off the top of the spectrum; stochastic
+    It is applied by class moments `[num_classes, d, d]`, by rows in blocks of one class, or as a
+    matrix of all samples, whichever takes the fewest operations and fits into memory. No array of
+    classes by classes is formed where there are many, and classes that do not occur cost nothing
+    outside of `jit`. Subspace iteration splits off the top of the spectrum; stochastic
     Lanczos quadrature estimates the rest. The bounds follow from the trace, the trace of the square
     and the Ritz values.
 
@@ -78,9 +92,10 @@ def dataset_interplay(
         MemoryError: the method needs too much memory; the message says how much, and which method
             would fit.
 
-    Cost: `O(n d²)` once and `O(num_classes d²)` per product, or `O(n d)` per product; 704
-    products without a tolerance. Memory: `O(n d)`. Not meant to be differentiated; use the losses
-    for that.
+    Cost per product: `O(num_classes d²)` by moments, `O(n²)` by the matrix of all samples, and by
+    rows `O(n d + num_classes d min(num_classes, d))`; 704 products without a tolerance. Memory:
+    `O(n d)`, but for the matrix, which is only held where it takes less than half of what is free.
+    Not meant to be differentiated; use the losses for that.
 
     Example:
         >>> import jax, jax.numpy as jnp, mirjax
@@ -103,34 +118,49 @@ def dataset_interplay(
     # The compiler decides where intermediate results of sharded rows lie.
     features, head, labels, weights = map(automatic, arrays)
     _one_set(features, "features")
+    head, labels = _only_occurring(head, labels)
     (samples, width), classes = features.shape, len(head)
-    # Then products with the moments are cheaper, and their cost does not depend on n.
-    by_moments = classes * width <= 2 * samples
-    side = min(samples, width * min(classes, width))
+    side, itemsize = min(samples, width * min(classes, width)), features.dtype.itemsize
     exact = is_exact(options, side)
-    itemsize, rows_per_shard = features.dtype.itemsize, samples // shards
-    # Rows are held in blocks of one class, which have more places than there are rows.
-    places = block_size(rows_per_shard, classes) * block_count(rows_per_shard, classes)
-    rows = 4 * itemsize * places * width
-    moments = rows + memory.of_moments(classes, width, itemsize)
-    vectors = side if by_moments else places
+    plans = plan.of_labelled(samples, width, classes, shards, itemsize, options)
+    chosen = plan.choose(plans, memory_limit)
+    moments = next(p for p in plans if p.operator == "moments")
+    decomposed = memory.of_matrix(side, itemsize)
     needs = {
-        "exact": (rows if side == samples else moments) + memory.of_matrix(side, itemsize),
-        "lanczos": (moments if by_moments else rows)
-        + memory.of_vectors(vectors, options.rank_for(side), itemsize),
+        # `interplay` of a batch decomposes the same n × n matrix, so it serves for small sets.
+        "exact": decomposed + (2 * features.nbytes if side == samples else moments.memory),
+        "lanczos": chosen.memory,
     }
     sizes = f"n, d, C = {samples}, {width}, {classes}"
     memory.check("exact" if exact else "lanczos", needs, memory_limit, sizes)
-    # `interplay` of a batch decomposes the same n × n matrix, so it serves for small sets.
     if exact and side == samples:
         result, weight = _interplay(features, head, labels, weights)
         return exact_result(result, weight, options)
-    if exact or by_moments:
+    if exact or chosen.operator == "moments":
         # The method is decided already, from n as well; the sums alone would decide anew.
         sums = _sums(features, labels, weights, classes, shards)
-        chosen = options._replace(method="exact" if exact else "lanczos")
-        return interplay_of_sums(sums, head, chosen, samples=samples)
-    return estimated_joint(of_rows(features, head, labels, weights, shards), options)
+        decided = options._replace(method="exact" if exact else "lanczos")
+        return interplay_of_sums(sums, head, decided, samples=samples)
+    build = of_samples if chosen.operator == "dense" else of_rows
+    return estimated_joint(build(features, head, labels, weights, shards), options)
+
+
+def _only_occurring(head: Array, labels: Array) -> tuple[Array, Array]:
+    """The rows of the head whose class occurs, where that leaves out many of many."""
+    # A tracer has no values, and other hosts have labels that are not known here.
+    if isinstance(labels, jax.core.Tracer) or not labels.is_fully_addressable:
+        return head, labels
+    if len(head) < _MANY or bool(jnp.any(jnp.isnan(head))):
+        return head, labels
+    known = np.asarray(labels)
+    occurs = np.unique(known[(known >= 0) & (known < len(head))])
+    if len(occurs) > 0.75 * len(head) or not len(occurs):
+        return head, labels
+    # What is no class stays none.
+    place = np.full(len(head) + 1, -1, known.dtype)
+    place[occurs] = np.arange(len(occurs))
+    known = np.where((known >= 0) & (known < len(head)), known, len(head))
+    return head[occurs], jax.device_put(place[known], labels.sharding)
 
 
 def dataset_feature_interplay(
@@ -164,13 +194,14 @@ def dataset_feature_interplay(
         memory_limit: how many bytes may be used on each device.
 
     Returns:
-        `DatasetInterplay`. Where `n (d1 + d2) > 200 d1 d2`, the trace of the square of the joint
-        matrix is only bounded, and the bracket is wider.
+        `DatasetInterplay`. Where `n (d1 + d2) > 200 d1 d2` and n × n numbers do not fit, the trace
+        of the square of the joint matrix is only bounded, and the bracket is wider.
 
     Raises:
         TypeError, ValueError, MemoryError: as in `dataset_interplay`.
 
-    Cost: `O(n d1 d2)` per product.
+    Cost: `O(n d1 d2)` per product, or `O(n²)` with the matrix of all samples where that is cheaper
+    and takes less than half of the free memory.
 
     Example:
         >>> import jax, jax.numpy as jnp, mirjax
@@ -196,21 +227,20 @@ def dataset_feature_interplay(
     samples, pairs = len(features1), features1.shape[1] * features2.shape[1]
     side, itemsize = min(samples, pairs), features1.dtype.itemsize
     exact = is_exact(options, side)
-    rows = 3 * itemsize * (features1.size + features2.size) // shards
-    vectors = pairs if pairs < samples else samples // shards
-    needs = {
-        "exact": rows + memory.of_matrix(side, itemsize),
-        "lanczos": rows + memory.of_vectors(vectors, options.rank_for(side), itemsize),
-    }
-    sizes = f"n, d1, d2 = {samples}, {features1.shape[1]}, {features2.shape[1]}"
+    widths = features1.shape[1], features2.shape[1]
+    chosen = plan.choose(plan.of_pair(samples, *widths, shards, itemsize, options), memory_limit)
+    rows = 3 * (features1.nbytes + features2.nbytes) // shards
+    needs = {"exact": rows + memory.of_matrix(side, itemsize), "lanczos": chosen.memory}
+    sizes = f"n, d1, d2 = {samples}, {widths[0]}, {widths[1]}"
     memory.check("exact" if exact else "lanczos", needs, memory_limit, sizes)
     if exact and side == samples:
         result, weight = _feature_interplay(features1, features2, weights)
         return exact_result(result, weight, options)
-    marginals = of_pair(features1, features2, weights, shards)
     if exact:
+        marginals = of_pair(features1, features2, weights, shards)
         return exact_joint(marginals, joint_entropy_of_pair(marginals.operator), options)
-    return estimated_joint(marginals, options)
+    build = of_pair_of_samples if chosen.operator == "dense" else of_pair
+    return estimated_joint(build(features1, features2, weights, shards), options)
 
 
 def _one_set(features: Array, name: str) -> None:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from mirjax._dataset import memory
+from mirjax import _memory as memory
 from mirjax._dataset.lanczos import (
     Estimate,
     Quadrature,

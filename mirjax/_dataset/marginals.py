@@ -11,9 +11,21 @@ from jaxtyping import Float
 from mirjax._batch.entropy import entropy_of
 from mirjax._batch.gram import normalize_rows, small_side
 from mirjax._batch.interplay import pair_rows
-from mirjax._batch.joint import head_coordinates, head_entropy, joint_of_moments, normalized_inputs
+from mirjax._batch.joint import (
+    NormalizedInputs,
+    head_coordinates,
+    head_entropy,
+    joint_of_moments,
+    normalized_inputs,
+)
 from mirjax._dataset.blocks import class_blocks, sum_of_blocks
-from mirjax._dataset.operators import MomentOperator, Operator, PairOperator, RowOperator
+from mirjax._dataset.operators import (
+    MomentOperator,
+    Operator,
+    PairOperator,
+    RowOperator,
+    dense_operator,
+)
 from mirjax._dataset.sums import Sums
 from mirjax._linalg.precision import matmul, total
 
@@ -84,10 +96,7 @@ def joint_entropy_of_moments(moments: Array, head_rows: Array) -> Array:
 @functools.partial(jax.jit, static_argnames="shards")
 def of_rows(features: Array, head: Array, labels: Array, weights: Array, shards: int) -> Marginals:
     """The marginals from rows that stay where they are on `shards` devices."""
-    inputs = normalized_inputs(features, head, labels, weights)
-    rows = inputs.root * inputs.rows
-    trace = total(jnp.square(rows))
-    rows = rows / jnp.sqrt(jnp.where(trace == 0, 1.0, trace))
+    inputs, rows = _unit_trace_rows(features, head, labels, weights)
     classes = len(inputs.head_rows)
     blocks = class_blocks(rows, inputs.labels, classes, shards)
     # The share of a class is the trace of its moments, as in `of_sums`.
@@ -100,15 +109,56 @@ def of_rows(features: Array, head: Array, labels: Array, weights: Array, shards:
 
 
 @functools.partial(jax.jit, static_argnames="shards")
+def of_samples(
+    features: Array, head: Array, labels: Array, weights: Array, shards: int = 1
+) -> Marginals:
+    """The marginals, and the joint kernel of all samples as a matrix."""
+    del shards  # of one device only
+    inputs, rows = _unit_trace_rows(features, head, labels, weights)
+    head_rows = inputs.head_rows[inputs.labels]
+    share = jnp.sqrt(jnp.sum(jnp.square(rows), axis=-1, keepdims=True))
+    entropies = entropy_of(small_side(rows)), entropy_of(small_side(share * head_rows))
+    operator = dense_operator(rows, head_rows)
+    return Marginals(operator, *entropies, weight_of(inputs.root, weights))
+
+
+def _unit_trace_rows(
+    features: Array, head: Array, labels: Array, weights: Array
+) -> tuple[NormalizedInputs, Array]:
+    """Normalised arguments, and `√p ẑ` with a sum of squares of 1."""
+    inputs = normalized_inputs(features, head, labels, weights)
+    rows = inputs.root * inputs.rows
+    trace = total(jnp.square(rows))
+    return inputs, rows / jnp.sqrt(jnp.where(trace == 0, 1.0, trace))
+
+
+@functools.partial(jax.jit, static_argnames="shards")
 def of_pair(features1: Array, features2: Array, weights: Array, shards: int = 1) -> Marginals:
     """The marginals from two representations of the same samples."""
+    rows1, rows2, entropies, weight = _pair(features1, features2, weights)
+    return Marginals(PairOperator(rows1, rows2, shards), *entropies, weight)
+
+
+@functools.partial(jax.jit, static_argnames="shards")
+def of_pair_of_samples(
+    features1: Array, features2: Array, weights: Array, shards: int = 1
+) -> Marginals:
+    """The marginals, and the joint kernel of two representations as a matrix."""
+    del shards  # of one device only
+    rows1, rows2, entropies, weight = _pair(features1, features2, weights)
+    return Marginals(dense_operator(rows1, rows2), *entropies, weight)
+
+
+def _pair(
+    features1: Array, features2: Array, weights: Array
+) -> tuple[Array, Array, tuple[Array, Array], Array]:
+    """`√p ẑ1` and `ẑ2`, whose joint kernel has trace 1, both entropies and the weight."""
     rows1, rows2, root = pair_rows(features1, features2, weights)
     entropies = entropy_of(small_side(root * rows1)), entropy_of(small_side(root * rows2))
     trace = total(jnp.square(root * rows1))
     root = root / jnp.sqrt(jnp.where(trace == 0, 1.0, trace))
     # The root of the share goes to one side only: the joint kernel is the product of both.
-    operator = PairOperator(root * rows1, jnp.where(root == 0, 0.0, rows2), shards)
-    return Marginals(operator, *entropies, weight_of(root, weights))
+    return root * rows1, jnp.where(root == 0, 0.0, rows2), entropies, weight_of(root, weights)
 
 
 @jax.jit

@@ -1,7 +1,7 @@
 """`A = √p (K1 ⊙ K2) √p` of a whole data set as an operator: its products and `tr(A²)`.
 
-There are three representations, each a pytree; none forms a matrix of side n. Vectors are the
-columns of a `[size, k]` array. `rank_bound` is the number of eigenvalues that can be non-zero.
+There are four representations, each a pytree. Vectors are the columns of a `[size, k]` array.
+`rank_bound` is the number of eigenvalues that can be non-zero. `plan` chooses among them.
 """
 
 import dataclasses
@@ -19,7 +19,11 @@ from mirjax._dataset.blocks import place_rows
 from mirjax._linalg.precision import matmul, total
 
 # Temporaries of a product are kept below this many numbers by taking fewer columns at a time.
-_WORK = 2**26
+WORK = 2**26
+# Up to so many classes an array of classes by classes is small.
+_SQUARE = 2**12
+# The trace of the square is worth the cost of this many products.
+_WORTH = 200
 
 Sampler = Callable[[tuple[int, int], Any], Array]
 
@@ -123,31 +127,68 @@ class RowOperator:
     def apply(self, vectors: Float[Array, "size k"]) -> Float[Array, "size k"]:
         """`A @ vectors`."""
         shards, blocks, size, width = self.rows.shape
-        similarity = matmul(self.head_rows, self.head_rows.T)
+        classes = len(self.head_rows)
+        # The Gram matrix of many rows is applied as two products with the rows.
+        is_wide = classes > 2 * width
+        similarity = None if is_wide else matmul(self.head_rows, self.head_rows.T)
 
         # Summed by class, mixed between the classes, and back to the samples.
         def columns(x: Array) -> Array:
             x = x.reshape(shards, blocks, size, -1)
             summed = matmul(jnp.swapaxes(self.rows, -1, -2), x)
-            by_class = jnp.zeros((len(self.head_rows), *summed.shape[2:]), x.dtype)
+            by_class = jnp.zeros((classes, *summed.shape[2:]), x.dtype)
             by_class = by_class.at[self.classes].add(summed)
-            mixed = matmul(similarity, by_class.reshape(len(by_class), -1))
+            flat = by_class.reshape(classes, -1)
+            if similarity is None:
+                mixed = matmul(self.head_rows, matmul(self.head_rows.T, flat))
+            else:
+                mixed = matmul(similarity, flat)
             mixed = mixed.reshape(by_class.shape)[self.classes]
             return matmul(self.rows, mixed).reshape(self.size, -1)
 
-        per_column = 2 * width * (shards * blocks + len(self.head_rows))
+        per_column = 2 * width * (shards * blocks + classes)
         return in_chunks(columns, vectors, per_column)
 
     @property
     def purity_is_exact(self) -> bool:
         """Whether `purity` is `tr(A²)` itself."""
-        return True
+        return self._purity_of()[0] != "bound"
+
+    def _purity_of(self) -> tuple[str, float]:
+        """How `purity` is computed, by classes, by rows or as a bound, and what it costs."""
+        width, classes, samples = self.rows.shape[-1], len(self.head_rows), self.size
+        by_class = 2 * width**2 * (classes**2 + samples) if classes <= _SQUARE else math.inf
+        # Pairs of rows would have to be sent between devices.
+        by_rows = 4 * samples**2 * width if self.rows.shape[0] == 1 else math.inf
+        cost, how = min((by_class, "classes"), (by_rows, "rows"))
+        mixing = min(2 * classes**2 * width, 4 * classes * width**2)
+        is_worth_it = how == "classes" or cost <= _WORTH * (4 * samples * width + mixing)
+        return (how, cost) if is_worth_it else ("bound", 0.0)
 
     def purity(self) -> Array:
-        """As in `MomentOperator.purity`, with some columns of all `M_c` at a time."""
+        """As in `MomentOperator.purity`, or over pairs of rows; an upper bound if that is dear."""
+        match self._purity_of()[0]:
+            case "classes":
+                return self._purity_by_classes()
+            case "rows":
+                rows = self.rows.reshape(self.size, -1)
+                places = jnp.broadcast_to(self.classes[:, :, None], self.rows.shape[:3])
+                return purity_of_rows(rows, self.head_rows[places.reshape(-1)])
+            case _:
+                # No entry of a Gram matrix exceeds 1, so the purity of each bounds that of both.
+                rows = self.rows.reshape(self.size, -1)
+                first = matmul(rows.T, rows)
+                shares = jnp.sum(jnp.square(self.rows), axis=(-2, -1))
+                shares = jnp.zeros(len(self.head_rows), shares.dtype).at[self.classes].add(shares)
+                weighted = jnp.sqrt(shares)[:, None] * self.head_rows
+                second = matmul(weighted.T, weighted)
+                return jnp.minimum(*(total(jnp.square(m)) for m in (first, second)))
+
+    def _purity_by_classes(self) -> Array:
+        """With some columns of all `M_c` at a time."""
         width, classes = self.rows.shape[-1], len(self.head_rows)
         held = width * (classes + math.prod(self.rows.shape[:2]))
-        step = max(1, min(width, _WORK // held))
+        step = max(1, min(width, WORK // held))
 
         def overlaps_of_columns(start: Array) -> Array:
             # The last chunk may reach beyond the end: it is moved back, and columns that an earlier
@@ -168,6 +209,97 @@ class RowOperator:
             starts,
         )[0]
         return _weighted(self.head_rows, overlaps)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["matrix", "squares"], meta_fields=[]
+)
+@dataclasses.dataclass(frozen=True)
+class DenseOperator:
+    """`A` itself, where n is small enough to hold n × n numbers: the cheapest product of all.
+
+    Attributes:
+        matrix: `A`.
+        squares: `tr(A²)`.
+    """
+
+    matrix: Float[Array, "n n"]
+    squares: Float[Array, ""]
+
+    @property
+    def size(self) -> int:
+        """Length of the vectors."""
+        return len(self.matrix)
+
+    @property
+    def rank_bound(self) -> Array:
+        """The number of eigenvalues that can be non-zero: that of the samples that count."""
+        return jnp.sum(self.support())
+
+    def support(self) -> Array:
+        """1 for samples that count, 0 for others."""
+        return (jnp.diagonal(self.matrix) != 0).astype(self.matrix.dtype)
+
+    def draw(self, sample: Sampler, columns: int) -> Array:
+        """Random vectors `[size, columns]`; 0 for samples that do not count."""
+        return sample((self.size, columns), self.matrix.dtype) * self.support()[:, None]
+
+    def apply(self, vectors: Float[Array, "size k"]) -> Float[Array, "size k"]:
+        """`A @ vectors`."""
+        return matmul(self.matrix, vectors)
+
+    @property
+    def purity_is_exact(self) -> bool:
+        """Whether `purity` is `tr(A²)` itself."""
+        return True
+
+    def purity(self) -> Array:
+        """`tr(A²)`."""
+        return self.squares
+
+
+def dense_operator(rows1: Float[Array, "n d1"], rows2: Float[Array, "n d2"]) -> DenseOperator:
+    """`A` from `√p ẑ1` and `ẑ2`."""
+    side = len(rows1)
+
+    # Written in place, some rows at a time: a copy would be as large as the matrix.
+    def fill(start: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        place, kernel = _some_rows(start, rows1, rows2)
+        matrix = jax.lax.dynamic_update_slice_in_dim(carry[0], kernel, place, axis=0)
+        return matrix, carry[1] + _fresh_squares(start, place, kernel)
+
+    empty = jnp.zeros((side, side), rows1.dtype), jnp.zeros((), rows1.dtype)
+    return DenseOperator(*jax.lax.fori_loop(0, math.ceil(side / _step(side)), fill, empty))
+
+
+def purity_of_rows(rows1: Float[Array, "n d1"], rows2: Float[Array, "n d2"]) -> Array:
+    """`tr(A²)` from all pairs of rows of `√p ẑ1` and `ẑ2`, some of them at a time."""
+
+    def add(start: Array, squares: Array) -> Array:
+        return squares + _fresh_squares(start, *_some_rows(start, rows1, rows2))
+
+    steps = math.ceil(len(rows1) / _step(len(rows1)))
+    return jax.lax.fori_loop(0, steps, add, jnp.zeros((), rows1.dtype))
+
+
+def _step(side: int) -> int:
+    """How many rows of a matrix of this side are formed at a time."""
+    return max(1, min(side, WORK // 8 // side))
+
+
+def _some_rows(number: Array, rows1: Array, rows2: Array) -> tuple[Array, Array]:
+    """The place of a step and its rows of `A`; the last step is moved back to fit."""
+    step = _step(len(rows1))
+    place = jnp.minimum(number * step, len(rows1) - step)
+    parts = (jax.lax.dynamic_slice_in_dim(r, place, step) for r in (rows1, rows2))
+    first, second = (matmul(part, r.T) for part, r in zip(parts, (rows1, rows2), strict=True))
+    return place, first * second
+
+
+def _fresh_squares(number: Array, place: Array, kernel: Array) -> Array:
+    """The sum of squares of the rows that no earlier step has counted."""
+    is_fresh = place + jnp.arange(len(kernel)) >= number * len(kernel)
+    return total(jnp.where(is_fresh[:, None], jnp.square(kernel), 0.0))
 
 
 @functools.partial(
@@ -234,17 +366,15 @@ class PairOperator:
 
     @property
     def purity_is_exact(self) -> bool:
-        """Whether `purity` is `tr(A²)`: if n² entries cost no more than about 200 products."""
-        samples, width1 = self.rows1.shape
-        width2 = self.rows2.shape[1]
-        return samples * (width1 + width2) <= 200 * width1 * width2
+        """Whether `purity` is `tr(A²)` itself."""
+        return purity_is_worth_it(len(self.rows1), self.rows1.shape[1], self.rows2.shape[1])
 
     def purity(self) -> Array:
         """`tr(A²)`, or the smaller purity of the two Gram matrices, which is an upper bound."""
         samples = self.rows1.shape[0]
         if self.purity_is_exact:
             rows_per_shard = samples // self.shards
-            step = max(1, min(rows_per_shard, _WORK // samples))
+            step = max(1, min(rows_per_shard, WORK // samples))
 
             def purity_of_rows(chunk: tuple[Array, Array]) -> Array:
                 first, second = chunk
@@ -270,7 +400,12 @@ class PairOperator:
         return jnp.minimum(*bounds)
 
 
-Operator = MomentOperator | RowOperator | PairOperator
+def purity_is_worth_it(samples: int, width1: int, width2: int) -> bool:
+    """Whether all n² entries cost no more than some hundred products."""
+    return samples * (width1 + width2) <= _WORTH * width1 * width2
+
+
+Operator = MomentOperator | RowOperator | DenseOperator | PairOperator
 
 
 def in_chunks(function, vectors: Array, per_column: int) -> Array:
@@ -279,7 +414,7 @@ def in_chunks(function, vectors: Array, per_column: int) -> Array:
     `per_column` is the size of the temporaries of one column.
     """
     columns = vectors.shape[-1]
-    step = max(1, _WORK // per_column)
+    step = max(1, WORK // per_column)
     if step >= columns:
         return function(vectors)
     pieces = math.ceil(columns / step)

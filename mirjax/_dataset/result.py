@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from mirjax import _memory as memory
 from mirjax._batch.gram import normalize_rows
 from mirjax._batch.kernels import Interplay, combine
-from mirjax._dataset import memory
 from mirjax._dataset.estimate import Options, estimate_entropy, is_met
 from mirjax._dataset.lanczos import Estimate
 from mirjax._dataset.marginals import Marginals, joint_entropy_of_moments, of_sums

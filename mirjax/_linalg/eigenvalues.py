@@ -57,7 +57,7 @@ def _bisect(diagonal: Array, off_diagonal: Array) -> Array:
             value = jnp.where(jnp.abs(value) < pivot, -pivot, value)
             return (value, count + (value < 0).astype(count.dtype)), None
 
-        start = jnp.full((side,), jnp.inf, dtype), jnp.zeros((side,), index.dtype)
+        start = jnp.full_like(x, jnp.inf), jnp.zeros_like(x, index.dtype)
         entries = diagonal, jnp.pad(squared, (1, 0))
         (_, count), _ = lax.scan(step, start, entries, unroll=4)
         return count

@@ -14,7 +14,7 @@ def available() -> int:
     # A CPU has no such statistics: what the system can give to this process.
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
+        for line in meminfo.read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
                 return 1024 * int(line.split()[1])
     # Unknown, so there is no limit.
@@ -33,7 +33,7 @@ def of_matrix(side: int, itemsize: int) -> int:
 
 def of_vectors(size: int, rank: int, itemsize: int) -> int:
     """Bytes of a subspace of `rank` vectors: the vectors, their image, and copies of both."""
-    return 5 * itemsize * size * rank
+    return 4 * itemsize * size * rank
 
 
 def check(method: str, needs: dict[str, int], limit: int | None, what: str) -> None:

@@ -1,0 +1,220 @@
+"""Tens of thousands of classes: the same values, and no array of classes by classes or samples."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mirjax
+from mirjax import losses
+from mirjax._batch import classes as by_class
+from mirjax._batch import collapse
+from mirjax._dataset import dataset, lanczos, marginals, plan
+from mirjax._dataset.estimate import Options, _purity_and_rank_bound
+from tests.reference import definition
+from tests.tolerances import assert_interplay, assert_near
+
+N, D, C = 48, 6, 3000
+
+
+def case(n=N, width=D, classes=C, seed=0, dtype="float64"):
+    """Skewed labels: few classes have many samples, many have one or none."""
+    rng = np.random.default_rng(seed)
+    head = rng.normal(size=(classes, width))
+    rank = np.minimum(rng.zipf(1.5, n) - 1, classes - 1)
+    labels = rng.permutation(classes)[rank].astype(np.int32)
+    features = head[labels] + rng.normal(size=(n, width))
+    return features.astype(dtype), head.astype(dtype), labels
+
+
+def test_interplay_is_the_definition(x64):
+    features, head, labels = case()
+    weights = np.random.default_rng(1).uniform(size=N)
+    found = jax.jit(mirjax.interplay)(features, head, labels, weights=weights)
+    assert_interplay(found, definition.interplay(features, head, labels, weights))
+
+
+@pytest.mark.parametrize("n", [400, 90])
+def test_more_samples_than_pairs_of_columns(n, monkeypatch, x64):
+    # The joint matrix is one of pairs of columns, summed over the samples in steps.
+    monkeypatch.setattr(mirjax._batch.joint, "_BY_CLASS", 300)
+    features, head, labels = case(n, 3, 200)
+    gradient = jax.jit(jax.grad(lambda z: mirjax.interplay(z, head, labels).joint_entropy))
+    found = mirjax.interplay(features, head, labels)
+    assert_interplay(found, definition.interplay(features, head, labels))
+    direction = np.random.default_rng(2).normal(size=features.shape)
+    ends = [
+        definition.interplay(features + s * direction, head, labels).joint_entropy
+        for s in (1e-5, -1e-5)
+    ]
+    assert_near(np.sum(gradient(features) * direction), (ends[0] - ends[1]) / 2e-5, 1e-7)
+
+
+def test_nan_in_a_row_of_the_head_that_no_sample_uses():
+    features, head, labels = case(dtype="float32")
+    unused = np.setdiff1d(np.arange(C), labels)[0]
+    head[unused, 2] = np.nan
+    assert np.isnan(mirjax.interplay(features, head, labels).mir)
+    assert np.isnan(mirjax.dataset_interplay(features, head, labels, method="lanczos").mir)
+
+
+@pytest.mark.parametrize("label", [-1, C])
+def test_a_label_that_is_no_class(label):
+    features, head, labels = case(dtype="float32")
+    labels[3] = label
+    assert np.isnan(mirjax.interplay(features, head, labels).mir)
+    assert np.isnan(mirjax.dataset_interplay(features, head, labels, method="lanczos").mir)
+
+
+def sizes(jaxpr):
+    """The number of entries of every array that a traced function forms."""
+    for equation in jaxpr.eqns:
+        for variable in equation.outvars:
+            yield int(np.prod(getattr(variable.aval, "shape", ()))), equation.primitive.name
+        for part in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(part):
+                yield from sizes(getattr(part, "jaxpr", part))
+
+
+def _is_jaxpr(x):
+    return hasattr(x, "eqns") or hasattr(x, "jaxpr")
+
+
+def of_collapse(z, w, y):
+    result = mirjax.neural_collapse(z, y, w, num_classes=len(w))
+    return sum(value for name, value in result._asdict().items() if name != "nc4") + result.nc4
+
+
+FUNCTIONS = {
+    "interplay": lambda z, w, y: mirjax.interplay(z, w, y).mir,
+    "mutual information": losses.mutual_information_loss,
+    "entropy difference": losses.entropy_difference_loss,
+    "collapse": of_collapse,
+    "moments": lambda z, w, y: (
+        mirjax.ClassMoments.zeros(len(w), D, second=False).update(z, y).collapse(w).cdnv
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_no_array_of_classes_by_classes_or_by_samples(name, monkeypatch):
+    monkeypatch.setattr(by_class, "_TILE", 1)
+    monkeypatch.setattr(by_class, "_ONE_HOT", 1)
+    monkeypatch.setattr(collapse, "_TILE", C)
+    features, head, labels = case(n=150, dtype="float32")
+    traced = jax.make_jaxpr(jax.value_and_grad(FUNCTIONS[name], argnums=1))(features, head, labels)
+    largest = max(sizes(traced.jaxpr))
+    # Rows of the head, a few of them side by side; 150 samples by all classes would be 450,000.
+    assert largest[0] <= 3 * C * (D + 2), largest
+
+
+OPERATORS = ("moments", "rows", "dense")
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize(("n", "classes"), [(500, 700), (500, 40)])
+def test_every_operator_has_the_same_spectrum(operator, n, classes, monkeypatch, x64):
+    features, head, labels = case(n, 5, classes)
+
+    def choose(plans, _):
+        return next(p for p in plans if p.operator == operator)
+
+    monkeypatch.setattr(plan, "choose", choose)
+    weights = np.random.default_rng(3).uniform(size=n)
+    weights[:7] = 0
+    exact = definition.interplay(features, head, labels, weights)
+    result = mirjax.dataset_interplay(features, head, labels, weights=weights, method="lanczos")
+    assert_near(result.entropy1, exact.entropy1, 1e-9)
+    assert_near(result.entropy2, exact.entropy2, 1e-9)
+    error = 4 * float(result.standard_error.joint_entropy) + 1e-4
+    assert_near(result.joint_entropy, exact.joint_entropy, error)
+    assert result.lower.joint_entropy <= exact.joint_entropy <= result.upper.joint_entropy
+
+
+@pytest.mark.parametrize("steps", [1, 7])
+def test_purity_by_rows_by_classes_and_as_a_bound(steps, monkeypatch, x64):
+    features, head, labels = case(300, 5, 90)
+    monkeypatch.setattr(mirjax._dataset.operators, "WORK", 8 * 300 * steps)
+    ones = jnp.ones(300)
+    operator = marginals.of_rows(features, head, labels, ones, 1).operator
+    kernel = definition.gram(features) * definition.gram(head[labels]) / 300
+    exact = np.sum(kernel**2)
+    for how in ("classes", "rows"):
+        monkeypatch.setattr(type(operator), "_purity_of", lambda _, how=how: (how, 0.0))
+        assert_near(operator.purity(), exact, 1e-12)
+    monkeypatch.setattr(type(operator), "_purity_of", lambda _: ("bound", 0.0))
+    assert exact <= operator.purity() < 3 * exact
+    assert not operator.purity_is_exact
+    dense = marginals.of_samples.__wrapped__(features, head, labels, ones).operator
+    np.testing.assert_allclose(dense.matrix, kernel, atol=1e-12)
+    assert_near(dense.purity(), exact, 1e-12)
+
+
+def peak(operator, n, width, classes):
+    """Bytes of the largest program of an estimate, as the compiler plans it."""
+    shape = jax.ShapeDtypeStruct
+    features, weights = shape((n, width), jnp.float32), shape((n,), jnp.float32)
+    head, labels = shape((classes, width), jnp.float32), shape((n,), jnp.int32)
+    programs = []
+
+    def build(function, *arguments):
+        programs.append(function.lower(*arguments))
+        return jax.eval_shape(function.__wrapped__, *arguments)
+
+    if operator == "moments":
+        function = jax.jit(lambda z, y, w: dataset.sums_of(z, y, w, classes, 1))
+        sums = build(function, features, labels, weights)
+        result = build(jax.jit(lambda s, h: marginals.of_sums(s, h, samples=n)), sums, head)
+    elif operator in ("dense", "rows"):
+        of = {"dense": marginals.of_samples, "rows": marginals.of_rows}[operator]
+        function = jax.jit(lambda z, h, y, w: of(z, h, y, w, 1))
+        result = build(function, features, head, labels, weights)
+    else:
+        second = shape((n, classes), jnp.float32)
+        function = jax.jit(lambda a, b, w: marginals.of_pair(a, b, w, 1))
+        result = build(function, features, second, weights)
+    rank = Options().rank_for(result.operator.size)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    basis = shape((result.operator.size, rank), jnp.float32)
+    programs += [
+        _purity_and_rank_bound.lower(result.operator),
+        lanczos.top_subspace.lower(result.operator, key, rank=rank, iterations=2),
+        lanczos.probe_complement.lower(result.operator, basis, key, probes=16, degree=20),
+    ]
+    return max(_bytes(program.compile().memory_analysis()) for program in programs)
+
+
+def _bytes(analysis):
+    used = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
+    return used + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("operator", "n", "width", "classes"),
+    [
+        ("dense", 20_000, 768, 7_000),
+        ("rows", 200_000, 768, 28_000),
+        ("rows", 9_000, 256, 2_000),
+        ("moments", 50_000, 128, 10),
+        ("moments", 100_000, 512, 100),
+        ("pairs", 50_257, 768, 768),
+        ("pairs", 100_000, 64, 48),
+    ],
+)
+def test_the_memory_estimate_is_that_of_the_compiler(operator, n, width, classes):
+    of = plan.of_pair if operator == "pairs" else plan.of_labelled
+    plans = of(n, width, classes, 1, 4, Options())
+    estimate = next(p.memory for p in plans if p.operator == operator)
+    assert 1 / 1.5 <= estimate / peak(operator, n, width, classes) <= 1.5
+
+
+def test_what_is_cheap_and_fits_is_chosen():
+    def chosen(n, width, classes, limit=2**40):
+        return plan.choose(plan.of_labelled(n, width, classes, 1, 4, Options()), limit).operator
+
+    assert chosen(1_281_167, 512, 100) == "moments"
+    assert chosen(50_000, 512, 1_000) == "rows"
+    assert chosen(20_000, 768, 7_000) == "dense"
+    # The matrix of all samples would take 1.6 GB, and no more than half of the memory.
+    assert chosen(20_000, 768, 7_000, limit=2**31) == "rows"
