@@ -4,6 +4,9 @@ from pathlib import Path
 
 import jax
 
+# Up to this side a decomposition fits into any memory.
+_SURE = 2**13
+
 
 def available() -> int:
     """The number of bytes that can still be allocated on the default device."""
@@ -60,6 +63,29 @@ def check(method: str, needs: dict[str, int], limit: int | None, what: str) -> N
         f"method={method!r} needs about {gib(needs[method])} per device for {what}, but only "
         f"{gib(limit)} are available. {advice}."
     )
+
+
+def check_side(side: int, itemsize: int, what: str, instead: str) -> None:
+    """Raises an error if a decomposition with this side needs more memory than there is.
+
+    Args:
+        side: of the matrix that would be decomposed.
+        itemsize: bytes of one number.
+        what: what has this side, for the message.
+        instead: what serves in place of it.
+
+    Raises:
+        MemoryError: the message has the numbers.
+    """
+    # Small sides always fit, and asking the system takes time.
+    if side <= _SURE:
+        return
+    need, limit = of_matrix(side, itemsize), available()
+    if need > limit:
+        raise MemoryError(
+            f"{what} would be a matrix of side {side}, whose decomposition needs about "
+            f"{gib(need)}; {gib(limit)} are available. Use {instead}."
+        )
 
 
 def gib(size: int) -> str:

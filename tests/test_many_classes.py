@@ -108,6 +108,32 @@ def test_no_array_of_classes_by_classes_or_by_samples(name, monkeypatch):
     assert largest[0] <= 3 * C * (D + 2), largest
 
 
+TOO_MANY = {
+    "class_interplay": (
+        lambda rows, _: mirjax.class_interplay(rows, rows),
+        r"the joint kernel of 50257 classes would be a matrix of side 50257, whose decomposition "
+        r"needs about 47.05 GiB; 2.00 GiB are available. Use dataset_feature_interplay\(class_means",
+    ),
+    "interplay": (
+        lambda rows, labels: mirjax.interplay(rows, rows[:999], labels),
+        "the joint kernel of 50257 samples .*Use dataset_interplay",
+    ),
+    "feature_interplay": (
+        lambda rows, _: mirjax.feature_interplay(rows, rows),
+        "the joint kernel of 50257 samples .*Use dataset_feature_interplay",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TOO_MANY)
+def test_a_matrix_that_does_not_fit_is_refused(name, monkeypatch):
+    monkeypatch.setattr(mirjax._memory, "available", lambda: 2**31)
+    call, message = TOO_MANY[name]
+    rows = jax.ShapeDtypeStruct((50_257, 768), jnp.float32)
+    with pytest.raises(MemoryError, match=message):
+        jax.eval_shape(call, rows, jax.ShapeDtypeStruct((50_257,), jnp.int32))
+
+
 OPERATORS = ("moments", "rows", "dense")
 
 
@@ -134,7 +160,7 @@ def test_every_operator_has_the_same_spectrum(operator, n, classes, monkeypatch,
 @pytest.mark.parametrize("steps", [1, 7])
 def test_purity_by_rows_by_classes_and_as_a_bound(steps, monkeypatch, x64):
     features, head, labels = case(300, 5, 90)
-    monkeypatch.setattr(mirjax._dataset.operators, "WORK", 8 * 300 * steps)
+    monkeypatch.setattr(mirjax._dataset.dense, "WORK", 8 * 300 * steps)
     ones = jnp.ones(300)
     operator = marginals.of_rows(features, head, labels, ones, 1).operator
     kernel = definition.gram(features) * definition.gram(head[labels]) / 300

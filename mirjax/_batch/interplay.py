@@ -7,6 +7,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
+from mirjax import _memory as memory
 from mirjax._batch.entropy import entropy_of, unit_rows
 from mirjax._batch.gram import safe_sqrt, small_side
 from mirjax._batch.joint import joint_matrix, marginal_entropies, normalized_inputs
@@ -61,6 +62,7 @@ def interplay(
 
     Raises:
         TypeError, ValueError: shapes or dtypes do not match; the message names argument and shapes.
+        MemoryError: the joint matrix does not fit; `dataset_interplay` serves instead.
 
     Cost: `O(n² d + n³)` while `n <= d · min(num_classes, d)`, otherwise
     `O(n d² num_classes + (d · min(num_classes, d))³)`.
@@ -81,6 +83,8 @@ def interplay(
     """
     entropy_method(method)
     features, head, labels, weights = checked_arguments(features, head, labels, weights)
+    width = features.shape[-1]
+    _joint_fits(features, width * min(width, head.shape[-2]), "dataset_interplay")
     single = functools.partial(_interplay, method=method)
     return over_batches(single, "(n,d),(c,d),(n),(n)")(features, head, labels, weights)
 
@@ -111,6 +115,7 @@ def feature_interplay(
 
     Raises:
         TypeError, ValueError: shapes or dtypes do not match; the message names argument and shapes.
+        MemoryError: the joint matrix does not fit; `dataset_feature_interplay` serves instead.
 
     Cost: `O(n² (d1 + d2) + n³)` while `n <= d1 · d2`. Differentiable like `interplay`.
 
@@ -135,6 +140,8 @@ def feature_interplay(
     )
     features1, features2 = common_float(features1, features2)
     weights = sample_weights(weights, features1, "features1")
+    pairs = features1.shape[-1] * features2.shape[-1]
+    _joint_fits(features1, pairs, "dataset_feature_interplay")
     single = functools.partial(_feature_interplay, method=method)
     return over_batches(single, "(n,d),(n,e),(n)")(features1, features2, weights)
 
@@ -169,6 +176,8 @@ def class_interplay(
 
     Raises:
         TypeError, ValueError: shapes or dtypes do not match.
+        MemoryError: there are so many classes that a matrix of `num_classes × num_classes` does not
+            fit; the message has the numbers. `dataset_feature_interplay` serves instead.
 
     Cost: `O(num_classes² d + num_classes³)`. Differentiable like `interplay`.
 
@@ -188,6 +197,12 @@ def class_interplay(
     same_size(class_means, "class_means", head, "head", axis=(-1, -1), what="d")
     eps = stated_eps(given.dtype, precision)
     class_means, head = common_float(class_means, head)
+    _joint_fits(
+        class_means,
+        class_means.shape[-1] * head.shape[-1],
+        "dataset_feature_interplay(class_means - global_mean, head)",
+        what="the joint kernel of {} classes",
+    )
     # Directions do not depend on the scale, at which sums and differences stay finite.
     scale = power_of_two(jnp.max(jnp.abs(class_means), axis=(-2, -1)))
     class_means = class_means / scale[..., None, None]
@@ -203,6 +218,14 @@ def class_interplay(
     largest = jnp.max(jnp.abs(class_means), axis=(-2, -1), keepdims=True)
     is_noise = jnp.max(jnp.abs(rows), axis=-1, keepdims=True) <= rounding * largest
     return feature_interplay(jnp.where(is_noise, 0.0, rows), head, method=method)
+
+
+def _joint_fits(
+    rows: Array, pairs: int, instead: str, what: str = "the joint kernel of {} samples"
+) -> None:
+    """Raises an error, when it is traced, if the joint matrix of the rows is too large."""
+    count = rows.shape[-2]
+    memory.check_side(min(count, pairs), rows.dtype.itemsize, what.format(count), instead)
 
 
 def checked_arguments(

@@ -19,12 +19,12 @@ from mirjax._batch.joint import (
     normalized_inputs,
 )
 from mirjax._dataset.blocks import class_blocks, sum_of_blocks
+from mirjax._dataset.dense import dense_operator
 from mirjax._dataset.operators import (
     MomentOperator,
     Operator,
     PairOperator,
     RowOperator,
-    dense_operator,
 )
 from mirjax._dataset.sums import Sums
 from mirjax._linalg.precision import matmul, total

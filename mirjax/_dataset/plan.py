@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 from mirjax import _memory as memory
 from mirjax._dataset.blocks import block_count, block_size
+from mirjax._dataset.dense import WORK
 from mirjax._dataset.estimate import DEGREE, ITERATIONS, PROBES, Options
-from mirjax._dataset.operators import WORK, purity_is_worth_it
+from mirjax._dataset.operators import purity_is_worth_it
 
 # A matrix of all samples may take this share of the memory: it is only faster, never needed.
 _SHARE = 0.5
