@@ -43,6 +43,7 @@ def mutual_information_loss(
     Raises:
         TypeError, ValueError: shapes or dtypes do not match, or `stop_gradient` or `method` is
             unknown.
+        MemoryError: the joint matrix does not fit.
 
     Cost, degenerate input and differentiability: as in `interplay`.
 

@@ -71,7 +71,7 @@ def test_number_of_batches_of_every_kind(most):
 @pytest.mark.parametrize(
     ("sizes", "given"),
     [
-        (np.array([8.0, 16.0]), r"np.float64\(8.0\)"),
+        (np.array([8.0, 16.0]), r"(np.float64\(8.0\)|8.0)"),  # NumPy 2, NumPy 1
         (jnp.array([8.0]), r"Array\(8., dtype=float32\)"),
         (np.array([[8, 16]]), r"an array of int64 of shape \(1, 2\)"),
         (np.array(8), r"array\(8\)"),
@@ -80,7 +80,7 @@ def test_number_of_batches_of_every_kind(most):
         ((8, 16.5), "16.5"),
         ((8, "16"), "'16'"),
         ((True, 8), "True"),
-        (np.array([True, True]), "np.True_"),
+        (np.array([True, True]), "(np.True_|True)"),
     ],
 )
 def test_what_are_no_sizes(sizes, given):

@@ -75,6 +75,13 @@ def test_rounding_of_the_kernel_is_no_rank_for_orders_below_one(made_in, x64):
             assert_near(found, expected, slack * expected)
 
 
+def test_a_half_precision_kernel_keeps_its_rank():
+    for side in (12, 400):
+        for made_in in (jnp.bfloat16, jnp.float16):
+            found = mirjax.matrix_entropy(jnp.eye(side, dtype=made_in), order=0.5)
+            assert_near(found, np.log(side), 1e-4)
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30, 1e38])
 def test_scale_of_the_kernel_does_not_matter(scale):
     kernel = (np.diag([3.0, 1.0, 0.5]) * scale).astype(np.float32)
@@ -134,7 +141,9 @@ def test_extreme_orders(order, dtype, tolerance):
         found = np.diagonal(gradient)[on_range]
         # Next to order 1 the reference itself loses digits in the derivative.
         slack = 1e-5 if dtype == "float32" else 1e-8
-        np.testing.assert_allclose(found, slopes, rtol=0, atol=slack * np.abs(slopes).max() + 1e-9)
+        # Of equal eigenvalues nothing is left but the rounding of numbers near 0.2.
+        floor = 1e-8 if dtype == "float32" else 1e-9
+        np.testing.assert_allclose(found, slopes, rtol=0, atol=slack * np.abs(slopes).max() + floor)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 1000, np.inf])
@@ -142,7 +151,8 @@ def test_equal_spectrum_is_log_n(order):
     # From some thousands on `1 - tr(A²)` has no digit left of the small trace.
     for side in (12, 1500):
         entropy = matrix_entropy(np.eye(side, dtype=np.float32), order=order)
-        np.testing.assert_allclose(entropy, np.log(side), rtol=1e-6)
+        # Older compilers, told not to optimise, add the squares of order 2 one after the other.
+        np.testing.assert_allclose(entropy, np.log(side), rtol=4e-6 if order == 2 else 1e-6)
 
 
 def test_large_orders_of_random_features():

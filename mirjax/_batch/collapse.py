@@ -208,8 +208,8 @@ def neural_collapse(
         0.0000 0.0000 0.0000 1.0
 
     Source: Papyan et al. 2020, figures 2 to 7; Galanti et al. 2021 (arXiv 2112.15121) for `cdnv`;
-    Liu et al. 2023 (arXiv 2303.06484) and Wu & Papyan 2024 (arXiv 2405.17767) for `nc2_generalised`
-    and `nc3_uniform`.
+    Liu et al. 2023 (arXiv 2303.06484) and, with cosines in place of dot products, Wu & Papyan 2024
+    (arXiv 2405.17767) for `nc2_generalised` and `nc3_uniform`.
     """
     given = features
     features = as_float(features, "features", axes="n d")

@@ -62,7 +62,8 @@ def matrix_entropy(
     derivative towards higher rank. The function returns the derivative on the range of the kernel,
     which is exact for every kernel that comes from features. Second derivatives are valid for
     changes that keep the rank, and by products only at full rank. Orders below 1 count only
-    eigenvalues above `n · eps · λ_max` as rank, with the `eps` of `precision`. At order `jnp.inf` a
+    eigenvalues above `n · eps · λ_max` as rank, and above `eps / 2` of the Frobenius norm with the
+    `eps` of `precision`. At order `jnp.inf` a
     largest eigenvalue that is repeated up to rounding shares the derivative, as in `jnp.max`.
 
     Example:

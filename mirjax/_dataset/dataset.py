@@ -58,16 +58,15 @@ def dataset_interplay(
     spectrum of `G(features) ⊙ G(head[labels])`, of which only products with vectors are needed.
     It is applied by class moments `[num_classes, d, d]`, by rows in blocks of one class, or as a
     matrix of all samples, whichever takes the fewest operations and fits into memory. No array of
-    classes by classes is formed where there are many, and classes that do not occur cost nothing
-    outside of `jit`. Subspace iteration splits off the top of the spectrum; stochastic
-    Lanczos quadrature estimates the rest. The bounds follow from the trace, the trace of the square
-    and the Ritz values.
+    classes by classes is formed where there are many. Subspace iteration splits off the top of the
+    spectrum; stochastic Lanczos quadrature estimates the rest. The bounds follow from the trace,
+    the trace of the square and the Ritz values.
 
     Args:
         features: `[n, d]`, in memory, or sharded by rows over a mesh (equal parts).
         head: `[num_classes, d]`, one class per row.
-        labels: integers `[n]`, sharded like the features. Absent and rare classes cost nothing
-            extra.
+        labels: integers `[n]`, sharded like the features. Rare classes cost nothing extra, and
+            absent ones are left out where there are many of them and the labels are concrete.
         weights: non-negative `[n]`; weight 0 drops a sample exactly.
         method: `"exact"` decomposes the smaller side; `"lanczos"` estimates; `"auto"` is exact up
             to a side of 4,096.

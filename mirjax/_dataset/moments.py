@@ -53,8 +53,8 @@ class ClassMoments(NamedTuple):
     The fields do not add up by themselves, since scatters are about the class means of their own
     part of the data: a plain `jax.lax.psum` of them is wrong.
 
-    Memory: `2 · num_classes · d²` numbers, or `2 · num_classes · d` with `second=False`. If that is
-    more than the features have, `n · d`, use `dataset_interplay`.
+    Memory: `2 · num_classes · d²` numbers, or `2 · num_classes · d + 4 d²` with `second=False`. If
+    that is more than the features have, `n · d`, use `dataset_interplay`.
 
     Attributes:
         total: the sums.
@@ -295,7 +295,12 @@ class ClassMoments(NamedTuple):
         return Entropies(*entropies_of_sums(self._centred(), head))
 
     def class_interplay(self, head: Float[ArrayLike, "c d"]) -> Interplay:
-        """`mirjax.class_interplay` of the class means of the whole set, centred with its mean."""
+        """`mirjax.class_interplay` of the class means of the whole set, centred with its mean.
+
+        Raises:
+            TypeError, ValueError: shapes or dtypes do not match.
+            MemoryError: a matrix of `num_classes × num_classes` does not fit.
+        """
         head = self._head(head)
         means, centre, present = self._means()
         # A class whose mean is the centre has no direction and is left out. What is centred here is

@@ -36,7 +36,8 @@ def spectral_entropy(
     Order 2 needs no eigenvalues, and order infinity is `-log λ_max`. The method matters for order 1
     only. First and second derivatives are exact on the range of `matrix` (for order >= 1,
     eigenvalues above `eps · λ_max`), for changes that keep the trace. Orders below 1 count
-    eigenvalues above `k · eps · λ_max` as rank, with the `eps` of the data if it is given. `O(k³)`.
+    eigenvalues above `k · eps · λ_max` as rank and, where the data are known to the relative
+    spacing `eps` only, those above the rounding that this allows. `O(k³)`.
     """
     if order == 2:
         return collision_entropy(matrix)
@@ -111,11 +112,14 @@ def _in_range(values: Array, eps: Array, order: float, margin: float | None = No
     # For order >= 1 a null eigenvalue that is kept does no harm: a factor F of the matrix vanishes
     # there, and so does F times a logarithm. Below order 1 the terms are steep at 0, so a larger
     # margin decides what counts as rank.
+    rounding = jnp.finfo(values.dtype).eps
     if margin is None:
         margin = 1.0 if order >= 1 else values.shape[0]
-    # From order 1 on only the rounding of the solver matters, not that of the data.
-    spacing = eps if order < 1 else jnp.finfo(values.dtype).eps
-    return values > margin * spacing * values[-1]
+    if order >= 1:
+        return values > margin * rounding * values[-1]
+    # Entries that are each off by half a spacing move an eigenvalue by no more than their norm.
+    noise = 0.5 * eps * jnp.sqrt(jnp.sum(jnp.square(values)))
+    return values > jnp.maximum(margin * rounding * values[-1], noise)
 
 
 def _entropy(values: Array, matrix: Array, eps: Array, order: float) -> Array:
