@@ -76,8 +76,8 @@ def dense_operator(rows1: Float[Array, "n d1"], rows2: Float[Array, "n d2"]) -> 
         matrix = jax.lax.dynamic_update_slice_in_dim(carry[0], kernel, place, axis=0)
         return matrix, carry[1] + _fresh_squares(start, place, kernel)
 
-    empty = jnp.zeros((side, side), rows1.dtype), jnp.zeros((), rows1.dtype)
-    return DenseOperator(*jax.lax.fori_loop(0, math.ceil(side / _step(side)), fill, empty))
+    empty = (jnp.zeros_like(rows1, shape=shape) for shape in ((side, side), ()))
+    return DenseOperator(*jax.lax.fori_loop(0, math.ceil(side / _step(side)), fill, tuple(empty)))
 
 
 def purity_of_rows(rows1: Float[Array, "n d1"], rows2: Float[Array, "n d2"]) -> Array:
@@ -87,7 +87,7 @@ def purity_of_rows(rows1: Float[Array, "n d1"], rows2: Float[Array, "n d2"]) -> 
         return squares + _fresh_squares(start, *_some_rows(start, rows1, rows2))
 
     steps = math.ceil(len(rows1) / _step(len(rows1)))
-    return jax.lax.fori_loop(0, steps, add, jnp.zeros((), rows1.dtype))
+    return jax.lax.fori_loop(0, steps, add, jnp.zeros_like(rows1, shape=()))
 
 
 def _step(side: int) -> int:
