@@ -108,6 +108,21 @@ def test_no_array_of_classes_by_classes_or_by_samples(name, monkeypatch):
     assert largest[0] <= 3 * C * (D + 2), largest
 
 
+def test_no_such_array_in_the_estimate_of_a_data_set(monkeypatch):
+    monkeypatch.setattr(mirjax._dataset.operators, "_SQUARE", 1)
+    monkeypatch.setattr(by_class, "_ONE_HOT", 1)
+    features, head, labels = case(n=C + 500, dtype="float32")
+
+    def estimate(features, head, labels):
+        ones = jnp.ones(len(features))
+        operator = marginals.of_rows(features, head, labels, ones, 1).operator
+        return operator.purity(), operator.apply(jnp.ones((operator.size, 1)))
+
+    traced = jax.make_jaxpr(estimate)(features, head, labels)
+    # The rows in blocks, of which each class has one that is not full.
+    assert max(sizes(traced.jaxpr))[0] <= 4 * (C + 500) * D
+
+
 TOO_MANY = {
     "class_interplay": (
         lambda rows, _: mirjax.class_interplay(rows, rows),
@@ -242,5 +257,5 @@ def test_what_is_cheap_and_fits_is_chosen():
     assert chosen(1_281_167, 512, 100) == "moments"
     assert chosen(50_000, 512, 1_000) == "rows"
     assert chosen(20_000, 768, 7_000) == "dense"
-    # The matrix of all samples would take 1.6 GB, and no more than half of the memory.
+    # The matrix of all samples would take 1.6 GB, and no more than 60 % of the memory.
     assert chosen(20_000, 768, 7_000, limit=2**31) == "rows"

@@ -93,7 +93,7 @@ def dataset_interplay(
 
     Cost per product: `O(num_classes d²)` by moments, `O(n²)` by the matrix of all samples, and by
     rows `O(n d + num_classes d min(num_classes, d))`; 704 products without a tolerance. Memory:
-    `O(n d)`, but for the matrix, which is only held where it takes less than half of what is free.
+    `O(n d)`, but for the matrix, which is only held where it takes at most 60 % of what is free.
     Not meant to be differentiated; use the losses for that.
 
     Example:
@@ -200,7 +200,7 @@ def dataset_feature_interplay(
         TypeError, ValueError, MemoryError: as in `dataset_interplay`.
 
     Cost: `O(n d1 d2)` per product, or `O(n²)` with the matrix of all samples where that is cheaper
-    and takes less than half of the free memory.
+    and takes at most 60 % of the free memory.
 
     Example:
         >>> import jax, jax.numpy as jnp, mirjax

@@ -9,7 +9,7 @@ from mirjax._dataset.estimate import DEGREE, ITERATIONS, PROBES, Options
 from mirjax._dataset.operators import purity_is_worth_it
 
 # A matrix of all samples may take this share of the memory: it is only faster, never needed.
-_SHARE = 0.5
+_SHARE = 0.6
 
 
 class Plan(NamedTuple):
