@@ -49,13 +49,19 @@ def torch_entropy(kernel):
     return torch.special.entr(values.clamp(min=1e-12)).sum()
 
 
+def torch_entropies(features, head, labels, entropy=torch_entropy):
+    """The entropies of features, of their rows of the head and of both, by the definition."""
+    features, rows = unit(features.float()), unit(head.float())[labels]
+    k1, k2 = features @ features.T, rows @ rows.T
+    return entropy(k1), entropy(k2), entropy(k1 * k2)
+
+
 def plain_torch(features, head, labels, entropy=torch_entropy):
     """MIR + HDR by the definition, in PyTorch."""
     import torch
 
-    features, rows = unit(features.float()), unit(head.float())[labels]
-    k1, k2 = features @ features.T, rows @ rows.T
-    return mir_plus_hdr(entropy(k1), entropy(k2), entropy(k1 * k2), torch.minimum, torch.maximum)
+    entropies = torch_entropies(features, head, labels, entropy)
+    return mir_plus_hdr(*entropies, torch.minimum, torch.maximum)
 
 
 def renyi_torch(features, head, labels):

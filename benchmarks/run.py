@@ -10,6 +10,7 @@ Groups, all of them if none is named:
     one             one entropy by the small side
     half            bfloat16 input
     layers          1, 10 and 50 layers at once
+    classes         10 to 50,257 classes, time and peak memory; runs without PyTorch too
     supervised      a training step without and with the MI and ED terms
     input           images held on the device and streamed from disk: whether the input keeps up
     semisupervised  a FreeMatch step without and with the terms
@@ -38,6 +39,7 @@ GROUPS = (
     "one",
     "half",
     "layers",
+    "classes",
     "supervised",
     "input",
     "semisupervised",
@@ -61,7 +63,7 @@ def main() -> None:
     # Not above: the workers of PyTorch's loader import this module again, and need none of it.
     import jax
 
-    from benchmarks import entropies, errors, profiling, training
+    from benchmarks import classes, entropies, errors, profiling, training
     from benchmarks.timing import HEADER, machine, save
     from train.run.command import enable_cache
 
@@ -102,7 +104,7 @@ def main() -> None:
         )
     enable_cache()
     about, rows, tables = machine(), [], {}
-    rows_of = entropies.ROWS | training.ROWS
+    rows_of = entropies.ROWS | classes.ROWS | training.ROWS
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     for group in options.groups or GROUPS:
         print(f"\n## {group}\n", flush=True)

@@ -2,14 +2,15 @@
 
 import dataclasses
 import functools
+import importlib.util
 import json
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
@@ -19,6 +20,8 @@ OURS = "mirjax"
 # another library does meanwhile. So each has its turn after a pause, and begins with a call that is not timed.
 _PAUSE = 0.25
 _BLOCK = 0.03
+
+Key = TypeVar("Key", bound=Hashable)
 
 Calls = Mapping[str, Callable[[], float | None]]
 """By name, `OURS` first: each returns when the work is done, with a number that all must agree on."""
@@ -35,6 +38,8 @@ class Row:
         milliseconds: of the later calls, one mean a round.
         per: what one call works on, for "a second" (images), or 0.
         differing: which calls compute something else than ours, and what; empty if none.
+        memory: MiB by name, of what was measured.
+        notes: what else is told of the row.
     """
 
     group: str
@@ -43,6 +48,8 @@ class Row:
     milliseconds: dict[str, list[float]]
     per: int = 0
     differing: str = ""
+    memory: dict[str, float] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def ratios(self, name: str) -> list[float]:
         """Time of `name` over ours, in each round."""
@@ -62,6 +69,7 @@ class Row:
                 f"| {self.name} | {name} | {_ms(statistics.median(times))} ({_ms(min(times))} to "
                 f"{_ms(max(times))}){rate} | {'1' if name == OURS else ratio} | {self.first[name]:.1f} |"
             )
+        made += [f"| {self.name} | {note} | | | |" for note in self.notes]
         if self.differing:
             made.append(f"| {self.name} | **differs**: {self.differing} | | | |")
         return made
@@ -102,9 +110,21 @@ def measure(
         for key, value in values.items()
         if tolerance is not None and not abs(value - values[OURS]) <= tolerance
     ]
-    times: dict[str, list[float]] = {key: [] for key in calls}
-    started = time.perf_counter()
-    while len(times[OURS]) < rounds or time.perf_counter() - started < seconds:
+    times = in_turn(calls, seconds=seconds, rounds=rounds, before=before)
+    return Row(group, name, first, times, per, "; ".join(differing))
+
+
+def in_turn(
+    calls: Mapping[Key, Callable[[], Any]],
+    *,
+    seconds: float,
+    rounds: int,
+    before: Mapping[Key, Callable[[], Any]] | None = None,
+) -> dict[Key, list[float]]:
+    """Milliseconds of each call, one number a round, for `seconds` and at least so many rounds."""
+    times: dict[Key, list[float]] = {key: [] for key in calls}
+    started, done = time.perf_counter(), 0
+    while done < rounds or time.perf_counter() - started < seconds:
         for key, call in calls.items():
             time.sleep(_PAUSE)
             if before and key in before:
@@ -115,7 +135,8 @@ def measure(
             else:
                 taken = _block(call)
             times[key].append(1e3 * taken)
-    return Row(group, name, first, times, per, "; ".join(differing))
+        done += 1
+    return times
 
 
 def _block(call: Callable[[], Any]) -> float:
@@ -132,10 +153,8 @@ def _block(call: Callable[[], Any]) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on."""
-    import torch
-
-    return {
+    """What the figures depend on; without PyTorch only some of the groups run."""
+    about = {
         "device": jax.devices()[0].device_kind,
         "backend": jax.default_backend(),
         "processor": platform.machine(),
@@ -144,11 +163,22 @@ def machine() -> dict[str, Any]:
         else os.cpu_count(),
         "python": platform.python_version(),
         "jax": jax.__version__,
-        "torch": torch.__version__,
-        "torch_threads": torch.get_num_threads(),
-        "torch_device": torch_device(),
         "date": time.strftime("%Y-%m-%d"),
     }
+    if has_torch():
+        import torch
+
+        about |= {
+            "torch": torch.__version__,
+            "torch_threads": torch.get_num_threads(),
+            "torch_device": torch_device(),
+        }
+    return about
+
+
+def has_torch() -> bool:
+    """Whether PyTorch is installed."""
+    return importlib.util.find_spec("torch") is not None
 
 
 @functools.cache

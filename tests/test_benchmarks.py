@@ -4,8 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from benchmarks import classes
 from benchmarks.profiling import _covered, _kind
 from benchmarks.timing import Row
 
@@ -51,3 +53,21 @@ def test_a_row_tells_ratios_and_what_differs():
     lines = row.lines()
     assert "| 1.00 (0.50 to 2.00) |" in lines[1]
     assert "**differs**: peer computes 1" in lines[2]
+
+
+def test_a_row_of_classes():
+    measure = classes.MEASURES[-1]
+    first, last = classes.compare(measure, 24, 6, (3, 40), seconds=0, rounds=2)
+    assert {len(times) for times in first.milliseconds.values()} == {2}
+    # Arguments alone: features, head and labels.
+    assert last.memory[classes.PLANNED] > 4 * (24 * 6 + 40 * 6 + 24) / 2**20
+    assert "time of mirjax over that at C = 3:" in "\n".join(last.lines())
+
+
+def test_values_and_gradients_that_differ():
+    ours = {"a": 1.0, "b": 2.0}, (np.array([3.0, 4.0]),)
+    theirs = {"a": 1.0, "b": 2.5}, (np.array([3.0, 4.5]),)
+    assert classes.differences(ours, theirs) == pytest.approx((0.2, 0.5 / np.hypot(3.0, 4.5)))
+    assert classes.differences(ours, ({"a": 1.0, "b": np.nan}, ours[1]))[0] == np.inf
+    with pytest.raises(ValueError, match="are not"):
+        classes.differences(ours, ({"a": 1.0}, ours[1]))
