@@ -5,12 +5,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+OLDEST := $(VENV)-oldest
 
-.PHONY: demo test test-slow lint types format benchmark docs notebooks test-notebooks clean
+.PHONY: demo test test-slow test-oldest lint types format benchmark docs notebooks test-notebooks clean
+
+define CHECK_PYTHON
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+  { echo "mirjax needs Python 3.11 or newer; $$($(PYTHON) --version) was found. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+endef
 
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "mirjax needs Python 3.11 or newer; $$($(PYTHON) --version) was found. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt --editable ".[train]" --group dev
@@ -26,6 +31,20 @@ test: $(READY)
 test-slow: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "numerics and not slow" --optimised
+
+# The tests of the library with the oldest JAX and NumPy that it supports, without `train`; some of
+# them: make test-oldest TESTS="tests/test_entropy.py".
+TESTS ?= $(filter-out %_benchmarks.py %_docs.py %_notebooks.py,$(wildcard tests/test_*.py))
+
+$(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
+	$(CHECK_PYTHON)
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip
+	$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt --editable ".[plot]" --group test
+	@touch $@
+
+test-oldest: $(OLDEST)/.ready
+	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile -m "not slow" $(TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -56,4 +75,4 @@ test-notebooks: $(READY)
 	$(BIN)/python docs/notebooks.py --check $(ONLY)
 
 clean:
-	rm -rf $(VENV) .cache .pytest_cache .ruff_cache site
+	rm -rf $(VENV) $(OLDEST) .cache .pytest_cache .ruff_cache site

@@ -327,7 +327,7 @@ def _check_kernel(kernel: Array) -> None:
     _fail_where(~jnp.isfinite(kernel), "kernel", "entries are NaN or infinite.")
     # What rounding may do to a symmetric kernel, relative to its largest entry.
     scale = jnp.max(jnp.abs(kernel), axis=(-2, -1), keepdims=True)
-    tolerance = 8 * kernel.shape[-1] * jnp.finfo(kernel.dtype).eps
+    tolerance = 8 * kernel.shape[-1] * float(jnp.finfo(kernel.dtype).eps)
     skew = jnp.abs(kernel - jnp.swapaxes(kernel, -1, -2)) > tolerance * scale
     _fail_where(skew, "kernel", "entries differ from those of the transpose; it must be symmetric.")
     # Unit scale, so that the solver neither overflows nor underflows.

@@ -10,6 +10,7 @@ from mirjax._batch.interplay import checked_arguments, interplay
 from mirjax._batch.joint import marginal_entropies, normalized_inputs
 from mirjax._checks import ArrayLike, entropy_method
 from mirjax._linalg.spectrum import EntropyMethod
+from mirjax._mesh import automatic
 
 Side = Literal["features", "head"]
 
@@ -112,9 +113,8 @@ def entropy_difference_loss(
         entropy1, entropy2 = marginal_entropies(normalized_inputs(*arguments), method)
         return jnp.abs(entropy1 - entropy2)
 
-    return jnp.vectorize(single, signature="(n,d),(c,d),(n),(n)->()")(
-        features, head, labels, weights
-    )
+    vectorized = jnp.vectorize(single, signature="(n,d),(c,d),(n),(n)->()")
+    return automatic(vectorized)(features, head, labels, weights)
 
 
 def _stopped(

@@ -7,7 +7,7 @@
 # after, beside two controls: the features against themselves, and random masks.
 
 # %%
-# Installs what is missing, and nothing that is there: JAX stays as it is.
+# Installs what is missing, and nothing that is there: JAX, 0.5.3 or newer, stays as it is.
 import importlib.util
 import subprocess
 import sys

@@ -11,7 +11,7 @@
 # [Song et al. 2024](https://arxiv.org/abs/2406.03999)), so that all of it takes seconds.
 
 # %%
-# Installs what is missing, and nothing that is there: JAX stays as it is.
+# Installs what is missing, and nothing that is there: JAX, 0.5.3 or newer, stays as it is.
 import importlib.util
 import subprocess
 import sys

@@ -5,7 +5,7 @@
 # a million rows on a free CPU machine: at once, streamed, in two halves, estimated with an error, and spread over devices.
 
 # %%
-# Installs what is missing, and nothing that is there: JAX stays as it is.
+# Installs what is missing, and nothing that is there: JAX, 0.5.3 or newer, stays as it is.
 import importlib.util
 import subprocess
 import sys

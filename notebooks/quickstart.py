@@ -8,7 +8,7 @@
 # It runs on a CPU, GPU or TPU. Nothing is downloaded but packages that are missing.
 
 # %%
-# Installs what is missing, and nothing that is there: JAX stays as it is.
+# Installs what is missing, and nothing that is there: JAX, 0.5.3 or newer, stays as it is.
 import importlib.util
 import subprocess
 import sys

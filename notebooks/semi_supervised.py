@@ -7,7 +7,7 @@
 # many pseudo-labels count, how many of those are right, and MIR of the images whose labels are hidden.
 
 # %%
-# Installs what is missing, and nothing that is there: JAX stays as it is.
+# Installs what is missing, and nothing that is there: JAX, 0.5.3 or newer, stays as it is.
 import importlib.util
 import subprocess
 import sys

@@ -9,7 +9,7 @@
 # 3. The whole test set is measured with `ClassMoments`, batch by batch.
 
 # %%
-# Installs what is missing, and nothing that is there: JAX stays as it is.
+# Installs what is missing, and nothing that is there: JAX, 0.5.3 or newer, stays as it is.
 import importlib.util
 import subprocess
 import sys

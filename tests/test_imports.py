@@ -17,7 +17,7 @@ TRAIN = [
     {"ssl", "modular"},
     {"supervised"},
 ]
-MIRJAX = [{"_checks", "_memory"}, {"_linalg"}, {"_batch"}, {"_dataset"}]
+MIRJAX = [{"_checks", "_memory", "_mesh"}, {"_linalg"}, {"_batch"}, {"_dataset"}]
 # What the library is made of. Others only where the second set says so.
 LIBRARY = {"jax", "jaxtyping", "numpy", "mirjax"}
 EXCEPTIONS = {"mirjax.plot": {"matplotlib"}}

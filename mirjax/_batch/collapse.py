@@ -26,6 +26,7 @@ from mirjax._checks import (
 from mirjax._linalg.decompositions import pinv
 from mirjax._linalg.precision import matmul
 from mirjax._linalg.rounding import found_eps, power_of_two, stated_eps
+from mirjax._mesh import automatic
 
 # The entries of a tile of pairs of classes.
 _TILE = 2**22
@@ -114,7 +115,7 @@ def class_means(
         return jnp.where(broken, jnp.nan, means), jnp.where(broken, jnp.nan, weight)
 
     vectorized = jnp.vectorize(single, signature="(n,d),(n),(n)->(c,d),(c)")
-    return ClassMeans(*vectorized(features, labels, weights))
+    return ClassMeans(*automatic(vectorized)(features, labels, weights))
 
 
 class NeuralCollapse(NamedTuple):
@@ -232,7 +233,7 @@ def neural_collapse(
     outputs = ",".join("()" for _ in NeuralCollapse._fields)
     single = functools.partial(_neural_collapse, eps=eps)
     vectorized = jnp.vectorize(single, signature=f"(n,d),(n),(c,d),(c),(n)->{outputs}")
-    return NeuralCollapse(*vectorized(features, labels, head, bias, weights))
+    return NeuralCollapse(*automatic(vectorized)(features, labels, head, bias, weights))
 
 
 def _neural_collapse(
@@ -320,7 +321,7 @@ class CentredMeans(NamedTuple):
 def without_noise(means: Array, rounding: Array) -> Array:
     """The centred class means, where those that are zero up to rounding become exactly zero."""
     # An entry is known up to half a spacing of the largest feature, and to some eps after sums.
-    smallest = jnp.maximum(8 * jnp.finfo(means.dtype).eps, 0.5 * rounding)
+    smallest = jnp.maximum(8 * float(jnp.finfo(means.dtype).eps), 0.5 * rounding)
     return jnp.where(jnp.max(jnp.abs(means), axis=-1, keepdims=True) <= smallest, 0.0, means)
 
 
@@ -351,12 +352,14 @@ def collapse_of_means(
     floor = 8 * float(jnp.finfo(means.dtype).eps) * len(means) ** 0.5
     # The weighted sum of centred means is 0, so they span one direction fewer than there are
     # classes, even if rounding adds another.
-    inverse = pinv(means, jnp.sum(present) - 1, jnp.maximum(floor, parts.noise))
+    floor = jnp.maximum(floor, parts.noise)
+    inverse = pinv(means, jnp.sum(present) - 1, floor)
     nc1 = within_trace(inverse)
     between = jnp.sum(jnp.square(means)) / jnp.sum(present.astype(means.dtype))
     quotient = parts.within / jnp.where(between == 0, 1.0, between)
-    # A single class, or equal means: there is no variance between classes to divide by.
-    alone = (jnp.sum(present) < 2) | jnp.all(means == 0) | jnp.all(inverse == 0)
+    # A single class, or equal means: there is no variance between classes to divide by. Only NC1
+    # asks the pseudo-inverse, so that what does not need it can do without.
+    alone = (jnp.sum(present) < 2) | (jnp.sum(jnp.square(means)) <= jnp.square(floor))
     # Rows of the head for classes without samples have no mean to compare with.
     used = jnp.where(present[:, None], head, 0.0)
     nc3 = jnp.sum(jnp.square(_unit_norm(used) - _unit_norm(means)))
@@ -364,7 +367,7 @@ def collapse_of_means(
     cosines = jnp.sum(directions[0] * directions[1], axis=-1)
     pairs = _over_pairs(parts, directions)
     fields = NeuralCollapse(
-        nc1=jnp.where(alone, jnp.inf, nc1),
+        nc1=jnp.where(alone | jnp.all(inverse == 0), jnp.inf, nc1),
         nc2_equinorm=_equinorm(means, present),
         nc2_equiangle=pairs.equiangle,
         nc2_equinorm_head=_equinorm(used, present),
@@ -413,7 +416,7 @@ class _Pairs(NamedTuple):
 def _over_pairs(parts: CentredMeans, directions: tuple[Array, Array]) -> _Pairs:
     """What is averaged over pairs of classes, in tiles of some classes by all."""
     means, present, variances, *_ = parts
-    count, eps = len(means), jnp.finfo(means.dtype).eps
+    count, eps = len(means), float(jnp.finfo(means.dtype).eps)
     classes = jnp.sum(present.astype(means.dtype))
     # A single class has no pair, and nothing to deviate from.
     others = jnp.maximum(classes - 1, 1)

@@ -7,8 +7,10 @@ from jaxtyping import Float
 
 from mirjax._batch.gram import normalize_rows, safe_sqrt, small_side
 from mirjax._checks import ArrayLike, as_float, entropy_method, sample_weights, square
+from mirjax._linalg.precision import missing_from_one
 from mirjax._linalg.rounding import found_eps, power_of_two, stated_eps
 from mirjax._linalg.spectrum import EntropyMethod, spectral_entropy
+from mirjax._mesh import automatic
 
 
 def matrix_entropy(
@@ -83,15 +85,15 @@ def matrix_entropy(
     entropy_method(method, order)
     method = for_kernels(method)
     stated = stated_eps(given.dtype, precision)
-    kernel = symmetric(kernel)
 
     def single(k: Array) -> Array:
+        k = symmetric(k)
         eps = None
         if order < 1:
             eps = found_eps(k) if stated is None else jnp.asarray(stated, k.dtype)
         return entropy_of(unit_trace(k), order, method=method, eps=eps)
 
-    return jnp.vectorize(single, signature="(n,n)->()")(kernel)
+    return automatic(jnp.vectorize(single, signature="(n,n)->()"))(kernel)
 
 
 def feature_entropy(
@@ -140,7 +142,7 @@ def feature_entropy(
         rows, share = unit_rows(rows, w)
         return entropy_of(small_side(rows * safe_sqrt(share)[:, None]), order, method=method)
 
-    return jnp.vectorize(single, signature="(n,d),(n)->()")(features, weights)
+    return automatic(jnp.vectorize(single, signature="(n,d),(n)->()"))(features, weights)
 
 
 def effective_rank(
@@ -189,15 +191,14 @@ def for_kernels(method: EntropyMethod) -> EntropyMethod:
     return "eigh" if method == "auto" else method
 
 
-def symmetric(kernel: Float[Array, "*batch n n"]) -> Float[Array, "*batch n n"]:
+def symmetric(kernel: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """The mean of a kernel and its transpose, in units of about its largest diagonal entry.
 
     Solvers read one triangle only, products read both. The scale keeps the sum of two large entries
     finite, and does not matter to what follows.
     """
-    largest = jnp.max(jnp.abs(jnp.diagonal(kernel, axis1=-2, axis2=-1)), axis=-1)
-    kernel = kernel / power_of_two(largest)[..., None, None]
-    return 0.5 * (kernel + jnp.swapaxes(kernel, -1, -2))
+    kernel = kernel / power_of_two(jnp.max(jnp.abs(jnp.diagonal(kernel))))
+    return 0.5 * (kernel + kernel.T)
 
 
 def unit_trace(kernel: Float[Array, "n n"]) -> Float[Array, "n n"]:
@@ -223,6 +224,8 @@ def entropy_of(
     # In place of a zero matrix, any matrix of trace 1: finite, and not used.
     stand_in = jnp.full_like(matrix, 1 / matrix.shape[0])
     matrix = jnp.where(trace == 0, stand_in, matrix / jnp.where(trace == 0, 1.0, trace))
+    # A plain sum loses the last digits of the trace, and a large eigenvalue with them.
+    matrix = matrix + matrix * lax.stop_gradient(missing_from_one(jnp.diagonal(matrix)))
     entropy = spectral_entropy(matrix, order, method, eps)
     return jnp.where(trace == 0, 0.0, entropy)
 

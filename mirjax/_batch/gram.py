@@ -6,6 +6,7 @@ from jaxtyping import Float
 
 from mirjax._checks import ArrayLike, as_float
 from mirjax._linalg.precision import matmul
+from mirjax._mesh import automatic
 
 
 def normalize_rows(features: Float[ArrayLike, "*batch n d"], /) -> Float[Array, "*batch n d"]:
@@ -62,6 +63,10 @@ def gram(features: Float[ArrayLike, "*batch n d"], /) -> Float[Array, "*batch n 
     Source: Song et al. 2024 (arXiv 2406.03999), definition of the Gram matrix.
     """
     rows = normalize_rows(features)
+    return automatic(_products, keeps_rows=True)(rows)
+
+
+def _products(rows: Float[Array, "*batch n d"]) -> Float[Array, "*batch n n"]:
     return matmul(rows, jnp.swapaxes(rows, -1, -2))
 
 

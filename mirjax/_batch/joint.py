@@ -140,6 +140,7 @@ def _joint_of_pairs(inputs: NormalizedInputs) -> Array:
     def add(joint: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
         return joint + again(part), None
 
+    # Made from the rows: inside `jax.shard_map` the sum varies over devices as they do.
     return lax.scan(add, jnp.zeros_like(rows, shape=(side, side)), parts)[0]
 
 
@@ -166,7 +167,7 @@ def head_coordinates(head_rows: Float[Array, "c d"]) -> Float[Array, "c r"]:
     # the second. Find X with X insideᵀ + inside Xᵀ equal to that Gram matrix.
     leaving = head_rows - matmul(inside, right)
     curvature = matmul(leaving, leaving.T)
-    kept = values > head_rows.shape[1] * jnp.finfo(head_rows.dtype).eps * values[0]
+    kept = values > head_rows.shape[1] * float(jnp.finfo(head_rows.dtype).eps) * values[0]
     inverse = left * jnp.where(kept, 1 / jnp.where(kept, values, 1.0), 0.0)[None, :]
     basis = jnp.where(kept[None, :], left, 0.0)
     half = curvature - 0.5 * matmul(basis, matmul(basis.T, curvature))

@@ -11,6 +11,7 @@ from mirjax._batch.entropy import entropy_of, for_kernels, symmetric, unit_trace
 from mirjax._checks import ArrayLike, as_float, common_float, entropy_method, same_size, square
 from mirjax._linalg.rounding import entropy_rounding
 from mirjax._linalg.spectrum import EntropyMethod
+from mirjax._mesh import automatic
 
 
 class Interplay(NamedTuple):
@@ -141,11 +142,11 @@ def kernel_interplay(
     square(kernel1, "kernel1")
     square(kernel2, "kernel2")
     same_size(kernel1, "kernel1", kernel2, "kernel2", axis=(-1, -1), what="the number of samples n")
-    kernel1, kernel2 = map(symmetric, common_float(kernel1, kernel2))
+    kernel1, kernel2 = common_float(kernel1, kernel2)
 
     def single(k1: Array, k2: Array) -> Interplay:
         # Normalised first, so that entries of the product neither overflow nor underflow.
-        k1, k2 = unit_trace(k1), unit_trace(k2)
+        k1, k2 = unit_trace(symmetric(k1)), unit_trace(symmetric(k2))
         kernels = k1, k2, unit_trace(k1 * k2)
         return combine(*(entropy_of(k, method=method) for k in kernels))
 
@@ -158,7 +159,7 @@ def over_batches(single: Callable[..., Interplay], signature: str) -> Callable[.
     vectorized = jnp.vectorize(
         lambda *args: tuple(single(*args)), signature=f"{signature}->{outputs}"
     )
-    return lambda *args: Interplay(*vectorized(*args))
+    return lambda *args: Interplay(*automatic(vectorized)(*args))
 
 
 def combine(entropy1: Array, entropy2: Array, joint: Array) -> Interplay:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int
 
@@ -15,6 +16,7 @@ from mirjax._batch.kernels import Interplay
 from mirjax._checks import ArrayLike
 from mirjax._dataset.dataset import dataset_interplay
 from mirjax._dataset.result import DatasetInterplay
+from mirjax._mesh import automatic
 
 BATCH_SIZES = (16, 32, 64, 128, 256, 512, 1024, 2048)
 
@@ -91,6 +93,19 @@ def batch_bias(
     if max_batches < 1:
         raise ValueError(f"max_batches must be at least 1, got {max_batches}.")
     counts = [min(max_batches, samples // size) for size in sizes]
+    return _bias(features, head, labels, weights, key, sizes, counts)
+
+
+@automatic
+def _bias(
+    features: Array,
+    head: Array,
+    labels: Array,
+    weights: Array,
+    key: Array,
+    sizes: list[int],
+    counts: list[int],
+) -> BatchBias:
     arrays = features, head, labels, weights
     rows = [
         _statistics(*arrays, jax.random.fold_in(key, i), size=size, count=count)
@@ -123,7 +138,7 @@ def _integer(value: Any, needed: str) -> int:
     """A Python number, which the shapes of compiled functions are made of."""
     # Unlike `int`, `operator.index` refuses 2.5 and "2", but it takes True for 1.
     try:
-        if not isinstance(value, bool):
+        if not isinstance(value, bool | np.bool_):  # NumPy 1 takes its own True for 1 too
             return operator.index(value)
     except TypeError:
         pass  # as for True

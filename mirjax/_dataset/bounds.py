@@ -43,7 +43,7 @@ def split(
 
     `purity` is `tr(A²)`, or an upper bound of it if not `purity_is_exact`.
     """
-    eps = jnp.finfo(values.dtype).eps
+    eps = float(jnp.finfo(values.dtype).eps)
     values, leaks = jnp.maximum(values, 0.0), jnp.maximum(leaks, 0.0)
     largest = jnp.max(values, initial=0.0)
     rest = jnp.maximum(jnp.asarray(side, values.dtype) - len(values), 0.0)

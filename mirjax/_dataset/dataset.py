@@ -29,13 +29,15 @@ from mirjax._dataset.result import (
     interplay_of_sums,
     is_exact,
 )
-from mirjax._dataset.sharding import automatic, row_shards
+from mirjax._dataset.sharding import row_shards
 from mirjax._dataset.sums import sums_of
+from mirjax._mesh import automatic, relabelled
 
 # From so many classes on it is worth looking for those that do not occur.
 _MANY = 256
 
 
+@automatic
 def dataset_interplay(
     features: Float[ArrayLike, "n d"],
     head: Float[ArrayLike, "c d"],
@@ -115,7 +117,7 @@ def dataset_interplay(
     shards = row_shards(features)
     arrays = checked_arguments(features, head, labels, weights)
     # The compiler decides where intermediate results of sharded rows lie.
-    features, head, labels, weights = map(automatic, arrays)
+    features, head, labels, weights = map(relabelled, arrays)
     _one_set(features, "features")
     head, labels = _only_occurring(head, labels)
     (samples, width), classes = features.shape, len(head)
@@ -162,6 +164,7 @@ def _only_occurring(head: Array, labels: Array) -> tuple[Array, Array]:
     return head[occurs], jax.device_put(place[known], labels.sharding)
 
 
+@automatic
 def dataset_feature_interplay(
     features1: Float[ArrayLike, "n d1"],
     features2: Float[ArrayLike, "n d2"],
@@ -221,8 +224,8 @@ def dataset_feature_interplay(
     _one_set(features2, "features2")
     what = "the number of samples n"
     same_size(features1, "features1", features2, "features2", axis=(-2, -2), what=what)
-    features1, features2 = map(automatic, common_float(features1, features2))
-    weights = automatic(sample_weights(weights, features1, "features1"))
+    features1, features2 = map(relabelled, common_float(features1, features2))
+    weights = relabelled(sample_weights(weights, features1, "features1"))
     samples, pairs = len(features1), features1.shape[1] * features2.shape[1]
     side, itemsize = min(samples, pairs), features1.dtype.itemsize
     exact = is_exact(options, side)

@@ -96,7 +96,7 @@ def _orthonormal(columns: Array, passes: int = 3) -> Array:
     rotated, scaled to unit norm and decomposed again; each pass resolves another factor √eps.
     Unlike a QR decomposition this works on sharded rows.
     """
-    eps = jnp.finfo(columns.dtype).eps
+    eps = float(jnp.finfo(columns.dtype).eps)
     for step in range(passes):
         norms = jnp.sqrt(jnp.sum(jnp.square(columns), axis=0))
         columns = columns / jnp.where(norms > 0, norms, 1.0)[None, :]
@@ -134,7 +134,7 @@ def probe_complement(
 
 def _lanczos(operator: Operator, start: Array, degree: int) -> tuple[Array, Array]:
     """Diagonals `[degree, m]` and off-diagonals `[degree - 1, m]` for each column of `start`."""
-    eps = jnp.finfo(start.dtype).eps
+    eps = float(jnp.finfo(start.dtype).eps)
 
     def step(carry: tuple[Array, Array, Array], _: None):
         before, now, coupling = carry

@@ -23,10 +23,11 @@ from mirjax._checks import ArrayLike, as_float, as_labels, head_of, same_size, s
 from mirjax._dataset.estimate import DatasetMethod, Options, Target
 from mirjax._dataset.marginals import entropies_of_sums, of_sums
 from mirjax._dataset.result import DatasetInterplay, interplay_of_sums
-from mirjax._dataset.sharding import automatic, row_shards
+from mirjax._dataset.sharding import row_shards
 from mirjax._dataset.sums import Sums, sums_of, valid_rows
 from mirjax._linalg.precision import matmul
 from mirjax._linalg.rounding import found_eps, power_of_two, stated_eps
+from mirjax._mesh import automatic
 
 
 class Entropies(NamedTuple):
@@ -115,6 +116,7 @@ class ClassMoments(NamedTuple):
         centred = self._centred()
         return centred._replace(sums=centred.sums + centred.count[:, None] * self.origin[None, :])
 
+    @automatic
     def update(
         self,
         features: Float[ArrayLike, "n d"],
@@ -158,7 +160,6 @@ class ClassMoments(NamedTuple):
             raise ValueError(f"features must be [n, {width}], got {features.shape}.")
         features = features.astype(self.total.sums.dtype)
         weights = sample_weights(weights, features, "features")
-        features, labels, weights = map(automatic, (features, labels, weights))
         features, labels, weights = valid_rows(features, labels, weights, classes)
         eps = found_eps(features) if eps is None else jnp.asarray(eps, features.dtype)
         # Sums about a point near the data keep the digits that a common offset would take. The
@@ -176,6 +177,7 @@ class ClassMoments(NamedTuple):
         nothing = jax.tree.map(jnp.zeros_like, new)
         return self._plus(new, nothing, origin, eps, occurs)
 
+    @automatic
     def merge(self, other: "ClassMoments") -> "ClassMoments":
         """The statistics of all samples of both; up to rounding the order does not matter.
 
@@ -233,6 +235,7 @@ class ClassMoments(NamedTuple):
             total=total._replace(scatter=total.scatter + scatter, spread=total.spread + spread)
         )
 
+    @automatic
     def interplay(
         self,
         head: Float[ArrayLike, "c d"],
@@ -276,6 +279,7 @@ class ClassMoments(NamedTuple):
             )
         return interplay_of_sums(self._centred(), self._head(head), options)
 
+    @automatic
     def entropies(self, head: Float[ArrayLike, "c d"]) -> Entropies:
         """The two marginal entropies of `interplay`, which need no second moments by class.
 
@@ -294,6 +298,7 @@ class ClassMoments(NamedTuple):
             return Entropies(*of_sums(self._centred(), head)[1:3])
         return Entropies(*entropies_of_sums(self._centred(), head))
 
+    @automatic
     def class_interplay(self, head: Float[ArrayLike, "c d"]) -> Interplay:
         """`mirjax.class_interplay` of the class means of the whole set, centred with its mean.
 
@@ -307,11 +312,12 @@ class ClassMoments(NamedTuple):
         # known to the precision of the data at their own place, not about the origin.
         size = jnp.max(jnp.abs(means + self.origin[None, :]), where=present[:, None], initial=0.0)
         offsets = jnp.where(present[:, None], means - centre[None, :], 0.0)
-        rounding = jnp.maximum(4 * jnp.finfo(head.dtype).eps, 0.5 * self.eps) * size
+        rounding = jnp.maximum(4 * float(jnp.finfo(head.dtype).eps), 0.5 * self.eps) * size
         largest = jnp.max(jnp.abs(offsets), axis=-1, keepdims=True)
         offsets = jnp.where(largest <= rounding, 0.0, offsets)
         return class_interplay(offsets, head, global_mean=jnp.zeros_like(centre))
 
+    @automatic
     def collapse(
         self, head: Float[ArrayLike, "c d"], *, nc4: Float[ArrayLike, ""] | None = None
     ) -> NeuralCollapse:
@@ -334,7 +340,7 @@ class ClassMoments(NamedTuple):
         offsets = offsets / scale
         raw = jnp.where(present[:, None], (means + self.origin[None, :]) / scale, 0.0)
         variances = sums.spread / jnp.where(present, sums.count, 1.0) / scale / scale
-        eps = jnp.maximum(self.eps, jnp.finfo(head.dtype).eps)
+        eps = jnp.maximum(self.eps, float(jnp.finfo(head.dtype).eps))
         within = jnp.trace(covariance)
         # The largest feature is not known, but that means and spreads do not exceed it.
         size = jnp.sqrt(jnp.max(jnp.square(raw)) + jnp.max(jnp.diagonal(covariance)))
@@ -355,6 +361,7 @@ class ClassMoments(NamedTuple):
             broken=broken,
         )
 
+    @automatic
     def agreement(
         self,
         features: Float[ArrayLike, "n d"],

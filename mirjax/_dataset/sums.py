@@ -115,5 +115,6 @@ def second_moments(blocks: Blocks, num_classes: int) -> Float[Array, "c d d"]:
         added = jax.vmap(lambda sums, c, new: sums.at[c].add(new))(carry, classes, products)
         return added, None
 
+    # Made from the rows: inside `jax.shard_map` the sums vary over devices as they do.
     start = jnp.zeros_like(blocks.rows, shape=(shards, num_classes, width, width))
     return jnp.sum(lax.scan(add, start, (rows, classes))[0], axis=0)

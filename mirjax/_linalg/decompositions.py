@@ -73,7 +73,7 @@ def pinv(matrix: Float[Array, "m n"], rank: Array, floor: Array) -> Float[Array,
     those below `floor` or below the rounding error of the largest.
     """
     left, values, right = svd(matrix)
-    rounding = max(matrix.shape) * jnp.finfo(matrix.dtype).eps * values[0]
+    rounding = max(matrix.shape) * float(jnp.finfo(matrix.dtype).eps) * values[0]
     kept = (values > jnp.maximum(rounding, floor)) & (jnp.arange(len(values)) < rank)
     inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1.0), 0.0)
     return matmul(right.T * inverse[None, :], left.T)

@@ -5,7 +5,7 @@ from jax import Array, lax
 from jaxtyping import Float
 
 from mirjax._linalg.decompositions import eigh, tridiagonal
-from mirjax._linalg.precision import purity, total
+from mirjax._linalg.precision import missing_from_one, purity, total
 
 # Up to this side one call of the dense solver is cheaper than tridiagonalisation and bisection.
 _DENSE_SIDE = 40
@@ -44,8 +44,8 @@ def _bisect(diagonal: Array, off_diagonal: Array) -> Array:
     reach = jnp.pad(jnp.abs(off_diagonal), (1, 1))
     radius = reach[1:] + reach[:-1]
     low, high = jnp.min(diagonal - radius), jnp.max(diagonal + radius)
-    slack = 2 * side * finfo.eps * jnp.maximum(jnp.abs(low), jnp.abs(high))
-    pivot = finfo.tiny * jnp.maximum(1.0, jnp.max(squared))
+    slack = 2 * side * float(finfo.eps) * jnp.maximum(jnp.abs(low), jnp.abs(high))
+    pivot = float(finfo.tiny) * jnp.maximum(1.0, jnp.max(squared))
     index = jnp.arange(side)
 
     def count_below(x: Array) -> Array:
@@ -57,6 +57,7 @@ def _bisect(diagonal: Array, off_diagonal: Array) -> Array:
             value = jnp.where(jnp.abs(value) < pivot, -pivot, value)
             return (value, count + (value < 0).astype(count.dtype)), None
 
+        # Made from x, so that inside `jax.shard_map` it varies over devices as the result does.
         start = jnp.full_like(x, jnp.inf), jnp.zeros_like(x, index.dtype)
         entries = diagonal, jnp.pad(squared, (1, 0))
         (_, count), _ = lax.scan(step, start, entries, unroll=4)
@@ -81,8 +82,4 @@ def polish(values: Array, matrix: Array) -> Array:
     """
     squares = total(jnp.square(values))
     values = values + values * (0.5 * (purity(matrix) - squares) / squares)
-    # Multiples of 2 eps add up exactly, so what is missing from 1 is not lost in rounding.
-    unit = 2 * jnp.finfo(values.dtype).eps
-    coarse = jnp.round(values / unit) * unit
-    missing = (1 - jnp.sum(coarse)) - jnp.sum(values - coarse)
-    return values + missing / values.shape[0]
+    return values + missing_from_one(values) / values.shape[0]

@@ -21,6 +21,14 @@ def total(x: Array) -> Array:
     return x
 
 
+def missing_from_one(values: Float[Array, " k"]) -> Float[Array, ""]:
+    """`1 - Σ values` for values with a sum near 1, to the last digit."""
+    # Multiples of 2 eps add up exactly, so what is missing from 1 is not lost in rounding.
+    unit = 2 * float(jnp.finfo(values.dtype).eps)
+    coarse = jnp.round(values / unit) * unit
+    return (1 - jnp.sum(coarse)) - jnp.sum(values - coarse)
+
+
 def mixedness(matrix: Float[Array, "k k"]) -> Float[Array, ""]:
     """`1 - tr(A²)` of a unit-trace matrix without cancellation: exactly 0 for equal rows."""
     # 1 is the square of the trace, so the difference can be taken entry by entry.

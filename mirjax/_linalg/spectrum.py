@@ -112,7 +112,7 @@ def _in_range(values: Array, eps: Array, order: float, margin: float | None = No
     # For order >= 1 a null eigenvalue that is kept does no harm: a factor F of the matrix vanishes
     # there, and so does F times a logarithm. Below order 1 the terms are steep at 0, so a larger
     # margin decides what counts as rank.
-    rounding = jnp.finfo(values.dtype).eps
+    rounding = float(jnp.finfo(values.dtype).eps)
     if margin is None:
         margin = 1.0 if order >= 1 else values.shape[0]
     if order >= 1:
@@ -182,7 +182,7 @@ def _slopes(values: Array, kept: Array, order: float) -> _Slopes:
 
 def _tied(values: Array) -> Array:
     """1 for the eigenvalues that equal the largest up to rounding, 0 for the others."""
-    margin = values.shape[0] * jnp.finfo(values.dtype).eps
+    margin = values.shape[0] * float(jnp.finfo(values.dtype).eps)
     return (values >= (1 - margin) * values[-1]).astype(values.dtype)
 
 
