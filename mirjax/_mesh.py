@@ -58,7 +58,8 @@ def relabelled(leaf: Any) -> Any:
     mesh = getattr(getattr(leaf, "sharding", None), "mesh", None)
     if isinstance(leaf, jax.core.Tracer) or mesh is None or not _explicit_axes(mesh):
         return leaf
-    spec = leaf.sharding.spec
+    # The placement of a random key may count its inner axis.
+    spec = PartitionSpec(*leaf.sharding.spec[: leaf.ndim])
     return jax.device_put(leaf, NamedSharding(Mesh(mesh.devices, mesh.axis_names), spec))
 
 

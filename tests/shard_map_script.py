@@ -39,6 +39,65 @@ FUNCTIONS = {
 }
 
 
+def merged(z, w, y):
+    moments = mirjax.ClassMoments.zeros(C, D).update(z, y)
+    both = moments.merge(moments.update(z[:5], y[:5]))
+    few = mirjax.ClassMoments.zeros(8 * N, D, second=False).update(z, y, precision="bfloat16")
+    collapse = both.collapse(w, nc4=moments.agreement(z, w))
+    return collapse, both.class_interplay(w), few.reduce("data").sums.spread
+
+
+# Types that do not fit show when a function is traced. In these gradients are traced as well,
+def smooth(z, w, y):
+    weights = jnp.abs(z[:, 0])
+    return (
+        mirjax.normalize_rows(z),
+        mirjax.effective_rank(z, weights=weights),
+        [mirjax.feature_entropy(z, order=order) for order in (0.5, 2, jnp.inf)],
+        mirjax.matrix_entropy(mirjax.gram(z), order=0.5),
+        mirjax.interplay(jnp.stack([z, z]), w, jnp.stack([y, y]), weights=weights),
+        jax.vmap(mirjax.feature_interplay)(jnp.stack([w, w]), jnp.stack([w, z[:C]])),
+        mirjax.neural_collapse(z, y, w, num_classes=C, bias=w[:, 0], weights=weights),
+        mirjax.layerwise(mirjax.effective_rank)({"a": z, "b": w}),
+        mirjax.ClassMoments.zeros(C, 5).update(z[:, :5], y, weights).interplay(w[:, :5]),
+        merged(z, w, y),
+    )
+
+
+# and in these only values.
+def whole(z, w, y):
+    options = {"method": "lanczos", "rank": 4, "probes": 4}
+    return (
+        mirjax.dataset_interplay(z[:, :5], w[:, :5], y),
+        mirjax.dataset_interplay(z, w, y, **options),
+        mirjax.dataset_interplay(z[:, :3], w[:, :3], y, **options),
+        mirjax.dataset_feature_interplay(z[:, :3], z[:, 3:7]),
+        mirjax.dataset_feature_interplay(z, z[:, :9], **options),
+        mirjax.dataset_feature_interplay(z[:, :3], z[:, 3:7], **options),
+        mirjax.batch_bias(z[:, :5], w[:, :5], y, batch_sizes=(8,), max_batches=2),
+    )
+
+
+def total(function):
+    return lambda *a: sum(jnp.sum(part) for part in jax.tree.leaves(function(*a)))
+
+
+def trace(mesh, z, w, y):
+    gradients = jax.grad(total(smooth), argnums=(0, 1))
+    for function in (smooth, gradients, whole):
+        # Also where only one of the arguments varies over devices.
+        for specs in ((P("data"), P(), P("data")), (P("data"), P(), P()), (P(), P("data"), P())):
+
+            def mean(*arguments, function=function):
+                return jax.lax.pmean(function(*arguments), "data")
+
+            few = [
+                x if spec == P() else jnp.concatenate([x] * mesh.size)
+                for x, spec in zip((z, w, y), specs, strict=True)
+            ]
+            jax.jit(jax.shard_map(mean, mesh=mesh, in_specs=specs, out_specs=P())).trace(*few)
+
+
 def main():
     devices = jax.device_count()
     rng = np.random.default_rng(0)
@@ -46,6 +105,9 @@ def main():
     w = jnp.asarray(rng.normal(size=(C, D)), jnp.float32)
     y = jnp.asarray(rng.integers(0, C, devices * N), jnp.int32)
     mesh = jax.make_mesh((devices,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    if sys.argv[1:] == ["trace"]:
+        trace(mesh, z[:N], w, y[:N])
+        return
     errors = {}
     for name, function in FUNCTIONS.items():
 

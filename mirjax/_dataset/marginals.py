@@ -177,4 +177,5 @@ def joint_entropy_of_pair(operator: PairOperator) -> Array:
         both = (part[0][:, :, None] * part[1][:, None, :]).reshape(step, pairs)
         return carry + matmul(both.T, both), None
 
-    return entropy_of(lax.scan(add, jnp.zeros((pairs, pairs), rows1.dtype), (rows1, rows2))[0])
+    start = jnp.zeros_like(rows1, shape=(pairs, pairs))
+    return entropy_of(lax.scan(add, start, (rows1, rows2))[0])
