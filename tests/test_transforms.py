@@ -113,6 +113,32 @@ def test_one_trace_a_shape():
                 traced(*cases.cast(case, "float32"))
 
 
+def test_ordinary_input_makes_no_nan_on_the_way():
+    features, head, labels = (part[0] for part in batch((12, 8, 3)))
+    features[:2] = 0
+
+    def everything(z, w):
+        moments = mirjax.ClassMoments.zeros(3, 8).update(z, labels)
+        collapse = moments.merge(moments).collapse(w)
+        assert collapse.nc4 is None
+        few = mirjax.ClassMoments.zeros(20, 8, second=False).update(z, labels)
+        return (
+            mirjax.interplay(z, w, labels),
+            mirjax.neural_collapse(z, labels, w, num_classes=3),
+            moments.interplay(w),
+            moments.agreement(z, w),
+            few.sums.sums,
+            collapse,
+        )
+
+    def total(z, w):
+        return sum(jnp.sum(part) for part in jax.tree.leaves(everything(z, w)))
+
+    with jax.debug_nans(True):
+        jax.block_until_ready(everything(features, head))
+        jax.block_until_ready(jax.jit(jax.grad(total, argnums=(0, 1)))(features, head))
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_half_precision_is_cast_up_first(dtype):
     features, head, labels = (part[0] for part in batch((12, 8, 3)))

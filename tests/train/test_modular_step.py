@@ -155,4 +155,4 @@ def test_gradients_of_a_network_with_a_tiny_loss_are_those_of_float64(x64):
         return float(jnp.linalg.norm(found - exact) / jnp.linalg.norm(exact))
 
     assert error(ours) < 1e-3
-    assert error(theirs) > 0.01
+    assert error(theirs) > 3e-3
