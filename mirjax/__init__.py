@@ -8,10 +8,15 @@ from importlib.metadata import PackageNotFoundError, version
 
 from mirjax import losses as losses
 from mirjax import theory as theory
+from mirjax._batch.chance import ChanceInterplay as ChanceInterplay
+from mirjax._batch.chance import chance_interplay as chance_interplay
 from mirjax._batch.collapse import ClassMeans as ClassMeans
 from mirjax._batch.collapse import NeuralCollapse as NeuralCollapse
 from mirjax._batch.collapse import class_means as class_means
 from mirjax._batch.collapse import neural_collapse as neural_collapse
+from mirjax._batch.debiased import DebiasedInterplay as DebiasedInterplay
+from mirjax._batch.debiased import debiased_feature_interplay as debiased_feature_interplay
+from mirjax._batch.debiased import debiased_interplay as debiased_interplay
 from mirjax._batch.entropy import effective_rank as effective_rank
 from mirjax._batch.entropy import feature_entropy as feature_entropy
 from mirjax._batch.entropy import matrix_entropy as matrix_entropy
@@ -31,8 +36,10 @@ from mirjax._dataset.bias import BatchBias as BatchBias
 from mirjax._dataset.bias import batch_bias as batch_bias
 from mirjax._dataset.dataset import dataset_feature_interplay as dataset_feature_interplay
 from mirjax._dataset.dataset import dataset_interplay as dataset_interplay
+from mirjax._dataset.debiased import dataset_debiased_interplay as dataset_debiased_interplay
 from mirjax._dataset.moments import ClassMoments as ClassMoments
 from mirjax._dataset.moments import Entropies as Entropies
+from mirjax._dataset.pair_moments import PairMoments as PairMoments
 from mirjax._dataset.result import DatasetInterplay as DatasetInterplay
 
 try:
@@ -42,18 +49,25 @@ except PackageNotFoundError:  # run from a checkout that is not installed
 
 __all__ = [
     "BatchBias",
+    "ChanceInterplay",
     "ClassMeans",
     "ClassMoments",
     "DatasetInterplay",
+    "DebiasedInterplay",
     "Entropies",
     "Interplay",
     "NeuralCollapse",
+    "PairMoments",
     "batch_bias",
+    "chance_interplay",
     "check",
     "class_interplay",
     "class_means",
+    "dataset_debiased_interplay",
     "dataset_feature_interplay",
     "dataset_interplay",
+    "debiased_feature_interplay",
+    "debiased_interplay",
     "effective_rank",
     "feature_entropy",
     "feature_interplay",

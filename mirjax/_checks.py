@@ -120,8 +120,25 @@ def sample_weights(weights: ArrayLike | None, rows: Array, name: str) -> Array:
     return array.astype(rows.dtype)
 
 
-def entropy_method(method: str, order: float | int = 1) -> None:
-    """Raises unless the method exists and supports the order."""
+def as_groups(groups: ArrayLike | None, rows: Array, name: str = "features") -> Array | None:
+    """Integer `groups`, one for each row, if they are given."""
+    if groups is None:
+        return None
+    array = _as_array(groups, "groups", "n")
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(f"groups must be integers, got {array.dtype}.")
+    same_size(rows, name, array, "groups", axis=(-2, -1), what="the number of samples n")
+    return array
+
+
+def entropy_order(order: float | int, method: str = "eigh") -> None:
+    """Raises unless the order is one, and the method exists and supports it."""
+    if isinstance(order, bool) or not isinstance(order, (int, float)):
+        raise TypeError(
+            f"order must be a Python number (it is static), got {type(order).__name__}."
+        )
+    if not order > 0:  # not `order <= 0`: NaN is refused too
+        raise ValueError(f"order must be positive, got {order}.")
     if method not in ("eigh", "products", "auto"):
         raise ValueError(f"method must be 'eigh', 'products' or 'auto', got {method!r}.")
     if method == "products" and order not in (1, 2):

@@ -5,7 +5,7 @@ shown or saved, and no global state of Matplotlib is used.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -194,6 +194,7 @@ def batch_bias(
     /,
     *,
     metric: str = "mir",
+    kind: Literal["plain", "adjusted", "debiased"] = "plain",
     label: str = "",
     colour: str | None = None,
     ax: Axes = None,
@@ -203,12 +204,17 @@ def batch_bias(
     Args:
         bias: Result of `mirjax.batch_bias`.
         metric: Name of a field of `Interplay`.
+        kind: `"plain"`, as `interplay` gives it; `"adjusted"` for chance (of MIR alone, beside the
+            plain value of the set); or `"debiased"`, of order 2.
         label: Text in the legend, before "batches" and "whole set".
         colour: Matplotlib colour.
         ax: Axes to draw on.
 
     Returns:
         The axes.
+
+    Raises:
+        ValueError: the kind is unknown, or an adjusted metric is not MIR.
 
     Example:
         >>> import jax, jax.numpy as jnp, mirjax
@@ -219,19 +225,33 @@ def batch_bias(
         >>> ax.get_xscale()
         'log'
     """
+    match kind:
+        case "plain":
+            mean, spread, whole = (getattr(x, metric) for x in (bias.mean, bias.spread, bias.whole))
+        case "debiased":
+            parts = bias.debiased, bias.debiased_spread, bias.whole_debiased
+            mean, spread, whole = (getattr(part, metric) for part in parts)
+        case "adjusted" if metric == "mir":
+            mean, spread, whole = bias.adjusted_mir, bias.adjusted_spread, bias.whole.mir
+        case _:
+            raise ValueError(
+                "kind must be 'plain', 'debiased' or, of the metric 'mir', 'adjusted', got "
+                f"{kind!r} of {metric!r}."
+            )
     ax, prefix = _axes(ax), f"{label}, " if label else ""
     bars = ax.errorbar(
         np.asarray(bias.batch_sizes),
-        np.asarray(getattr(bias.mean, metric)),
-        np.asarray(getattr(bias.spread, metric)),
+        np.asarray(mean),
+        np.asarray(spread),
         color=colour,
         marker="o",
         markersize=3,
         capsize=2,
         label=f"{prefix}batches",
     )
-    whole = float(getattr(bias.whole, metric))
-    levels({f"{prefix}whole set": whole}, colour=bars.lines[0].get_color(), style="--", ax=ax)
+    levels(
+        {f"{prefix}whole set": float(whole)}, colour=bars.lines[0].get_color(), style="--", ax=ax
+    )
     ax.set_xscale("log", base=2)
     ax.set_xlabel("batch size")
     return ax

@@ -24,7 +24,8 @@ def of_moments(z, w, y):
     both = moments.merge(moments)
     few = mirjax.ClassMoments.zeros(C, D, second=False).update(z, y)
     collapse = both.collapse(w, nc4=moments.agreement(z, w))
-    return moments.interplay(w), collapse, moments.class_interplay(w), few.entropies(w)
+    debiased = moments.debiased_interplay(w)
+    return moments.interplay(w), debiased, collapse, moments.class_interplay(w), few.entropies(w)
 
 
 def eagerly(z, w, y):
@@ -51,6 +52,15 @@ SMOOTH = {
     "layerwise": lambda z, _w, _y: mirjax.layerwise(mirjax.effective_rank)({"a": z, "b": 2 * z}),
     "mutual_information_loss": losses.mutual_information_loss,
     "entropy_difference_loss": losses.entropy_difference_loss,
+    "order 2": lambda z, w, y: mirjax.interplay(z, w, y, order=2),
+    "debiased_interplay": mirjax.debiased_interplay,
+    "chance_interplay": lambda z, w, y: mirjax.chance_interplay(
+        z, w, y, key=jax.random.key(0), permutations=2
+    ),
+    "debiased loss": lambda z, w, y: losses.mutual_information_loss(
+        z, w, y, order=2, debiased=True
+    ),
+    "PairMoments": lambda z, w, y: mirjax.PairMoments.zeros().update(z, w, y),
     "moments": of_moments,
 }
 WHOLE = {
@@ -59,6 +69,7 @@ WHOLE = {
         z, w, y, method="lanczos", rank=4, probes=4
     ),
     "dataset_feature_interplay": lambda z, _w, _y: mirjax.dataset_feature_interplay(z, z[:, 1:]),
+    "dataset_debiased_interplay": mirjax.dataset_debiased_interplay,
     "batch_bias": lambda z, w, y: mirjax.batch_bias(
         z, w, y, batch_sizes=np.array([8]), max_batches=2
     ),

@@ -35,6 +35,12 @@ FUNCTIONS = {
     "mutual information": losses.mutual_information_loss,
     "entropy difference": losses.entropy_difference_loss,
     "many classes": lambda z, w, y: collapse_sum(z, jnp.tile(w, (20, 1)), y + 30),
+    "order 2": lambda z, w, y: mirjax.interplay(z[:, :5], w[:4, :5], y % 4, order=2).mir,
+    "debiased": lambda z, w, y: mirjax.debiased_interplay(z, w, y).mir,
+    "debiased loss": lambda z, w, y: losses.mutual_information_loss(
+        z[:, :5], w[:4, :5], y % 4, order=2, debiased=True
+    ),
+    "pairs": lambda z, w, y: mirjax.PairMoments.zeros().update(z, w, y).purities[2],
     "moments": lambda z, w, y: mirjax.ClassMoments.zeros(C, D).update(z, y).collapse(w).cdnv,
 }
 
@@ -44,7 +50,9 @@ def merged(z, w, y):
     both = moments.merge(moments.update(z[:5], y[:5]))
     few = mirjax.ClassMoments.zeros(8 * N, D, second=False).update(z, y, precision="bfloat16")
     collapse = both.collapse(w, nc4=moments.agreement(z, w))
-    return collapse, both.class_interplay(w), few.reduce("data").sums.spread
+    pairs = mirjax.PairMoments.zeros().update(z, w, y).reduce("data").interplay().mir
+    debiased = both.debiased_interplay(w).mir
+    return collapse, both.class_interplay(w), few.reduce("data").sums.spread, pairs, debiased
 
 
 # Types that do not fit show when a function is traced. In these gradients are traced as well,
@@ -58,6 +66,9 @@ def smooth(z, w, y):
         mirjax.interplay(jnp.stack([z, z]), w, jnp.stack([y, y]), weights=weights),
         jax.vmap(mirjax.feature_interplay)(jnp.stack([w, w]), jnp.stack([w, z[:C]])),
         mirjax.neural_collapse(z, y, w, num_classes=C, bias=w[:, 0], weights=weights),
+        mirjax.debiased_interplay(z, w, y, weights=weights, groups=y),
+        mirjax.debiased_feature_interplay(z, z[:, 1:]),
+        mirjax.chance_interplay(z, w, y, key=jax.random.key(0), permutations=2),
         mirjax.layerwise(mirjax.effective_rank)({"a": z, "b": w}),
         mirjax.ClassMoments.zeros(C, 5).update(z[:, :5], y, weights).interplay(w[:, :5]),
         merged(z, w, y),
@@ -74,6 +85,8 @@ def whole(z, w, y):
         mirjax.dataset_feature_interplay(z[:, :3], z[:, 3:7]),
         mirjax.dataset_feature_interplay(z, z[:, :9], **options),
         mirjax.dataset_feature_interplay(z[:, :3], z[:, 3:7], **options),
+        mirjax.dataset_debiased_interplay(z, w, y),
+        mirjax.dataset_debiased_interplay(z[:, :3], w[:, :3], y),
         mirjax.batch_bias(z[:, :5], w[:, :5], y, batch_sizes=(8,), max_batches=2),
     )
 

@@ -173,6 +173,7 @@ def exact_sums(rows, labels, weights, classes):
         "scatter": (weights[:, None] * centred).T @ centred,
         "spread": np.stack([weights[m] @ np.sum(centred[m] ** 2, axis=1) for m in members]),
         "unit_count": np.stack([weights[m].sum() for m in members]),
+        "unit_squares": np.stack([np.sum(weights[m] ** 2) for m in members]),
         "second": np.stack([(weights[m, None] * unit[m]).T @ unit[m] for m in members]),
     }
 

@@ -94,22 +94,44 @@ def as_json(curve: mirjax.BatchBias) -> dict[str, Any]:
         for part in ("mean", "spread"):
             values[f"{metric}_{part}"] = getattr(getattr(curve, part), metric).tolist()
         values[f"{metric}_whole"] = float(getattr(curve.whole, metric))
+        name = f"{metric}_debiased"
+        values[f"{name}_mean"] = getattr(curve.debiased, metric).tolist()
+        values[f"{name}_spread"] = getattr(curve.debiased_spread, metric).tolist()
+        values[f"{name}_whole"] = float(getattr(curve.whole_debiased, metric))
+        error = getattr(curve.whole_debiased.standard_error, metric)
+        values[f"{name}_standard_error"] = float(error)
+    values["mir_adjusted_mean"] = curve.adjusted_mir.tolist()
+    values["mir_adjusted_spread"] = curve.adjusted_spread.tolist()
     return values
 
 
+# The panels of the picture: their title, the metric and its kind.
+_PANELS: tuple[tuple[str, str, Literal["plain", "adjusted", "debiased"]], ...] = (
+    ("MIR", "mir", "plain"),
+    ("MIR, adjusted for chance", "mir", "adjusted"),
+    ("MIR, debiased (order 2)", "mir", "debiased"),
+    ("HDR", "hdr", "plain"),
+    ("HDR, debiased (order 2)", "hdr", "debiased"),
+)
+
+
 def draw(about: dict[str, Any], curves: dict[str, mirjax.BatchBias], path: Path) -> None:
-    """Draws MIR and HDR over batch size, with the whole split as a line."""
+    """Draws MIR and HDR over batch size, as they are and debiased, with the split as a line."""
     # Here, so that the command does not wait for Matplotlib before it reports an error.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    for axis, metric in zip(figure.subplots(1, 2), _METRICS, strict=True):
+    figure = Figure(figsize=(13, 7.5), layout="constrained")
+    axes = figure.subplots(2, 3, sharey="row").ravel()
+    forms = closed_forms(about["classes"])
+    for axis, (title, metric, kind) in zip(axes, _PANELS, strict=False):
         for colour, (name, curve) in zip(("C0", "C1"), curves.items(), strict=True):
-            plot.batch_bias(curve, metric=metric, label=name, colour=colour, ax=axis)
-        plot.levels({"at collapse": closed_forms(about["classes"])[metric]}, ax=axis)
-        axis.set_title(metric.upper())
+            plot.batch_bias(curve, metric=metric, kind=kind, label=name, colour=colour, ax=axis)
+        at_collapse = forms[f"{metric}_debiased" if kind == "debiased" else metric]
+        plot.levels({"at collapse": at_collapse}, ax=axis)
+        axis.set_title(title)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize="small")
+        axis.legend(fontsize="x-small")
+    axes[-1].set_visible(False)
     figure.suptitle(_title(about), fontsize="medium", parse_math=False)
     figure.savefig(path, dpi=100)
 
@@ -134,6 +156,10 @@ def _title(about: dict[str, Any]) -> str:
     return f"{of_network}, {about['split']} set: n = {about['n']}{undirected}"
 
 
+def _four(mir: float, hdr: float, debiased_mir: float, debiased_hdr: float) -> str:
+    return f"{mir:.3f} ({hdr:.3f})  {debiased_mir:.3f} ({debiased_hdr:.3f})"
+
+
 def main() -> None:
     """Runs the command."""
     bias = tyro.cli(Bias, description=__doc__, prog="python -m train.bias")
@@ -156,13 +182,14 @@ def write(measured: Measured, out: Path) -> None:
     for name, curve in values.items():
         undirected = beside([about.get(WITHOUT_DIRECTION, {}).get(name, 0)])
         print(
-            f"{name}: MIR (HDR) by batch size, of all {about['n']} samples{undirected} at the end"
+            f"{name}: MIR (HDR), debiased MIR (HDR) and MIR adjusted for chance by batch size, of "
+            f"all {about['n']} samples{undirected} at the end"
         )
-        for size, mir, hdr in zip(
-            curve["batch_sizes"], curve["mir_mean"], curve["hdr_mean"], strict=True
-        ):
-            print(f"  {size:6d}  {mir:.3f} ({hdr:.3f})")
-        print(f"  {about['n']:6d}  {curve['mir_whole']:.3f} ({curve['hdr_whole']:.3f})")
+        columns = ("mir", "hdr", "mir_debiased", "hdr_debiased", "mir_adjusted")
+        rows = zip(*(curve[f"{column}_mean"] for column in columns), strict=True)
+        for size, (*both, adjusted) in zip(curve["batch_sizes"], rows, strict=True):
+            print(f"  {size:6d}  {_four(*both)}  {adjusted:.3f}")
+        print(f"  {about['n']:6d}  {_four(*(curve[f'{c}_whole'] for c in columns[:-1]))}")
     print(f"Numbers and pictures are in {out}/")
 
 

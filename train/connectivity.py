@@ -236,8 +236,10 @@ METRICS = {
     "cross-entropy": "loss",
     "MIR": "mir",
     "MIR, batches": "mir_batch",
+    "MIR, debiased": "mir_debiased",
     "HDR": "hdr",
     "HDR, batches": "hdr_batch",
+    "HDR, debiased": "hdr_debiased",
 }
 
 

@@ -64,10 +64,12 @@ COLUMNS = {
     "loss": "loss",
     "MIR": "mir",
     "MIR, batches": "mir_batch",
+    "debiased MIR": "mir_debiased",
     "MIR - collapse": "mir_distance",
     "class-mean MIR": "class_mir",
     "HDR": "hdr",
     "HDR, batches": "hdr_batch",
+    "debiased HDR": "hdr_debiased",
     "NC1": "nc1",
     "NC2 norms": "nc2_equinorm",
     "NC2 angles": "nc2_equiangle",
@@ -77,8 +79,10 @@ COLUMNS = {
 LAYER_COLUMNS = {
     "MIR": "mir",
     "MIR, batches": "mir_batch",
+    "debiased MIR": "mir_debiased",
     "HDR": "hdr",
     "HDR, batches": "hdr_batch",
+    "debiased HDR": "hdr_debiased",
     "effective rank": "effective_rank",
     "NC1": "nc1",
 }
@@ -202,11 +206,13 @@ def panels(records: Mapping[str, Sequence[Record]], forms: Mapping[str, float]) 
         "MIR": {
             "test": "test_mir",
             "test, batches": "test_mir_batch",
+            "test, debiased": "test_mir_debiased",
             "train": "train_mir",
         },
         "HDR": {
             "test": "test_hdr",
             "test, batches": "test_hdr_batch",
+            "test, debiased": "test_hdr_debiased",
             "train": "train_hdr",
         },
         "class means against head": {
@@ -250,6 +256,7 @@ def claims(records: Sequence[Record]) -> tuple[Claim, ...]:
     for name, metric, direction, published in (
         ("MIR (batches) rises with test accuracy", "test_mir_batch", 1, "CIFAR-10: to about 0.55"),
         ("MIR of the whole test set rises with test accuracy", "test_mir", 1, "not reported"),
+        ("debiased MIR rises with test accuracy", "test_mir_debiased", 1, "not reported"),
         (
             "HDR (batches) falls as test accuracy rises",
             "test_hdr_batch",
@@ -257,8 +264,12 @@ def claims(records: Sequence[Record]) -> tuple[Claim, ...]:
             "CIFAR-100: to near 0",
         ),
         ("HDR of the whole test set falls as test accuracy rises", "test_hdr", -1, "not reported"),
+        ("debiased HDR falls as test accuracy rises", "test_hdr_debiased", -1, "not reported"),
     ):
         pairs = [(r["test_accuracy"], r[metric]) for r in records if r.get(metric) is not None]
+        # Runs of an earlier version lack some.
+        if not pairs:
+            continue
         steps = {r["step"] for r in records}
         verdict, rank = "not decided", 0.0
         # Over fewer steps even a perfect rank correlation may be chance.

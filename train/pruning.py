@@ -235,8 +235,11 @@ def _compared(before: np.ndarray, after: np.ndarray, batch: int) -> Record:
     # The samples that fill no batch are left out of the mean over batches.
     parts = (jnp.asarray(x[: count * batch].reshape(count, batch, -1)) for x in (before, after))
     of_batches = _feature_interplay(*parts)
+    debiased = _debiased_interplay(before, after)
     values = {
         "features_mir": float(whole.mir),
+        "features_mir_debiased": float(debiased.mir),
+        "features_hdr_debiased": float(debiased.hdr),
         "features_hdr": float(whole.hdr),
         "features_mir_standard_error": float(whole.standard_error.mir),
         "features_method": whole.method,
@@ -248,6 +251,7 @@ def _compared(before: np.ndarray, after: np.ndarray, batch: int) -> Record:
 
 
 _feature_interplay = jax.jit(mirjax.feature_interplay)
+_debiased_interplay = jax.jit(mirjax.debiased_feature_interplay)
 
 
 # Columns of the table and panels of the picture, and the metrics that they show.
@@ -255,11 +259,14 @@ COLUMNS = {
     "accuracy": "test_accuracy",
     "MIR head": "test_mir",
     "MIR head, b": "test_mir_batch",
+    "MIR head, d": "test_mir_debiased",
     "HDR head": "test_hdr",
     "MIR dense": "features_mir",
     "MIR dense, b": "features_mir_batch",
+    "MIR dense, d": "features_mir_debiased",
     "HDR dense": "features_hdr",
     "HDR dense, b": "features_hdr_batch",
+    "HDR dense, d": "features_hdr_debiased",
 }
 PANELS = {
     "accuracy": "test_accuracy",
@@ -320,7 +327,7 @@ def summarize(
                     by_name[f"{sparsity:g}, {method}, {stage}"] = rows
     title_of_table = (
         f"Over sparsity: {note}. Head: features against head rows; dense: features against those "
-        "of the network before pruning; b: mean over batches"
+        "of the network before pruning; b: mean over batches; d: debiased, order 2"
     )
     table = table_of(by_name, COLUMNS, title=title_of_table, first="network")
     return Summary(

@@ -24,6 +24,7 @@ TEMPLATE = Path(__file__).with_name("reporting") / "report.html.j2"
 # The closed forms that the page lists, and the metrics that have them.
 FORMS = {
     "mir": "MIR of features (or of centred class means) against the head",
+    "mir_debiased": "debiased MIR of features against the head (order 2)",
     "hdr": "HDR",
     "entropy1": "entropy of features and of head rows (nats)",
     "joint_entropy": "joint entropy (nats)",

@@ -177,7 +177,9 @@ def augmentation(settings: Semisupervised, pool: Pool) -> Augmentation:
 COLUMNS = {
     "accuracy": "test_accuracy",
     "MIR": "test_mir",
+    "debiased MIR": "test_mir_debiased",
     "HDR": "test_hdr",
+    "debiased HDR": "test_hdr_debiased",
     "NC1": "test_nc1",
     "labelled MIR": "labelled_mir",
     "coverage": "step_coverage",
@@ -223,8 +225,8 @@ def panels(records: Sequence[Record], forms: dict[str, float]) -> list[Panel]:
         "accuracy": ("test_accuracy", "unlabelled_accuracy", "labelled_accuracy"),
         "pseudo-labels": ("step_coverage", "step_pseudo_accuracy"),
         "threshold": ("threshold_mean", "threshold_max"),
-        "MIR": ("test_mir", "unlabelled_mir", "labelled_mir"),
-        "HDR": ("test_hdr", "unlabelled_hdr", "labelled_hdr"),
+        "MIR": ("test_mir", "unlabelled_mir", "labelled_mir", "test_mir_debiased"),
+        "HDR": ("test_hdr", "unlabelled_hdr", "labelled_hdr", "test_hdr_debiased"),
         "NC1": ("test_nc1", "unlabelled_nc1", "labelled_nc1"),
     }
     drawn = []

@@ -25,6 +25,8 @@ from train.engine.optimizers import Optimizer, sgd_with_cosine
 from train.engine.sharding import data_mesh
 from train.engine.state import Network, TrainState, initial_state
 from train.engine.step import (
+    PUBLISHED,
+    TermForm,
     Terms,
     UsedTerms,
     augmentation_key,
@@ -45,6 +47,7 @@ from train.run.loop import Metrics, Result, open_run
 from train.run.settings import (
     PAPER,
     ImageSettings,
+    InformationForm,
     InformationWeights,
     LabelSmoothing,
     LearningRate,
@@ -52,7 +55,7 @@ from train.run.settings import (
 
 
 @dataclasses.dataclass(frozen=True)
-class SupervisedTraining(ImageSettings):
+class SupervisedTraining(InformationForm, ImageSettings):
     """Settings of supervised training, except for the numbers that an experiment may sweep."""
 
     train_size: int | None = None
@@ -159,6 +162,7 @@ def fit(
         optimizer,
         UsedTerms.of(lanes),
         stop_gradient=settings.stop_gradient,
+        form=TermForm(settings.order, settings.debiased),
         augment=settings.augment,
     )
     states = initial_state(network, optimizer, lanes)
@@ -196,6 +200,7 @@ def make_step(
     used: UsedTerms,
     *,
     stop_gradient: Side | None = None,
+    form: TermForm = PUBLISHED,
     augment: bool = False,
 ) -> Callable[[TrainState, Array, Array], tuple[TrainState, Terms]]:
     """The step of one lane on one batch: `(state, images, labels) -> (state, terms)`.
@@ -212,7 +217,7 @@ def make_step(
             logits, features, head, rest = network.apply(params, state.rest, images, train=True)
             ce = smoothed_cross_entropy(logits, labels, state.knobs)
             information = information_terms(
-                features, head, labels, used, stop_gradient=stop_gradient
+                features, head, labels, used, stop_gradient=stop_gradient, form=form
             )
             terms = Terms.of(ce, information, state.knobs)
             return terms.loss, (terms, rest)
@@ -263,6 +268,13 @@ def evaluation(
     return lambda groups: [metrics for states in groups for metrics in evaluate_group(states)]
 
 
+def form_of(settings: InformationForm) -> str:
+    """How the information terms measure entropy, for titles; nothing if it is as published."""
+    if settings.order == 1:
+        return ""
+    return " (terms of order 2, debiased)" if settings.debiased else " (terms of order 2)"
+
+
 def describe(settings: Supervised) -> str:
     """The loss in words, for titles."""
     parts = ["cross-entropy"]
@@ -272,7 +284,8 @@ def describe(settings: Supervised) -> str:
         parts.append(f"{settings.ed_weight:g} · ED")
     if settings.smoothing:
         parts[0] += f" (smoothed, {settings.smoothing:g})"
-    return " + ".join(parts)
+    of_terms = settings.mi_weight or settings.ed_weight
+    return " + ".join(parts) + (form_of(settings) if of_terms else "")
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from mirjax._batch.gram import normalize_rows, safe_sqrt, small_side
-from mirjax._checks import ArrayLike, as_float, entropy_method, sample_weights, square
+from mirjax._checks import ArrayLike, as_float, entropy_order, sample_weights, square
 from mirjax._linalg.precision import missing_from_one
 from mirjax._linalg.rounding import found_eps, power_of_two, stated_eps
 from mirjax._linalg.spectrum import EntropyMethod, spectral_entropy
@@ -81,8 +81,7 @@ def matrix_entropy(
     given = kernel
     kernel = as_float(kernel, "kernel", axes="n n")
     square(kernel, "kernel")
-    _check_order(order)
-    entropy_method(method, order)
+    entropy_order(order, method)
     method = for_kernels(method)
     stated = stated_eps(given.dtype, precision)
 
@@ -134,8 +133,7 @@ def feature_entropy(
     Source: Song et al. 2024 (arXiv 2406.03999), definition of matrix entropy.
     """
     features = as_float(features, "features", axes="n d")
-    _check_order(order)
-    entropy_method(method, order)
+    entropy_order(order, method)
     weights = sample_weights(weights, features, "features")
 
     def single(rows: Array, w: Array) -> Array:
@@ -172,15 +170,6 @@ def effective_rank(
     Source: Roy & Vetterli 2007, on the Gram matrix of Song et al. 2024.
     """
     return jnp.exp(feature_entropy(features, weights=weights, method=method))
-
-
-def _check_order(order: float | int) -> None:
-    if isinstance(order, bool) or not isinstance(order, (int, float)):
-        raise TypeError(
-            f"order must be a Python number (it is static), got {type(order).__name__}."
-        )
-    if not order > 0:  # not `order <= 0`: NaN is refused too
-        raise ValueError(f"order must be positive, got {order}.")
 
 
 def for_kernels(method: EntropyMethod) -> EntropyMethod:

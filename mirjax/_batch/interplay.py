@@ -10,14 +10,14 @@ from jaxtyping import Float, Int
 from mirjax import _memory as memory
 from mirjax._batch.entropy import entropy_of, unit_rows
 from mirjax._batch.gram import safe_sqrt, small_side
-from mirjax._batch.joint import joint_matrix, marginal_entropies, normalized_inputs
+from mirjax._batch.joint import joint_entropy, marginal_entropies, normalized_inputs
 from mirjax._batch.kernels import Interplay, combine, over_batches
 from mirjax._checks import (
     ArrayLike,
     as_float,
     as_labels,
     common_float,
-    entropy_method,
+    entropy_order,
     head_of,
     same_size,
     sample_weights,
@@ -34,6 +34,7 @@ def interplay(
     /,
     *,
     weights: Float[ArrayLike, "*batch n"] | None = None,
+    order: float | int = 1,
     method: EntropyMethod = "eigh",
 ) -> Interplay:
     r"""MI, MIR and HDR between a representation and its classification head.
@@ -51,6 +52,9 @@ def interplay(
         weights: non-negative `[..., n]`: `K / n` becomes `√w K √w / Σw`. Weight 0 drops a
             sample exactly, whatever it holds (NaN, label -1). The derivative at weight 0 is taken
             as 0.
+        order: α of the Rényi entropies, a positive Python number or `jnp.inf`; the paper has 1.
+            Order 2 needs no decomposition. At other orders than 1 nothing keeps the mutual
+            information from being negative.
         method: `"eigh"` (decompositions), `"products"` (matrix products alone, for accelerators) or
             `"auto"` (products except on a CPU); `matrix_entropy` states their errors.
 
@@ -81,11 +85,11 @@ def interplay(
 
     Source: Song et al. 2024 (arXiv 2406.03999), MIR and HDR between features and head.
     """
-    entropy_method(method)
+    entropy_order(order, method)
     features, head, labels, weights = checked_arguments(features, head, labels, weights)
     width = features.shape[-1]
     _joint_fits(features, width * min(width, head.shape[-2]), "dataset_interplay")
-    single = functools.partial(_interplay, method=method)
+    single = functools.partial(_interplay, order=order, method=method)
     return over_batches(single, "(n,d),(c,d),(n),(n)")(features, head, labels, weights)
 
 
@@ -95,6 +99,7 @@ def feature_interplay(
     /,
     *,
     weights: Float[ArrayLike, "*batch n"] | None = None,
+    order: float | int = 1,
     method: EntropyMethod = "eigh",
 ) -> Interplay:
     r"""MI, MIR and HDR between two representations of the same samples.
@@ -107,6 +112,7 @@ def feature_interplay(
         features1: `[..., n, d1]`, one sample per row.
         features2: `[..., n, d2]`, the same samples in the same order.
         weights: non-negative `[..., n]`; weight 0 drops a sample exactly.
+        order: as in `interplay`.
         method: as in `interplay`.
 
     Returns:
@@ -127,22 +133,11 @@ def feature_interplay(
 
     Source: Song et al. 2024 (arXiv 2406.03999), MIR and HDR between two representations.
     """
-    entropy_method(method)
-    features1 = as_float(features1, "features1", axes="n d")
-    features2 = as_float(features2, "features2", axes="n d")
-    same_size(
-        features1,
-        "features1",
-        features2,
-        "features2",
-        axis=(-2, -2),
-        what="the number of samples n",
-    )
-    features1, features2 = common_float(features1, features2)
-    weights = sample_weights(weights, features1, "features1")
+    entropy_order(order, method)
+    features1, features2, weights = checked_pair(features1, features2, weights)
     pairs = features1.shape[-1] * features2.shape[-1]
     _joint_fits(features1, pairs, "dataset_feature_interplay")
-    single = functools.partial(_feature_interplay, method=method)
+    single = functools.partial(_feature_interplay, order=order, method=method)
     return over_batches(single, "(n,d),(n,e),(n)")(features1, features2, weights)
 
 
@@ -152,6 +147,7 @@ def class_interplay(
     /,
     *,
     global_mean: Float[ArrayLike, "*batch d"] | None = None,
+    order: float | int = 1,
     method: EntropyMethod = "eigh",
     precision: DTypeLike | None = None,
 ) -> Interplay:
@@ -166,6 +162,7 @@ def class_interplay(
         head: `[..., num_classes, d]`, not centred.
         global_mean: `[..., d]`, the mean that is subtracted. If not given, it is the mean of the
             class means, which for balanced classes is the mean of all samples.
+        order: as in `interplay`.
         method: as in `interplay`.
         precision: the dtype in which the class means were made, if they were cast up since. If not
             given, it is their own.
@@ -217,7 +214,7 @@ def class_interplay(
     rounding = max(4 * float(jnp.finfo(rows.dtype).eps), 0.5 * (eps or 0.0))
     largest = jnp.max(jnp.abs(class_means), axis=(-2, -1), keepdims=True)
     is_noise = jnp.max(jnp.abs(rows), axis=-1, keepdims=True) <= rounding * largest
-    return feature_interplay(jnp.where(is_noise, 0.0, rows), head, method=method)
+    return feature_interplay(jnp.where(is_noise, 0.0, rows), head, order=order, method=method)
 
 
 def _joint_fits(
@@ -241,16 +238,39 @@ def checked_arguments(
     return features, head, labels, sample_weights(weights, features, "features")
 
 
+def checked_pair(
+    features1: ArrayLike, features2: ArrayLike, weights: ArrayLike | None
+) -> tuple[Array, Array, Array]:
+    """The arguments of `feature_interplay`, checked and in one dtype."""
+    features1 = as_float(features1, "features1", axes="n d")
+    features2 = as_float(features2, "features2", axes="n d")
+    same_size(
+        features1,
+        "features1",
+        features2,
+        "features2",
+        axis=(-2, -2),
+        what="the number of samples n",
+    )
+    features1, features2 = common_float(features1, features2)
+    return features1, features2, sample_weights(weights, features1, "features1")
+
+
 def _interplay(
-    features: Array, head: Array, labels: Array, weights: Array, method: EntropyMethod
+    features: Array,
+    head: Array,
+    labels: Array,
+    weights: Array,
+    order: float | int,
+    method: EntropyMethod,
 ) -> Interplay:
     inputs = normalized_inputs(features, head, labels, weights)
-    marginals = marginal_entropies(inputs, method)
-    return combine(*marginals, entropy_of(joint_matrix(inputs), method=method))
+    marginals = marginal_entropies(inputs, order, method)
+    return combine(*marginals, joint_entropy(inputs, order, method))
 
 
 def _feature_interplay(
-    rows1: Array, rows2: Array, weights: Array, method: EntropyMethod
+    rows1: Array, rows2: Array, weights: Array, order: float | int, method: EntropyMethod
 ) -> Interplay:
     rows1, rows2, root = pair_rows(rows1, rows2, weights)
     samples, width = rows1.shape[0], rows1.shape[1] * rows2.shape[1]
@@ -261,7 +281,7 @@ def _feature_interplay(
         pairs = (root * rows1)[:, :, None] * rows2[:, None, :]
         joint = small_side(pairs.reshape(samples, width))
     matrices = small_side(root * rows1), small_side(root * rows2), joint
-    return combine(*(entropy_of(m, method=method) for m in matrices))
+    return combine(*(entropy_of(m, order, method=method) for m in matrices))
 
 
 def pair_rows(features1: Array, features2: Array, weights: Array) -> tuple[Array, Array, Array]:

@@ -1,17 +1,18 @@
 """Features against head: marginal entropies and joint matrix, each on its smallest side."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from mirjax._batch.classes import weight_by_class
 from mirjax._batch.entropy import entropy_of, unit_rows
 from mirjax._batch.gram import normalize_rows, safe_sqrt, small_side
 from mirjax._linalg.decompositions import svd
-from mirjax._linalg.precision import matmul
+from mirjax._linalg.precision import collision_entropy, matmul, total
 from mirjax._linalg.spectrum import EntropyMethod
 
 # The entries of an array of samples by classes or pairs of columns, and by features.
@@ -61,24 +62,39 @@ def normalized_inputs(
 
 
 def marginal_entropies(
-    inputs: NormalizedInputs, method: EntropyMethod = "eigh"
+    inputs: NormalizedInputs, order: float | int = 1, method: EntropyMethod = "eigh"
 ) -> tuple[Array, Array]:
     """`H(K1)` and `H(K2)`."""
     # K2 has one distinct row per class: with fewer classes than samples it is a matrix of classes.
     if inputs.by_sample:
-        second = entropy_of(small_side(inputs.root * inputs.head_rows), method=method)
+        second = entropy_of(small_side(inputs.root * inputs.head_rows), order, method=method)
     else:
         share, classes = jnp.square(inputs.root[:, 0]), len(inputs.head_rows)
         frequency = weight_by_class(share, inputs.labels, classes)
-        second = head_entropy(inputs.head_rows, frequency, method)
-    return entropy_of(small_side(inputs.root * inputs.rows), method=method), second
+        second = head_entropy(inputs.head_rows, frequency, order, method)
+    return entropy_of(small_side(inputs.root * inputs.rows), order, method=method), second
 
 
 def head_entropy(
-    head_rows: Float[Array, "c d"], frequency: Float[Array, " c"], method: EntropyMethod = "eigh"
+    head_rows: Float[Array, "c d"],
+    frequency: Float[Array, " c"],
+    order: float | int = 1,
+    method: EntropyMethod = "eigh",
 ) -> Array:
     """`H(K2)` from normalised head rows and the share of each class."""
-    return entropy_of(small_side(safe_sqrt(frequency)[:, None] * head_rows), method=method)
+    weighted = safe_sqrt(frequency)[:, None] * head_rows
+    return entropy_of(small_side(weighted), order, method=method)
+
+
+def joint_entropy(
+    inputs: NormalizedInputs, order: float | int = 1, method: EntropyMethod = "eigh"
+) -> Array:
+    """`H(K1 ⊙ K2)`."""
+    (samples, width), classes = inputs.rows.shape, len(inputs.head_rows)
+    # The matrix of moments needs coordinates of few classes, which a decomposition gives.
+    if order == 2 and classes < width and samples > width * classes:
+        return _collision_of_moments(inputs)
+    return entropy_of(joint_matrix(inputs), order, method=method)
 
 
 def joint_matrix(inputs: NormalizedInputs) -> Array:
@@ -104,13 +120,39 @@ def _joint_of_samples(inputs: NormalizedInputs) -> Array:
 
 def _joint_of_moments(inputs: NormalizedInputs) -> Array:
     """The second moment matrix of `ẑ ⊗ ŵ_y`, whose side does not depend on n."""
-    scaled = inputs.root * inputs.rows
+    moments = _moments(inputs.root * inputs.rows, inputs.labels, len(inputs.head_rows))
+    return joint_of_moments(moments, inputs.head_rows)
+
+
+def _collision_of_moments(inputs: NormalizedInputs) -> Array:
+    """`H(K1 ⊙ K2)` of order 2, from the overlaps of the moments of all pairs of classes."""
+    scaled, classes = inputs.root * inputs.rows, len(inputs.head_rows)
     samples, width = scaled.shape
-    classes = inputs.head_rows.shape[0]
-    members = jax.nn.one_hot(inputs.labels, classes, dtype=scaled.dtype)
+    step = max(1, min(samples, _BY_CLASS // (classes * width)))
+    if step >= samples:
+        moments = _moments(scaled, inputs.labels, classes)
+    else:
+        of_some = jax.checkpoint(lambda part: _moments(part[0], part[1], classes))
+        moments = _sum_over_steps(of_some, scaled, inputs.labels, step)
+    trace = lax.stop_gradient(total(jnp.trace(moments, axis1=-2, axis2=-1)))
+    moments = moments / jnp.where(trace == 0, 1.0, trace)
+    shares = jnp.trace(moments, axis1=-2, axis2=-1)
+    flat = moments.reshape(classes, width * width)
+    similarity = jnp.square(matmul(inputs.head_rows, inputs.head_rows.T))
+    overlaps = similarity * matmul(flat, flat.T)
+    mixed = total(shares[:, None] * shares[None, :] - overlaps)
+    return jnp.where(trace == 0, 0.0, collision_entropy(mixed, total(overlaps)))
+
+
+def _moments(
+    scaled: Float[Array, "n d"], labels: Int[Array, " n"], classes: int
+) -> Float[Array, "c d d"]:
+    """`Σ z zᵀ` over the rows of each class."""
+    samples, width = scaled.shape
+    members = jax.nn.one_hot(labels, classes, dtype=scaled.dtype)
     by_class = members[:, :, None] * scaled[:, None, :]
     moments = matmul(by_class.reshape(samples, classes * width).T, scaled)
-    return joint_of_moments(moments.reshape(classes, width, width), inputs.head_rows)
+    return moments.reshape(classes, width, width)
 
 
 def _joint_of_pairs(inputs: NormalizedInputs) -> Array:
@@ -122,9 +164,7 @@ def _joint_of_pairs(inputs: NormalizedInputs) -> Array:
     side = inputs.rows.shape[1] * coordinates.shape[1]
     samples = len(inputs.rows)
     step = max(1, min(samples, _BY_CLASS // side))
-    # Samples that fill up the last step have weight 0.
-    rows = jnp.pad(inputs.root * inputs.rows, ((0, -samples % step), (0, 0)))
-    labels = jnp.pad(inputs.labels, (0, -samples % step))
+    scaled = inputs.root * inputs.rows
 
     def of_some(part: tuple[Array, Array]) -> Array:
         pairs = coordinates[part[1]][:, :, None] * part[0][:, None, :]
@@ -132,16 +172,25 @@ def _joint_of_pairs(inputs: NormalizedInputs) -> Array:
         return matmul(pairs.T, pairs)
 
     if step >= samples:
-        return of_some((rows, labels))
-    parts = rows.reshape(-1, step, rows.shape[1]), labels.reshape(-1, step)
-    # Derivatives form the pairs again, or all of them would be kept.
-    again = jax.checkpoint(of_some)
+        return of_some((scaled, inputs.labels))
+    return _sum_over_steps(jax.checkpoint(of_some), scaled, inputs.labels, step)
 
-    def add(joint: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
-        return joint + again(part), None
+
+def _sum_over_steps(
+    function: Callable[[tuple[Array, Array]], Array], rows: Array, labels: Array, step: int
+) -> Array:
+    """The sum of a function of some rows and their labels over all rows, `step` at a time."""
+    # Rows that fill up the last step are zero.
+    rows = jnp.pad(rows, ((0, -len(rows) % step), (0, 0)))
+    labels = jnp.pad(labels, (0, -len(labels) % step))
+    parts = rows.reshape(-1, step, rows.shape[1]), labels.reshape(-1, step)
+    shape = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts)).shape
+
+    def add(sums: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
+        return sums + function(part), None
 
     # Made from the rows: inside `jax.shard_map` the sum varies over devices as they do.
-    return lax.scan(add, jnp.zeros_like(rows, shape=(side, side)), parts)[0]
+    return lax.scan(add, jnp.zeros_like(rows, shape=shape), parts)[0]
 
 
 def joint_of_moments(moments: Float[Array, "c d d"], head_rows: Float[Array, "c d"]) -> Array:

@@ -8,7 +8,7 @@ from jax import Array
 from jaxtyping import Float
 
 from mirjax._batch.entropy import entropy_of, for_kernels, symmetric, unit_trace
-from mirjax._checks import ArrayLike, as_float, common_float, entropy_method, same_size, square
+from mirjax._checks import ArrayLike, as_float, common_float, entropy_order, same_size, square
 from mirjax._linalg.rounding import entropy_rounding
 from mirjax._linalg.spectrum import EntropyMethod
 from mirjax._mesh import automatic
@@ -41,6 +41,7 @@ def mutual_information(
     kernel2: Float[ArrayLike, "*batch n n"],
     /,
     *,
+    order: float | int = 1,
     method: EntropyMethod = "eigh",
 ) -> Float[Array, "*batch"]:
     r"""`MI = H(kernel1) + H(kernel2) - H(kernel1 ⊙ kernel2)`, in nats, as defined in the paper.
@@ -50,10 +51,11 @@ def mutual_information(
     Args:
         kernel1: positive semi-definite `[..., n, n]`, for instance `gram(features)`.
         kernel2: positive semi-definite `[..., n, n]`, for instance `gram(head[labels])`.
+        order: α of the Rényi entropies, a positive Python number or `jnp.inf`; the paper has 1.
         method: `"eigh"`, `"products"` or `"auto"`, see `matrix_entropy`.
 
     Returns:
-        `[...]`; for Gram matrices from 0 to `min(H(kernel1), H(kernel2))`.
+        `[...]`; for Gram matrices and order 1 from 0 to `min(H(kernel1), H(kernel2))`.
 
     Raises:
         TypeError, ValueError: a kernel is not square, the two differ in n, a dtype is not a float,
@@ -68,7 +70,7 @@ def mutual_information(
 
     Source: Song et al. 2024 (arXiv 2406.03999), definition of matrix mutual information.
     """
-    return kernel_interplay(kernel1, kernel2, method=method).mutual_information
+    return kernel_interplay(kernel1, kernel2, order=order, method=method).mutual_information
 
 
 def mir(
@@ -76,13 +78,14 @@ def mir(
     kernel2: Float[ArrayLike, "*batch n n"],
     /,
     *,
+    order: float | int = 1,
     method: EntropyMethod = "eigh",
 ) -> Float[Array, "*batch"]:
     r"""Matrix mutual information ratio, `MI(kernel1, kernel2) / min(H(kernel1), H(kernel2))`.
 
-    It lies in [0, 1] for Gram matrices, and a small n biases it strongly upwards: always state n
-    with the value. It is 0 with derivative 0 where the smaller entropy is 0 up to rounding (0/0).
-    Arguments, errors, cost and differentiability: as in `mutual_information`; where the two
+    At order 1 it lies in [0, 1] for Gram matrices. A small n biases it strongly upwards: always
+    state n with the value. It is 0 with derivative 0 where the smaller entropy is 0 up to rounding
+    (0/0). Arguments, errors, cost and differentiability: as in `mutual_information`; where the two
     entropies are equal, the derivative of the minimum is the mean of the two derivatives.
 
     Example:
@@ -92,7 +95,7 @@ def mir(
 
     Source: Song et al. 2024 (arXiv 2406.03999), definition of MIR.
     """
-    return kernel_interplay(kernel1, kernel2, method=method).mir
+    return kernel_interplay(kernel1, kernel2, order=order, method=method).mir
 
 
 def hdr(
@@ -100,6 +103,7 @@ def hdr(
     kernel2: Float[ArrayLike, "*batch n n"],
     /,
     *,
+    order: float | int = 1,
     method: EntropyMethod = "eigh",
 ) -> Float[Array, "*batch"]:
     r"""Matrix entropy difference ratio, `|H(kernel1) - H(kernel2)| / max(H(kernel1), H(kernel2))`.
@@ -115,7 +119,7 @@ def hdr(
 
     Source: Song et al. 2024 (arXiv 2406.03999), definition of HDR.
     """
-    return kernel_interplay(kernel1, kernel2, method=method).hdr
+    return kernel_interplay(kernel1, kernel2, order=order, method=method).hdr
 
 
 def kernel_interplay(
@@ -123,6 +127,7 @@ def kernel_interplay(
     kernel2: Float[ArrayLike, "*batch n n"],
     /,
     *,
+    order: float | int = 1,
     method: EntropyMethod = "eigh",
 ) -> Interplay:
     """All fields of `Interplay` for two kernels: `mutual_information`, `mir` and `hdr` at once.
@@ -135,7 +140,7 @@ def kernel_interplay(
         >>> print(f"{result.joint_entropy:.4f}")
         1.3863
     """
-    entropy_method(method)
+    entropy_order(order, method)
     method = for_kernels(method)
     kernel1 = as_float(kernel1, "kernel1", axes="n n")
     kernel2 = as_float(kernel2, "kernel2", axes="n n")
@@ -148,7 +153,7 @@ def kernel_interplay(
         # Normalised first, so that entries of the product neither overflow nor underflow.
         k1, k2 = unit_trace(symmetric(k1)), unit_trace(symmetric(k2))
         kernels = k1, k2, unit_trace(k1 * k2)
-        return combine(*(entropy_of(k, method=method) for k in kernels))
+        return combine(*(entropy_of(k, order, method=method) for k in kernels))
 
     return over_batches(single, "(n,n),(n,n)")(kernel1, kernel2)
 
@@ -166,19 +171,23 @@ def combine(entropy1: Array, entropy2: Array, joint: Array) -> Interplay:
     """All fields of `Interplay` from the three entropies."""
     mutual = entropy1 + entropy2 - joint
     difference = jnp.abs(entropy1 - entropy2)
-    rounding = entropy_rounding(joint.dtype)
-
-    def ratio(part: Array, whole: Array) -> Array:
-        defined = ~(whole <= rounding)  # not `whole > rounding`: NaN stays NaN
-        # The denominator is replaced inside as well, or the derivative of 0/0 would be NaN.
-        return jnp.where(defined, part / jnp.where(defined, whole, 1.0), 0.0)
-
     return Interplay(
         entropy1=entropy1,
         entropy2=entropy2,
         joint_entropy=joint,
         mutual_information=mutual,
         entropy_difference=difference,
-        mir=ratio(mutual, jnp.minimum(entropy1, entropy2)),
-        hdr=ratio(difference, jnp.maximum(entropy1, entropy2)),
+        mir=_ratio(mutual, jnp.minimum(entropy1, entropy2)),
+        hdr=_ratio(difference, jnp.maximum(entropy1, entropy2)),
     )
+
+
+def adjusted_ratio(mutual: Array, largest: Array, chance: Array) -> Array:
+    """Mutual information above chance over what it can be at most; 0 for 0/0."""
+    return _ratio(mutual - chance, largest - chance)
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    defined = ~(whole <= entropy_rounding(whole.dtype))  # not `>`: NaN stays NaN
+    # The denominator is replaced inside as well, or the derivative of 0/0 would be NaN.
+    return jnp.where(defined, part / jnp.where(defined, whole, 1.0), 0.0)

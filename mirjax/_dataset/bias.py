@@ -11,10 +11,14 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int
 
-from mirjax._batch.interplay import checked_arguments, interplay
+from mirjax._batch.chance import chance_interplay
+from mirjax._batch.debiased import DebiasedInterplay, debiased_interplay
+from mirjax._batch.interplay import checked_arguments
 from mirjax._batch.kernels import Interplay
+from mirjax._batch.pairs import interplay_of_purities
 from mirjax._checks import ArrayLike
 from mirjax._dataset.dataset import dataset_interplay
+from mirjax._dataset.debiased import dataset_debiased_interplay
 from mirjax._dataset.result import DatasetInterplay
 from mirjax._mesh import automatic
 
@@ -30,6 +34,13 @@ class BatchBias(NamedTuple):
         mean: an `Interplay` of `[k]` arrays: the mean over these batches.
         spread: an `Interplay` of `[k]` arrays: the standard deviation, 0 for a single batch.
         whole: the interplay of the whole set, with its error.
+        adjusted_mir: `[k]`, the mean over these batches of MIR adjusted for chance.
+        adjusted_spread: `[k]`, its standard deviation.
+        debiased: an `Interplay` of `[k]` arrays, of order 2, from the pairs within all of these
+            batches, as `PairMoments` gives it.
+        debiased_spread: an `Interplay` of `[k]` arrays: the standard deviation of
+            `debiased_interplay` of single batches.
+        whole_debiased: `dataset_debiased_interplay` of the whole set.
     """
 
     batch_sizes: Int[Array, " k"]
@@ -37,6 +48,11 @@ class BatchBias(NamedTuple):
     mean: Interplay
     spread: Interplay
     whole: DatasetInterplay
+    adjusted_mir: Float[Array, " k"]
+    adjusted_spread: Float[Array, " k"]
+    debiased: Interplay
+    debiased_spread: Interplay
+    whole_debiased: DebiasedInterplay
 
 
 def batch_bias(
@@ -48,12 +64,14 @@ def batch_bias(
     weights: Float[ArrayLike, " n"] | None = None,
     batch_sizes: Iterable[int] | Int[ArrayLike, " k"] | None = None,
     max_batches: int = 64,
+    permutations: int = 1,
     key: Array | None = None,
 ) -> BatchBias:
     """MIR, HDR and the entropies over batch size, with their values for the whole set.
 
     MIR of a small batch is far above MIR of the set. HDR differs too, less and in either direction.
-    For each size the samples are shuffled again and cut into disjoint batches.
+    The debiased values do not depend on the batch size, and MIR adjusted for chance depends on it
+    less. For each size the samples are shuffled again and cut into disjoint batches.
 
     Args:
         features: `[n, d]`.
@@ -63,6 +81,7 @@ def batch_bias(
         batch_sizes: integers in any order: a tuple, a range, a generator or an integer array `[k]`.
             If not given, the powers of two from 16 to 2,048 that are at most n.
         max_batches: the greatest number of batches of each size.
+        permutations: of the labels of each batch, for the level that chance reaches.
         key: random key of the shuffles and of `dataset_interplay`; `jax.random.key(0)` if not
             given.
 
@@ -71,10 +90,10 @@ def batch_bias(
 
     Raises:
         TypeError, ValueError: shapes or dtypes do not match, a batch size is not an integer in
-            `[1, n]`, or `max_batches` is not a positive integer.
+            `[1, n]`, or `max_batches` or `permutations` is not a positive integer.
 
-    Cost: for each size up to `max_batches` calls of `interplay`, one after the other, and one of
-    `dataset_interplay`.
+    Cost: for each size up to `max_batches` times `permutations + 1` calls of `interplay`, one after
+    the other, and one of `dataset_interplay`.
 
     Example:
         >>> import jax, jax.numpy as jnp, mirjax
@@ -82,6 +101,8 @@ def batch_bias(
         >>> bias = mirjax.batch_bias(z, w, jnp.arange(600) % 3, batch_sizes=(8, 256))
         >>> print(" ".join(f"{m:.2f}" for m in (*bias.mean.mir, bias.whole.mir)))
         0.66 0.02 0.01
+        >>> print(" ".join(f"{m:.2f}" for m in (*bias.debiased.mir, bias.whole_debiased.mir)))
+        -0.05 -0.00 -0.00
     """
     key = jax.random.key(0) if key is None else key
     features, head, labels, weights = checked_arguments(features, head, labels, weights)
@@ -92,8 +113,11 @@ def batch_bias(
     max_batches = _integer(max_batches, "max_batches must be an integer such as 64")
     if max_batches < 1:
         raise ValueError(f"max_batches must be at least 1, got {max_batches}.")
+    permutations = _integer(permutations, "permutations must be an integer such as 4")
+    if permutations < 1:
+        raise ValueError(f"permutations must be at least 1, got {permutations}.")
     counts = [min(max_batches, samples // size) for size in sizes]
-    return _bias(features, head, labels, weights, key, sizes, counts)
+    return _bias(features, head, labels, weights, key, sizes, counts, permutations)
 
 
 @automatic
@@ -105,20 +129,39 @@ def _bias(
     key: Array,
     sizes: list[int],
     counts: list[int],
+    permutations: int,
 ) -> BatchBias:
     arrays = features, head, labels, weights
+    options = {"permutations": permutations}
     rows = [
-        _statistics(*arrays, jax.random.fold_in(key, i), size=size, count=count)
+        _statistics(*arrays, jax.random.fold_in(key, i), size=size, count=count, **options)
         for i, (size, count) in enumerate(zip(sizes, counts, strict=True))
     ]
-    mean, spread = (
-        Interplay(*(jnp.stack(column) for column in zip(*part, strict=True)))
-        for part in zip(*rows, strict=True)
-    )
+    mean, spread = jax.tree.map(lambda *parts: jnp.stack(parts), *rows)
+    # A logarithm of a mean over all pairs, not a mean of logarithms.
+    debiased = jax.vmap(interplay_of_purities)(mean.purities)
     whole = dataset_interplay(
         features, head, labels, weights=weights, key=jax.random.fold_in(key, len(sizes))
     )
-    return BatchBias(jnp.asarray(sizes), jnp.asarray(counts), mean, spread, whole)
+    return BatchBias(
+        jnp.asarray(sizes),
+        jnp.asarray(counts),
+        mean.plain,
+        spread.plain,
+        whole,
+        mean.adjusted_mir,
+        spread.adjusted_mir,
+        debiased,
+        spread.debiased,
+        dataset_debiased_interplay(features, head, labels, weights=weights),
+    )
+
+
+class _OfBatch(NamedTuple):
+    plain: Interplay
+    adjusted_mir: Array
+    debiased: Interplay
+    purities: Array
 
 
 def _sizes(given: Iterable[int] | ArrayLike | None, samples: int) -> list[int]:
@@ -153,7 +196,7 @@ def _described(value: Any) -> str:
     return repr(value)
 
 
-@functools.partial(jax.jit, static_argnames=("size", "count"))
+@functools.partial(jax.jit, static_argnames=("size", "count", "permutations"))
 def _statistics(
     features: Array,
     head: Array,
@@ -163,14 +206,23 @@ def _statistics(
     *,
     size: int,
     count: int,
-) -> tuple[Interplay, Interplay]:
+    permutations: int,
+) -> tuple[_OfBatch, _OfBatch]:
     chosen = jax.random.permutation(key, len(features))[: count * size].reshape(count, size)
+
+    def one(batch: tuple[Array, Array]) -> _OfBatch:
+        place, key = batch
+        rows = features[place], head, labels[place]
+        beside = chance_interplay(*rows, weights=weights[place], key=key, permutations=permutations)
+        debiased = debiased_interplay(*rows, weights=weights[place])
+        of_pairs = debiased.interplay
+        purities = jnp.exp(-jnp.stack(of_pairs[:3]))
+        return _OfBatch(beside.plain, beside.adjusted_mir, of_pairs, purities)
+
     # A loop: all batches at once would take `count` times the memory.
-    per_batch = lax.map(
-        lambda i: interplay(features[i], head, labels[i], weights=weights[i]), chosen
-    )
+    per_batch = lax.map(one, (chosen, jax.random.split(jax.random.fold_in(key, 1), count)))
     ddof = min(1, count - 1)
     return (
-        jax.tree.map(lambda x: jnp.mean(x), per_batch),
-        jax.tree.map(lambda x: jnp.std(x, ddof=ddof), per_batch),
+        jax.tree.map(lambda x: jnp.mean(x, axis=0), per_batch),
+        jax.tree.map(lambda x: jnp.std(x, axis=0, ddof=ddof), per_batch),
     )

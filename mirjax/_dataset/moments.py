@@ -17,9 +17,12 @@ from mirjax._batch.collapse import (
     noise_of_means,
     without_noise,
 )
+from mirjax._batch.debiased import DebiasedInterplay
 from mirjax._batch.interplay import class_interplay
 from mirjax._batch.kernels import Interplay
+from mirjax._batch.pairs import interplay_of_purities
 from mirjax._checks import ArrayLike, as_float, as_labels, head_of, same_size, sample_weights
+from mirjax._dataset.debiased import pair_purities
 from mirjax._dataset.estimate import DatasetMethod, Options, Target
 from mirjax._dataset.marginals import entropies_of_sums, of_sums
 from mirjax._dataset.result import DatasetInterplay, interplay_of_sums
@@ -104,7 +107,8 @@ class ClassMoments(NamedTuple):
                 f"dtype must be float32 or float64, got {jnp.dtype(dtype).name}: sums of rounded "
                 "numbers need it, whatever the dtype of the features."
             )
-        shapes = (num_classes,), (num_classes, dim), (dim, dim), (num_classes,), (num_classes,)
+        by_class = (num_classes,)
+        shapes = by_class, (num_classes, dim), (dim, dim), by_class, by_class, by_class
         shapes = (*shapes, (num_classes if second else 1, dim, dim))
         # Two sets of arrays: buffers that are donated must not be shared.
         total, lost = (Sums(*(jnp.zeros(s, dtype) for s in shapes)) for _ in range(2))
@@ -271,13 +275,30 @@ class ClassMoments(NamedTuple):
         options = Options(
             method, key, tolerance, target, rank, probes, max_products, memory_limit
         ).checked()
-        if not self._has_second():
-            raise ValueError(
-                "these moments were made with second=False: without second moments by class they "
-                "give `entropies`, `class_interplay` and `collapse`, but no joint entropy. Use "
-                "ClassMoments.zeros(..., second=True) or dataset_interplay(features, head, labels)."
-            )
+        self._needs_second("dataset_interplay")
         return interplay_of_sums(self._centred(), self._head(head), options)
+
+    @automatic
+    def debiased_interplay(self, head: Float[ArrayLike, "c d"]) -> DebiasedInterplay:
+        """`mirjax.debiased_interplay` from all pairs of the set, in any order of the samples.
+
+        Args:
+            head: `[num_classes, d]`.
+
+        Returns:
+            `DebiasedInterplay` without `standard_error`, which needs the rows:
+            `dataset_debiased_interplay` gives it. NaN with fewer than two samples.
+
+        Raises:
+            TypeError, ValueError: shapes or dtypes do not match, or there are no second moments by
+                class.
+
+        Cost: `O(num_classes² d²)`, and no decomposition.
+        """
+        head = self._head(head)
+        self._needs_second("dataset_debiased_interplay")
+        purities = pair_purities(self._centred(), head)
+        return DebiasedInterplay(*interplay_of_purities(purities), None)
 
     @automatic
     def entropies(self, head: Float[ArrayLike, "c d"]) -> Entropies:
@@ -404,6 +425,14 @@ class ClassMoments(NamedTuple):
     def _has_second(self) -> bool:
         return self.total.second.shape[0] == self.total.count.shape[0]
 
+    def _needs_second(self, instead: str) -> None:
+        if not self._has_second():
+            raise ValueError(
+                "these moments were made with second=False: without second moments by class they "
+                "give `entropies`, `class_interplay` and `collapse`, but no joint entropy. Use "
+                f"ClassMoments.zeros(..., second=True) or {instead}(features, head, labels)."
+            )
+
     def _centred(self) -> Sums:
         """The statistics about `origin`, corrected for rounding."""
         return jax.tree.map(jnp.add, self.total, self.lost)
@@ -466,7 +495,7 @@ class ClassMoments(NamedTuple):
 
 def _with_classes(sums: Sums, function: Callable[..., Array], *others: Sums) -> Sums:
     """`function` of what belongs to a class; the rest of the last argument as it is."""
-    names = ["count", "sums", "spread", "unit_count"]
+    names = ["count", "sums", "spread", "unit_count", "unit_squares"]
     if sums.second.shape[0] == sums.count.shape[0]:
         names.append("second")
     last = (sums, *others)[-1]

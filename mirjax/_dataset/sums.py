@@ -25,6 +25,7 @@ class Sums(NamedTuple):
         scatter: within-class scatter of the raw rows, `Σ w (z - μ_y)(z - μ_y)ᵀ`.
         spread: the trace of the part of `scatter` that belongs to each class.
         unit_count: weight of each class without zero rows, which have no direction.
+        unit_squares: the sum of the squares of the weights in `unit_count`.
         second: `Σ w ẑ ẑᵀ` over each class, with `ẑ = z / ‖z‖`; or over all classes, with g = 1.
     """
 
@@ -33,6 +34,7 @@ class Sums(NamedTuple):
     scatter: Float[Array, "d d"]
     spread: Float[Array, " c"]
     unit_count: Float[Array, " c"]
+    unit_squares: Float[Array, " c"]
     second: Float[Array, "g d d"]
 
 
@@ -67,29 +69,31 @@ def sums_of(
     directed = jnp.where(jnp.any(rows != 0, axis=-1) | jnp.isnan(weights), weights, 0.0)
     if origin is not None:
         features = features - origin[None, :]
+    per_row = jnp.stack([weights, directed, jnp.square(directed)], axis=1)
     # The weight goes into the rows as a square root, since second moments multiply them twice.
     root = jnp.sqrt(weights)[:, None]
     if second:
         blocks = class_blocks(root * rows, labels, classes, shards)
-        counts = place_rows(jnp.stack([weights, directed], axis=1), blocks.index)
+        counts = place_rows(per_row, blocks.index)
         placed = place_rows(features, blocks.index)
         # Summed within each block as a product with the weights, then over the blocks of a class.
         sums = matmul(jnp.swapaxes(counts[..., :1], -1, -2), placed)[:, :, 0]
         sums = sum_of_blocks(sums, blocks.classes, classes)
-        count, unit_count = sum_of_blocks(jnp.sum(counts, axis=2), blocks.classes, classes).T
+        counts = sum_of_blocks(jnp.sum(counts, axis=2), blocks.classes, classes)
         moments = second_moments(blocks, classes)
     else:
-        columns = jnp.stack([weights, directed], axis=1)
-        columns = jnp.concatenate([columns, weights[:, None] * features], axis=1)
+        columns = jnp.concatenate([per_row, weights[:, None] * features], axis=1)
         sums = _by_class(columns, labels, classes, shards)
-        count, unit_count, sums = sums[:, 0], sums[:, 1], sums[:, 2:]
+        counts, sums = sums[:, :3], sums[:, 3:]
         moments = matmul((root * rows).T, root * rows)[None]
+    count, unit_count, unit_squares = counts.T
     # Centred before they are squared: a large common mean would cancel digits of the scatter.
     means = sums / jnp.where(count == 0, 1.0, count)[:, None]
     centred = root * (features - means[labels])
     spread = jnp.sum(jnp.square(centred), axis=-1, keepdims=True)
     spread = _by_class(spread, labels, classes, shards)[:, 0]
-    return Sums(count, sums, matmul(centred.T, centred), spread, unit_count, moments)
+    scatter = matmul(centred.T, centred)
+    return Sums(count, sums, scatter, spread, unit_count, unit_squares, moments)
 
 
 def _by_class(values: Array, labels: Array, classes: int, shards: int) -> Array:

@@ -42,9 +42,8 @@ def purity(matrix: Float[Array, "k k"]) -> Float[Array, ""]:
     return jnp.where(mixed < 0.5, 1 - mixed, total(jnp.square(matrix)))
 
 
-def collision_entropy(matrix: Float[Array, "k k"]) -> Float[Array, ""]:
-    """`-log tr(A²)` of a unit-trace matrix, accurate from rank one to equal eigenvalues."""
-    mixed, squares = mixedness(matrix), total(jnp.square(matrix))
+def collision_entropy(mixed: Float[Array, ""], squares: Float[Array, ""]) -> Float[Array, ""]:
+    """`-log tr(A²)` from `1 - tr(A²)` and `tr(A²)`, accurate from rank one to equal eigenvalues."""
     is_near_one = mixed < 0.5
     # The branch that is not taken gets a harmless number, or its derivative could be NaN.
     near_one = -jnp.log1p(-jnp.where(is_near_one, mixed, 0.0))

@@ -40,7 +40,7 @@ def spectral_entropy(
     spacing `eps` only, those above the rounding that this allows. `O(k³)`.
     """
     if order == 2:
-        return collision_entropy(matrix)
+        return collision_entropy(mixedness(matrix), total(jnp.square(matrix)))
     if eps is None:
         eps = jnp.asarray(jnp.finfo(matrix.dtype).eps, matrix.dtype)
     return _spectral_entropy(matrix, eps, order, method if order == 1 else "eigh")

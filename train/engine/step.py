@@ -46,6 +46,18 @@ class Terms(NamedTuple):
         return named | more
 
 
+class TermForm(NamedTuple):
+    """How the information terms measure entropy."""
+
+    order: int = 1
+    """Order of the Rényi entropies; the paper has 1."""
+    debiased: bool = False
+    """Whether the terms are those of the data in place of the batch; needs order 2."""
+
+
+PUBLISHED = TermForm()
+
+
 class UsedTerms(NamedTuple):
     """Which information terms some lane gives a weight; the others are not computed."""
 
@@ -67,7 +79,9 @@ def information_terms(
     used: UsedTerms,
     *,
     weights: Array | None = None,
+    groups: Array | None = None,
     stop_gradient: Side | None = None,
+    form: TermForm = PUBLISHED,
 ) -> tuple[Array, Array]:
     """Mutual information and `|H1 - H2|` of features and their rows of the head, in nats.
 
@@ -78,19 +92,29 @@ def information_terms(
             is then the mean of all rows of the head, weighted by its distribution.
         used: the terms to compute; the others are 0. Of distributions both are computed together.
         weights: weights `[n]` of the samples.
+        groups: integers `[n]`; of samples in one group, views of one image, debiased terms take no
+            pairs.
         stop_gradient: the side that the terms do not train.
+        form: how entropy is measured.
     """
     # Zeros instead of no terms: the shapes of a step do not depend on its terms.
     mi = ed = jnp.zeros(())
     if not any(used):
         return mi, ed
+    if targets.ndim == 2 and form.debiased:
+        # Soft rows are the rows of a head with a class for each sample.
+        head = jnp.matmul(targets, head, precision="highest")
+        targets = jnp.arange(len(targets))
     if targets.ndim == 1:
         arrays = features, head, targets
         options: dict[str, Any] = {
             "weights": weights,
             "stop_gradient": stop_gradient,
             "method": "auto",
+            **form._asdict(),
         }
+        if form.debiased:
+            options["groups"] = groups
         if used.mutual_information:
             mi = -mirjax.losses.mutual_information_loss(*arrays, **options)
         if used.entropy_difference:
@@ -100,7 +124,9 @@ def information_terms(
     features = jax.lax.stop_gradient(features) if stop_gradient == "features" else features
     head = jax.lax.stop_gradient(head) if stop_gradient == "head" else head
     rows = jnp.matmul(targets, head, precision="highest")
-    pair = mirjax.feature_interplay(features, rows, weights=weights, method="auto")
+    pair = mirjax.feature_interplay(
+        features, rows, weights=weights, order=form.order, method="auto"
+    )
     return pair.mutual_information, jnp.abs(pair.entropy1 - pair.entropy2)
 
 

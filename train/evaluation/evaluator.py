@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,8 @@ class Tally(NamedTuple):
     """Number of full batches of `metric_batch` samples, over which `mir` and `hdr` are summed."""
     mir: Array
     hdr: Array
+    pairs: mirjax.PairMoments
+    """Means over the pairs of samples within each full batch."""
     moments: mirjax.ClassMoments | None
     """None if the features themselves are kept."""
 
@@ -102,12 +104,14 @@ class Evaluator:
             if self._held:
                 rows = jnp.concatenate([features[lane] for features in held])[:n]
                 whole = mirjax.dataset_interplay(rows, head, labels)
+                of_pairs = mirjax.dataset_debiased_interplay(rows, head, labels)
                 of_classes = self._of_features(rows, labels, head, biases[lane])
             else:
                 whole = lane_tally.moments.interplay(head)
+                of_pairs = lane_tally.moments.debiased_interplay(head)
                 nc4 = agreed[lane] / lane_tally.weight
                 of_classes = self._of_moments(lane_tally.moments, head, nc4)
-            reports.append(self._report(lane_tally, n, whole, *of_classes))
+            reports.append(self._report(lane_tally, n, whole, of_pairs, *of_classes))
         return reports
 
     def _batches(self, split: Split | RecordSplit) -> Iterator[Mapping[str, Array | np.ndarray]]:
@@ -119,7 +123,8 @@ class Evaluator:
             zero = jnp.zeros(())
             moments = mirjax.ClassMoments.zeros(self._classes, self._width)
             moments = None if self._held else moments
-            return Tally(zero, zero, zero, zero, zero, zero, moments)
+            pairs = mirjax.PairMoments.zeros()
+            return Tally(zero, zero, zero, zero, zero, zero, pairs, moments)
 
         return jax.vmap(one)(jnp.arange(lanes))
 
@@ -137,11 +142,9 @@ class Evaluator:
             logits, features = outputs.logits, outputs.features
             batched = features.reshape(-1, self._metric_batch, self._width)
             # As published: the metrics of small batches, averaged, beside those of the whole set.
-            of_batches = mirjax.interplay(
-                batched,
-                jnp.broadcast_to(outputs.head, (len(batched), *outputs.head.shape)),
-                batched_labels,
-            )
+            heads = jnp.broadcast_to(outputs.head, (len(batched), *outputs.head.shape))
+            of_batches = mirjax.interplay(batched, heads, batched_labels)
+            whole_batches = jnp.where(full[:, None], batched_weights, 0.0)
             ce = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
             moments = tally.moments
             new = Tally(
@@ -151,6 +154,7 @@ class Evaluator:
                 tally.full_batches + jnp.sum(full),
                 tally.mir + jnp.sum(jnp.where(full, of_batches.mir, 0.0)),
                 tally.hdr + jnp.sum(jnp.where(full, of_batches.hdr, 0.0)),
+                tally.pairs.update(batched, heads, batched_labels, whole_batches),
                 None if moments is None else moments.update(features, labels, weights),
             )
             return new, features if self._held else None
@@ -172,6 +176,7 @@ class Evaluator:
         tally: Tally,
         n: int,
         whole: mirjax.DatasetInterplay,
+        of_pairs: mirjax.DebiasedInterplay,
         by_class: mirjax.Interplay,
         collapse: mirjax.NeuralCollapse,
     ) -> Metrics:
@@ -184,6 +189,8 @@ class Evaluator:
             "mir_standard_error": whole.standard_error.mir,
             "mir_batch": tally.mir / tally.full_batches,
             "hdr_batch": tally.hdr / tally.full_batches,
+            **debiased_metrics(of_pairs),
+            **debiased_metrics(tally.pairs.interplay(), "_batch"),
             "class_mir": by_class.mir,
             "class_hdr": by_class.hdr,
             **collapse._asdict(),
@@ -211,6 +218,17 @@ class Evaluator:
             features, labels, head, num_classes=self._classes, bias=bias
         )
         return mirjax.class_interplay(means, head, global_mean=centre), collapse
+
+
+def debiased_metrics(found: mirjax.DebiasedInterplay, where: str = "") -> dict[str, Any]:
+    """MIR and HDR of order 2 without the bias of the batch, with errors where these are known."""
+    values: dict[str, Any] = {}
+    for name in ("mir", "hdr"):
+        values[f"{name}_debiased{where}"] = getattr(found, name)
+        if found.standard_error is not None:
+            error = getattr(found.standard_error, name)
+            values[f"{name}_debiased{where}_standard_error"] = error
+    return values
 
 
 class Extractor:

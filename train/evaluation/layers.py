@@ -74,11 +74,14 @@ class LayerEvaluator:
         values: dict[str, Any] = {"n": float(self._samples)}
         for name, features in layers.items():
             whole = layer_interplay(features, head, labels)
+            debiased = layer_debiased(features, head, labels)
             values |= {
                 f"{name}_mir": whole.mir,
                 f"{name}_hdr": whole.hdr,
                 f"{name}_entropy": whole.entropy1,
                 f"{name}_effective_rank": jnp.exp(whole.entropy1),
+                f"{name}_mir_debiased": debiased.mir,
+                f"{name}_hdr_debiased": debiased.hdr,
                 f"{name}_mir_batch": of_batches[name].mir,
                 f"{name}_hdr_batch": of_batches[name].hdr,
                 f"{name}_nc1": self._nc1(features, labels),
@@ -118,9 +121,23 @@ def layer_interplay(
 
     Both are padded to one width with columns of zeros, which change no Gram matrix.
     """
+    return mirjax.dataset_interplay(*_padded(features, head), labels)
+
+
+def layer_debiased(
+    features: Array,
+    head: Array,
+    labels: Array | np.ndarray,
+    groups: Array | np.ndarray | None = None,
+) -> mirjax.DebiasedInterplay:
+    """`mirjax.dataset_debiased_interplay` of a layer, as in `layer_interplay`."""
+    return mirjax.dataset_debiased_interplay(*_padded(features, head), labels, groups=groups)
+
+
+def _padded(features: Array, head: Array) -> tuple[Array, Array]:
     width = max(features.shape[1], head.shape[1])
-    features, head = (jnp.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in (features, head))
-    return mirjax.dataset_interplay(features, head, labels)
+    first, second = (jnp.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in (features, head))
+    return first, second
 
 
 def head_coordinates(head: Array) -> Array:

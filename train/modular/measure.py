@@ -11,6 +11,7 @@ from jax import Array
 
 import mirjax
 from train.engine.state import TrainState
+from train.evaluation.evaluator import debiased_metrics
 from train.evaluation.layers import head_coordinates, headless_collapse, layer_interplay
 from train.modular.fourier import (
     excluded_logits,
@@ -92,6 +93,10 @@ class TableEvaluator:
             features, logits = activations["stream"][part], activations["logits"][part]
             labels = task.labels[part]
             whole = mirjax.dataset_interplay(features, head, labels)
+            # (a, b) and (b, a) are nearly the same sample.
+            low, high = np.sort(task.pairs[part], axis=1).T
+            groups = (low * self._network.modulus + high).astype(np.int32)
+            debiased = mirjax.dataset_debiased_interplay(features, head, labels, groups=groups)
             loss, collapse = self._collapse(features, labels, (logits, head), self._network.modulus)
             of_split = {
                 "n": len(labels),
@@ -99,6 +104,7 @@ class TableEvaluator:
                 "loss": loss,
                 **{field: getattr(whole, field) for field in mirjax.Interplay._fields},
                 "mir_standard_error": whole.standard_error.mir,
+                **debiased_metrics(debiased),
                 "effective_rank": np.exp(whole.entropy1),
                 WITHOUT_DIRECTION: len(labels) - whole.weight,
                 **collapse._asdict(),

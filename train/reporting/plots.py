@@ -87,6 +87,7 @@ PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
         (
             ("test_mir", "whole test set"),
             ("test_mir_batch", "test, batches"),
+            ("test_mir_debiased", "test, debiased"),
             ("train_mir", "whole training set"),
             ("test_class_mir", "class means"),
         ),
@@ -96,6 +97,7 @@ PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
         (
             ("test_hdr", "whole test set"),
             ("test_hdr_batch", "test, batches"),
+            ("test_hdr_debiased", "test, debiased"),
             ("train_hdr", "whole training set"),
             ("test_class_hdr", "class means"),
         ),

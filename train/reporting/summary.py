@@ -153,6 +153,8 @@ COLUMNS = {
     "loss": "test_loss",
     "MIR": "test_mir",
     "MIR - collapse": "test_mir_distance",
+    "debiased MIR": "test_mir_debiased",
+    "debiased HDR": "test_hdr_debiased",
     "HDR": "test_hdr",
     "class-mean MIR": "test_class_mir",
     "NC1": "test_nc1",

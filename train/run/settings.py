@@ -182,6 +182,23 @@ class InformationWeights(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
+class InformationForm(Checked):
+    """How the information terms measure entropy."""
+
+    order: Literal[1, 2] = 1
+    """Order of the Rényi entropies of the information terms; 1 is that of the paper, 2 needs no
+    decomposition."""
+    debiased: bool = False
+    """Whether the terms are estimates for the data, from pairs of different samples, in place of
+    values of the batch; needs order 2."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.debiased and self.order != 2:
+            raise ValueError(f"debiased needs order 2 (--order 2 --debiased), got {self.order}.")
+
+
+@dataclasses.dataclass(frozen=True)
 class LabelSmoothing(Checked):
     """Label smoothing, for commands that do not sweep it."""
 

@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Collection, Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
+from train.engine.step import TermForm
 from train.run.lanes import Lane, lanes_of
-from train.run.settings import ImageSettings, InformationWeights
+from train.run.settings import ImageSettings, InformationForm, InformationWeights
 from train.ssl.algorithms import (
     ALGORITHMS,
     OPTIONS,
@@ -22,7 +23,7 @@ _NOT_HERE = "{} is for supervised training; give --labels instead of a size."
 
 
 @dataclasses.dataclass(frozen=True)
-class SemisupervisedTraining(AlgorithmOptions, ImageSettings):
+class SemisupervisedTraining(InformationForm, AlgorithmOptions, ImageSettings):
     """Training in which few samples keep their labels, whatever the algorithm and the weights."""
 
     refused: ClassVar[dict[str, str]] = {
@@ -81,6 +82,7 @@ class SemisupervisedTraining(AlgorithmOptions, ImageSettings):
             self.information_samples,
             self.information_rows,
             self.stop_gradient,
+            TermForm(self.order, self.debiased),
         )
 
     def flips(self, dataset: str) -> bool:

@@ -15,6 +15,8 @@ from train.data.randaugment import strong
 from train.engine.optimizers import Optimizer
 from train.engine.state import Network, TrainState
 from train.engine.step import (
+    PUBLISHED,
+    TermForm,
     Terms,
     UsedTerms,
     augmentation_key,
@@ -41,6 +43,8 @@ class TermPlacement:
     label."""
     stop_gradient: Side | None = None
     """The side that the terms do not train."""
+    form: TermForm = PUBLISHED
+    """How the terms measure entropy."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,5 +201,16 @@ def _information(
     # Labels name rows of the head, so that no rows need be averaged.
     if placement.rows == "hard":
         targets = jnp.argmax(targets, axis=-1)
-    side = placement.stop_gradient
-    return information_terms(chosen, head, targets, used, weights=weights, stop_gradient=side)
+    # The views of one image are no independent samples.
+    images = {"labelled": len(weak) + jnp.arange(len(labels))}
+    images |= dict.fromkeys(("weak", "strong"), jnp.arange(len(weak)))
+    return information_terms(
+        chosen,
+        head,
+        targets,
+        used,
+        weights=weights,
+        groups=jnp.concatenate([images[part] for part in placement.parts]),
+        stop_gradient=placement.stop_gradient,
+        form=placement.form,
+    )

@@ -1,0 +1,466 @@
+"""Estimates by pairs: unbiased whatever the batch, with an error that is as large as it says."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mirjax
+from mirjax import losses
+from tests import cases
+from tests.reference import definition, pairs
+from tests.tolerances import assert_interplay, assert_near
+from tests.versions import enable_x64
+
+FIELDS = mirjax.Interplay._fields
+debiased = jax.jit(mirjax.debiased_interplay)
+of_features = jax.jit(mirjax.debiased_feature_interplay)
+
+
+def reference(features, head, labels, **options):
+    return pairs.interplay(features, np.asarray(head)[labels], **options)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(24, 5, 3), (9, 4, 12)])
+@pytest.mark.parametrize("degeneracy", ["random", "one class", "collapse", "zero rows", "low rank"])
+def test_value_is_the_mean_over_pairs(degeneracy, shape, dtype):
+    if degeneracy == "collapse" and shape[2] - 1 > shape[1]:
+        pytest.skip("no simplex of so many classes")
+    features, head, labels = cases.cast(cases.make(degeneracy, *shape), dtype)
+    weights = np.random.default_rng(1).uniform(size=len(labels)).astype(dtype)
+    weights[2] = 0
+    groups = np.arange(len(labels)) // 2
+    with enable_x64(dtype == "float64"):
+        for options in ({}, {"weights": weights}, {"groups": groups}):
+            found = debiased(features, head, labels, **options)
+            assert found.mir.dtype == dtype
+            assert_interplay(found, reference(features, head, labels, **options))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_two_representations(dtype):
+    rng = np.random.default_rng(0)
+    rows = [rng.normal(size=(30, d)).astype(dtype) for d in (6, 4)]
+    rows[1][3] = 0
+    weights = rng.uniform(size=30).astype(dtype)
+    with enable_x64(dtype == "float64"):
+        assert_interplay(of_features(*rows, weights=weights), pairs.interplay(*rows, weights))
+
+
+@pytest.mark.parametrize("steps", [1, 7])
+def test_many_samples_are_taken_some_at_a_time(steps, monkeypatch, x64):
+    features, head, labels = cases.make("random", 30, 5, 3)
+    monkeypatch.setattr(mirjax._batch.pairs, "_PAIRS", 30 * steps)
+
+    def mir(z, w):
+        return mirjax.debiased_interplay(z, w, labels).mir
+
+    expected = reference(features, head, labels)
+    assert_near(jax.jit(mir)(features, head), expected.mir, 1e-12)
+    gradient = jax.jit(jax.grad(mir))(features, head)
+    turn = np.random.default_rng(1).normal(size=features.shape)
+    ends = [reference(features + s * turn, head, labels).mir for s in (1e-6, -1e-6)]
+    assert_near(np.sum(gradient * turn), (ends[0] - ends[1]) / 2e-6, 1e-7)
+
+
+def test_head_of_more_classes_than_fit_a_square(monkeypatch, x64):
+    monkeypatch.setattr(mirjax._batch.pairs, "_SQUARE", 2)
+    arguments = cases.make("random", 24, 5, 3)
+    assert_interplay(jax.jit(mirjax.debiased_interplay)(*arguments), reference(*arguments))
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3])
+def test_few_samples(samples):
+    features, head, labels = cases.cast(cases.make("random", 4, 5, 3), "float32")
+    weights = (np.arange(4) < samples).astype(np.float32)
+    result = debiased(features, head, labels, weights=weights)
+    assert np.isnan(result.mir) == (samples < 2)
+    assert np.isnan(result.standard_error.mir) == (samples < 3)
+    whole = mirjax.dataset_debiased_interplay(features, head, labels, weights=weights)
+    assert np.isnan(whole.mir) == (samples < 2)
+    moments = mirjax.ClassMoments.zeros(3, 5).update(features, labels, weights)
+    assert np.isnan(moments.debiased_interplay(head).mir) == (samples < 2)
+    state = mirjax.PairMoments.zeros().update(features, head, labels, weights)
+    assert np.isnan(state.interplay().mir) == (samples < 2)
+
+
+def test_what_is_dropped_may_hold_anything():
+    features, head, labels = cases.cast(cases.make("random", 12, 5, 3), "float32")
+    expected = debiased(features[2:], head, labels[2:])
+    features[:2], labels[:2] = np.nan, -1
+    weights = (np.arange(12) >= 2).astype(np.float32)
+    found = debiased(features, head, labels, weights=weights)
+    for name in FIELDS:
+        assert_near(getattr(found, name), getattr(expected, name), 1e-5)
+    assert_near(found.standard_error.mir, expected.standard_error.mir, 1e-5)
+    assert np.isnan(debiased(features, head, labels).mir)
+
+
+def test_refused():
+    features, head, labels = cases.cast(cases.make("random", 12, 5, 3), "float32")
+    with pytest.raises(TypeError, match="groups must be integers, got float32"):
+        mirjax.debiased_interplay(features, head, labels, groups=np.ones(12, np.float32))
+    with pytest.raises(ValueError, match="disagree in the number of samples n: 12 against 11"):
+        mirjax.debiased_interplay(features, head, labels, groups=labels[1:])
+    for loss in (losses.mutual_information_loss, losses.entropy_difference_loss):
+        with pytest.raises(ValueError, match="debiased=True needs order=2, got order=1"):
+            loss(features, head, labels, debiased=True)
+        with pytest.raises(ValueError, match="groups have a meaning in a debiased loss alone"):
+            loss(features, head, labels, groups=labels)
+
+
+# Populations that were used for choosing nothing.
+W = np.random.default_rng(7).normal(size=(40, 24))
+
+
+def draw(kind, rng, n):
+    classes = 40 if kind == "many classes" else 8
+    frequency = np.arange(1, classes + 1) ** (-1.5 if kind == "imbalance" else 0.0)
+    labels = rng.choice(classes, n, p=frequency / frequency.sum())
+    head = W[:classes]
+    noise = rng.normal(size=(n, head.shape[1]))
+    match kind:
+        case "noise":
+            features = noise
+        case "collapse":
+            head = cases.simplex(8, 24)
+            features = head[labels]
+        case "common mean":
+            features = 2 + head[labels] + noise
+        case "power law":
+            features = head[labels] * np.arange(1, 25) ** -0.5 + 0.5 * noise / np.arange(1, 25)
+        case _:
+            features = head[labels] + noise
+    return features, head, labels
+
+
+KINDS = ("noise", "collapse", "imbalance", "common mean", "power law", "many classes")
+
+
+@functools.cache
+def population(kind):
+    """All pairs of 10⁵ samples, or the closed form."""
+    if kind == "collapse":
+        return np.array([1 / 7, 1 / 7, (1 + 7.0**-3) / 8])
+    features, head, labels = draw(kind, np.random.default_rng(1), 100_000)
+    moments = mirjax.ClassMoments.zeros(*head.shape).update(
+        features.astype(np.float32), labels.astype(np.int32)
+    )
+    return np.exp(-np.asarray(moments.debiased_interplay(head.astype(np.float32))[:3]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_mean_over_batches_is_the_population(kind):
+    rng = np.random.default_rng(2)
+    expected = population(kind)
+
+    def of_batches(z, w, y):
+        heads = jnp.broadcast_to(w, (len(z), *w.shape))
+        return jnp.stack(mirjax.debiased_interplay(z, heads, y)[:3])
+
+    for n in (8, 32, 128):
+        batches = [draw(kind, rng, n) for _ in range(2000)]
+        z = np.stack([b[0] for b in batches]).astype(np.float32)
+        y = np.stack([b[2] for b in batches]).astype(np.int32)
+        found = np.exp(-np.asarray(jax.jit(of_batches)(z, batches[0][1].astype(np.float32), y)))
+        # The population of 10⁵ samples has an error as well, that of 10⁵ of these 2000 · n.
+        error = found.std(axis=1) / 2000**0.5 * (1 + 2000 * n / 1e5) ** 0.5
+        assert np.all(np.abs(found.mean(axis=1) - expected) < 4 * error + 1e-6), (n, found.mean(1))
+        # A biased estimate would have been noticed.
+        assert n > 100 or np.all(4 * error < 0.5 / n)
+
+
+@pytest.mark.slow
+def test_weights_stand_for_a_population_of_other_frequencies():
+    rng = np.random.default_rng(2)
+    frequency = np.arange(1, 9) ** -1.5
+    state = mirjax.PairMoments.zeros()
+    for n in (8, 32, 128):
+        batches = [draw("clusters", rng, n) for _ in range(1000)]
+        z = np.stack([b[0] for b in batches]).astype(np.float32)
+        y = np.stack([b[2] for b in batches]).astype(np.int32)
+        heads = np.broadcast_to(W[:8].astype(np.float32), (1000, 8, 24))
+        weights = (8 * frequency / frequency.sum())[y].astype(np.float32)
+        found = jax.jit(state.update)(z, heads, y, weights).interplay()
+        expected = population("imbalance")
+        for place, name in enumerate(("entropy1", "entropy2", "joint_entropy")):
+            error = 4 * float(getattr(found.standard_error, name)) + 5e-3
+            assert_near(getattr(found, name), -np.log(expected[place]), error)
+            assert error < 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n", [64, 200])
+def test_the_standard_error_is_the_scatter(kind, n):
+    rng = np.random.default_rng(3)
+    batches = [draw(kind, rng, n) for _ in range(400)]
+    head = batches[0][1].astype(np.float32)
+    z = np.stack([b[0] for b in batches]).astype(np.float32)
+    y = np.stack([b[2] for b in batches]).astype(np.int32)
+    heads = np.broadcast_to(head, (400, *head.shape))
+    found = debiased(z, heads, y)
+    for name in ("entropy1", "entropy2", "joint_entropy", "mutual_information", "mir"):
+        scatter = np.std(getattr(found, name))
+        stated = np.sqrt(np.mean(np.square(getattr(found.standard_error, name))))
+        assert 0.8 < stated / scatter < 1.5, name
+    # Each sample twice, in one group: the same population, and no error that is too small.
+    twice = debiased(
+        np.tile(z, (1, 2, 1)), heads, np.tile(y, (1, 2)), groups=np.tile(np.arange(n), (400, 2))
+    )
+    np.testing.assert_allclose(twice.mir, found.mir, atol=1e-4)
+    stated = np.sqrt(np.mean(np.square(twice.standard_error.mir)))
+    assert 0.8 < stated / np.std(found.mir) < 1.6
+
+
+def test_a_set_that_is_sorted_by_class():
+    features, head, labels = draw("imbalance", np.random.default_rng(4), 960)
+    order = np.argsort(labels, kind="stable")
+    z, w, y = features[order].astype(np.float32), head.astype(np.float32), labels[order]
+    y = y.astype(np.int32)
+    exact = reference(z, w, y)
+    moments, state = mirjax.ClassMoments.zeros(*head.shape), mirjax.PairMoments.zeros()
+    for part in np.split(np.arange(960), 15):
+        moments = moments.update(z[part], y[part])
+        state = state.update(z[part], w, y[part])
+    assert_near(moments.debiased_interplay(w).mir, exact.mir, 2e-5)
+    assert_near(mirjax.dataset_debiased_interplay(z, w, y).mir, exact.mir, 2e-5)
+    # Batches in this order mostly have pairs of one class.
+    assert abs(state.interplay().entropy2 - exact.entropy2) > 0.5
+    assert moments.debiased_interplay(w).standard_error is None
+    with pytest.raises(ValueError, match=r"or dataset_debiased_interplay\(features"):
+        mirjax.ClassMoments.zeros(8, 24, second=False).debiased_interplay(w)
+
+
+@pytest.mark.parametrize("way", ["_by_moments", "_by_rows"])
+def test_whole_set_by_moments_and_by_rows(way, x64):
+    features, head, labels = cases.make("zero rows", 90, 6, 4)
+    head = head.copy()
+    head[3] = 0
+    weights = np.random.default_rng(5).uniform(size=90)
+    weights[:9] = 0
+    from mirjax._dataset import debiased as module
+
+    extra = (1,) if way == "_by_moments" else (None,)
+    found = getattr(module, way)(features, head, labels, weights, *extra)
+    assert_interplay(found, reference(features, head, labels, weights=weights))
+    batch = debiased(features, head, labels, weights=weights)
+    # Without the pairs themselves the plain jackknife is left, which is the larger one.
+    assert 1 - 1e-9 <= found.standard_error.mir / batch.standard_error.mir < 1.45
+    moments = mirjax.ClassMoments.zeros(4, 6, dtype=jnp.float64)
+    moments = moments.update(features[:50], labels[:50], weights[:50])
+    moments = moments.merge(
+        mirjax.ClassMoments.zeros(4, 6, dtype=jnp.float64).update(
+            features[50:], labels[50:], weights[50:]
+        )
+    )
+    assert_near(moments.debiased_interplay(head).mir, found.mir, 1e-12)
+
+
+def test_pair_moments_add_up():
+    rng = np.random.default_rng(6)
+    batches = [draw("imbalance", rng, 40) for _ in range(60)]
+    z = np.stack([b[0] for b in batches]).astype(np.float32)
+    y, w = np.stack([b[2] for b in batches]).astype(np.int32), batches[0][1].astype(np.float32)
+    weights = rng.uniform(size=y.shape).astype(np.float32)
+    heads = np.broadcast_to(w, (60, *w.shape))
+    zeros = mirjax.PairMoments.zeros()
+    at_once = zeros.update(z, heads, y, weights)
+
+    @jax.jit
+    def in_a_loop(z, y, weights):
+        return jax.lax.scan(lambda s, b: (s.update(b[0], w, *b[1:]), None), zeros, (z, y, weights))
+
+    single = in_a_loop(z, y, weights)[0]
+    halves = [in_a_loop(z[i::2], y[i::2], weights[i::2])[0] for i in (0, 1)]
+    merged = zeros.merge(halves[0]).merge(halves[1])
+    both = jax.tree.map(lambda *x: jnp.stack(x), *halves)
+    reduced = jax.vmap(lambda s: s.reduce("d"), axis_name="d", out_axes=None)(both)
+    for state in (single, merged, reduced):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4), state, at_once)
+    # By hand: sums over all batches, and the scatter of the batches about their mean.
+    means = [
+        pairs.purities(*rows, v) for rows, v in zip(zip(z, w[y], strict=True), weights, strict=True)
+    ]
+    whole = np.array([v.sum() ** 2 - np.sum(v**2) for v in weights.astype(float)])
+    expected = np.average(means, axis=0, weights=whole)
+    np.testing.assert_allclose(at_once.purities, expected, rtol=1e-5)
+    result = at_once.interplay()
+    assert_near(result.entropy1, -np.log(expected[0]), 1e-5)
+    error = result.standard_error.entropy1
+    by_hand = np.std(np.log([m[0] for m in means]), ddof=1) / 60**0.5
+    assert 0.7 < error / by_hand < 1.3
+    assert np.isnan(zeros.update(z[0], w, y[0]).interplay().standard_error.mir)
+    assert np.isnan(zeros.interplay().mir)
+
+
+ORDERS = (0.5, 1, 2, 3, 10, np.inf)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_interplay_of_every_order(order, x64):
+    def entropy(kernel):
+        values = np.linalg.eigvalsh(kernel / np.trace(kernel))
+        values = values[values > 1e-12]
+        return -np.log(values.max()) if order == np.inf else definition.entropy(kernel, order)
+
+    for shape in ((12, 5, 3), (40, 4, 3), (50, 3, 6), (9, 4, 12)):
+        features, head, labels = cases.make("random", *shape)
+        kernels = definition.gram(features), definition.gram(head[labels])
+        expected = definition.combine(*map(entropy, (*kernels, kernels[0] * kernels[1])))
+        found = jax.jit(functools.partial(mirjax.interplay, order=order))(features, head, labels)
+        for name in FIELDS:
+            assert_near(getattr(found, name), getattr(expected, name), 1e-10)
+        for f in (mirjax.mutual_information, mirjax.mir, mirjax.hdr):
+            assert_near(f(*kernels, order=order), getattr(expected, f.__name__), 1e-10)
+    means = mirjax.theory.simplex_etf(6, 9)
+    result = mirjax.class_interplay(means + 1, means, order=order)
+    assert_near(result.mir, mirjax.theory.collapsed_mir(6, order=order), 1e-10)
+    assert_near(
+        result.mutual_information,
+        mirjax.theory.collapsed_mutual_information(6, order=order),
+        1e-10,
+    )
+
+
+def test_order_two_of_many_samples_and_few_classes(monkeypatch, x64):
+    monkeypatch.setattr(mirjax._batch.joint, "_BY_CLASS", 200)
+    features, head, labels = cases.make("random", 40, 4, 3)
+    found = jax.jit(functools.partial(mirjax.interplay, order=2))(features, head, labels)
+    kernel = definition.gram(features) * definition.gram(head[labels])
+    assert_near(found.joint_entropy, definition.entropy(kernel, 2), 1e-12)
+
+
+LOSSES = {
+    "mi": losses.mutual_information_loss,
+    "ed": losses.entropy_difference_loss,
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("shape", [(40, 24, 3), (300, 8, 4)])
+def test_a_step_of_order_two_contains_no_decomposition(name, shape):
+    arguments = cases.cast(cases.make("random", *shape), "float32")
+
+    def text(**options):
+        loss = functools.partial(LOSSES[name], **options)
+        step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+        return step.lower(*arguments).compile().as_text().lower()
+
+    # Decompositions are calls of a library.
+    for options in ({"order": 2}, {"order": 2, "debiased": True}):
+        assert "custom-call" not in text(**options)
+    assert "custom-call" in text()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_debiased_losses_are_the_estimates(name, x64):
+    features, head, labels = cases.make("random", 30, 6, 4)
+    # Random rows are as far apart as those of any population: some purities are at the floor.
+    features = features + 2 * head[labels] + 1
+    head = head + 0.5
+    loss = jax.jit(functools.partial(LOSSES[name], order=2, debiased=True))
+    exact = reference(features, head, labels)
+    expected = -exact.mutual_information if name == "mi" else exact.entropy_difference
+    assert_near(loss(features, head, labels), expected, 1e-12)
+    # Each sample twice, as one group: the same population.
+    twice = loss(np.tile(features, (2, 1)), head, np.tile(labels, 2), groups=np.tile(range(30), 2))
+    assert_near(twice, expected, 1e-12)
+    gradients = jax.jit(jax.grad(loss, argnums=(0, 1)))(features, head, labels)
+    rng = np.random.default_rng(8)
+    for place, gradient in enumerate(gradients):
+        turn = rng.normal(size=gradient.shape)
+        ends = []
+        for step in (1e-6, -1e-6):
+            moved = [features, head]
+            moved[place] = moved[place] + step * turn
+            ends.append(loss(*moved, labels))
+        assert_near(np.sum(gradient * turn), (ends[0] - ends[1]) / 2e-6, 1e-7)
+
+
+def degenerate():
+    rng = np.random.default_rng(9)
+    etf = cases.simplex(4, 6)
+    yield "collapse", (etf[np.arange(12) % 4], etf, np.arange(12) % 4)
+    yield "orthogonal rows", (np.eye(6), np.eye(6), np.arange(6))
+    yield "one class", (rng.normal(size=(5, 6)), etf, np.zeros(5, int))
+    yield "two samples", (rng.normal(size=(2, 6)), etf, np.arange(2))
+    yield "one sample", (rng.normal(size=(1, 6)), etf, np.zeros(1, int))
+    yield "identical rows", (np.ones((5, 6)), np.ones((4, 6)), np.arange(5) % 4)
+    yield "zero rows", (np.zeros((5, 6)), etf, np.arange(5) % 4)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("case", [c[0] for c in degenerate()])
+def test_derivatives_of_debiased_losses_are_finite(name, case):
+    features, head, labels = dict(degenerate())[case]
+    features, head = features.astype(np.float32), head.astype(np.float32)
+    turn = np.random.default_rng(10).normal(size=features.shape).astype(np.float32)
+
+    def along(step):
+        return LOSSES[name](features + step * turn, head, labels, order=2, debiased=True)
+
+    third = jax.grad(jax.grad(jax.grad(along)))
+    for derivative in (along, jax.grad(along), third):
+        assert np.isfinite(jax.jit(derivative)(0.0))
+
+
+def test_the_floor_is_the_least_purity_of_a_population():
+    # In orthogonal directions, each with a class of its own: no pair has anything in common.
+    loss = functools.partial(losses.entropy_difference_loss, order=2, debiased=True)
+    value = loss(jnp.eye(4, 6), jnp.eye(4, 6), jnp.arange(4))
+    assert_near(value, np.log(6 / 4), 1e-6)
+    assert np.isinf(mirjax.debiased_interplay(jnp.eye(4), jnp.eye(4), jnp.arange(4)).entropy1)
+
+
+def test_batches_of_chance():
+    rng = np.random.default_rng(11)
+    z, w = rng.normal(size=(64, 12)).astype(np.float32), rng.normal(size=(6, 12)).astype(np.float32)
+    y = (np.arange(64) % 6).astype(np.int32)
+    chance = jax.jit(functools.partial(mirjax.chance_interplay, key=jax.random.key(0)))
+    noise, related = chance(z, w, y), chance(2 * w[y] + z, w, y)
+    assert noise.plain.mir > 0.2
+    assert abs(noise.adjusted_mir) < 0.05
+    assert abs(noise.chance.mutual_information - noise.plain.mutual_information) < 0.05
+    assert 0.5 < related.adjusted_mir < related.plain.mir
+    assert related.standard_error.mir > 0
+    shared = related.plain.mutual_information - related.chance.mutual_information
+    most = min(related.plain.entropy1, related.plain.entropy2) - related.chance.mutual_information
+    assert_near(related.adjusted_mir, shared / most, 1e-6)
+    # What is dropped takes no part in the permutations.
+    weights = (np.arange(64) < 40).astype(np.float32)
+    y = np.where(weights > 0, y, -1).astype(np.int32)
+    z[40:] = np.nan
+    masked = chance(z, w, y, weights=weights)
+    assert np.isfinite(masked.chance.mir)
+    assert_near(masked.chance.entropy2, masked.plain.entropy2, 1e-5)
+    both = chance(np.stack([z, z]), np.stack([w, w]), np.stack([y, y]), weights=weights[None])
+    assert_near(both.adjusted_mir, [masked.adjusted_mir] * 2, 1e-5)
+    # One class shares nothing by chance or otherwise.
+    assert chance(z[:40], w, np.zeros(40, np.int32)).adjusted_mir == 0
+    with pytest.raises(ValueError, match="permutations must be at least 1, got 0"):
+        mirjax.chance_interplay(z, w, y, key=jax.random.key(0), permutations=0)
+
+
+def test_the_participation_ratio_of_others():
+    dimensionality = pytest.importorskip("dimensionality")
+    rng = np.random.default_rng(12)
+    rows = definition.unit_rows(rng.normal(size=(14, 5)) + 0.7)
+    parts = dimensionality.participation_ratio(rows, return_all=True, return_parts=True)
+    with enable_x64(True):
+        purity = float(jnp.exp(-mirjax.debiased_feature_interplay(rows, rows).entropy1))
+    # Theirs is centred, by means over three and four different samples, and not normalised.
+    gram, n = rows @ rows.T, len(rows)
+    three = np.mean(
+        [gram[i, j] * gram[j, k] for i in range(n) for j in range(n) for k in range(n)
+         if len({i, j, k}) == 3]
+    )  # fmt: skip
+    four = np.mean(
+        [gram[i, j] * gram[k, m] for i in range(n) for j in range(n) for k in range(n)
+         for m in range(n) if len({i, j, k, m}) == 4]
+    )  # fmt: skip
+    assert_near(parts["B_row"] * rows.shape[1] ** 2, purity - 2 * three + four, 1e-12)
