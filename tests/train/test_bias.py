@@ -44,7 +44,7 @@ def test_the_command_writes_numbers_and_a_picture(finished, monkeypatch, capsys)
         sys, "argv", ["bias", "--run", str(folder), "--max-batches", "4", "--seed", "1"]
     )
     bias.main()
-    assert "MIR (HDR) by batch size, of all 360 samples" in capsys.readouterr().out
+    assert "adjusted for chance by batch size, of all 360 samples" in capsys.readouterr().out
     found = json.loads((folder / "bias-test" / "bias.json").read_text(encoding="utf-8"))
     assert found["n"] == 360
     trained, untrained = found["curves"]["trained"], found["curves"]["untrained"]
@@ -53,8 +53,15 @@ def test_the_command_writes_numbers_and_a_picture(finished, monkeypatch, capsys)
     first = next(r for r in result.records if r["step"] == 0 and r["seed"] == 1)
     assert trained["mir_whole"] == pytest.approx(last["test_mir"], abs=1e-4)
     assert untrained["mir_whole"] == pytest.approx(first["test_mir"], abs=1e-4)
+    for curve, record in ((trained, last), (untrained, first)):
+        of_set = curve["mir_debiased_whole"]
+        assert of_set == pytest.approx(record["test_mir_debiased"], abs=1e-4)
+        # Of batches of 16 as of the set.
+        spread = curve["mir_debiased_spread"][0]
+        assert abs(curve["mir_debiased_mean"][0] - of_set) < 2 * spread < 0.5
+        assert curve["mir_mean"][0] - curve["mir_whole"] > spread
     with Image.open(folder / "bias-test" / "bias.png") as picture:
-        assert picture.width == 1000
+        assert picture.width == 1300
     with Image.open(folder / "bias-test" / "spectra.png") as picture:
         assert picture.width == 600
     with pytest.raises(SystemExit):

@@ -191,6 +191,11 @@ def test_metrics_are_those_of_the_features(tmp_path):
     expected = mirjax.interplay(features[test], head[:7], pairs.labels[test])
     assert values["test_mir"] == pytest.approx(float(expected.mir), abs=1e-5)
     assert values["test_hdr"] == pytest.approx(float(expected.hdr), abs=1e-5)
+    low, high = np.sort(pairs.pairs[test], axis=1).T
+    debiased = mirjax.debiased_interplay(
+        features[test], head[:7], pairs.labels[test], groups=(7 * low + high).astype(np.int32)
+    )
+    assert values["test_mir_debiased"] == pytest.approx(float(debiased.mir), abs=1e-4)
     accuracy = np.mean(np.argmax(logits, 1)[test] == pairs.labels[test])
     assert values["test_accuracy"] == pytest.approx(accuracy)
     squares = sum(float((x**2).sum()) for x in jax.tree.leaves(params))

@@ -11,11 +11,11 @@ import mirjax
 from train.engine.loader import BatchOrder, images_and_labels
 from train.engine.optimizers import sgd_for_few_labels, sgd_with_cosine
 from train.engine.state import Network, initial_state
-from train.engine.step import Terms, UsedTerms, information_terms
+from train.engine.step import TermForm, Terms, UsedTerms, information_terms
 from train.engine.trainer import make_call
 from train.run.errors import RunError
 from train.run.lanes import Knobs, Lane, lanes_of, take_lane
-from train.supervised import fit, make_step, optimizer_of, smoothed_cross_entropy
+from train.supervised import describe, fit, make_step, optimizer_of, smoothed_cross_entropy
 
 
 def terms_of(features, head, labels, lane, *, stop_gradient=None):
@@ -161,6 +161,37 @@ def test_the_way_steps_are_called_does_not_matter(tiny, settings):
     )
     second = fit(other, tiny, quiet=True)
     chex.assert_trees_all_close(first.states.params, second.states.params, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_debiased_terms(soft):
+    keys = jax.random.split(jax.random.key(0), 3)
+    features, head = (jax.random.normal(k, (n, 6)) for k, n in zip(keys, (12, 3), strict=False))
+    labels, weights = jnp.arange(12) % 3, jnp.arange(12.0) % 4
+    features = features + 2 * head[labels]
+    targets = jax.nn.softmax(jax.random.normal(keys[2], (12, 3))) if soft else labels
+    rows = targets @ head if soft else head[labels]
+    for order, debiased in ((2, False), (2, True)):
+        form, used = TermForm(order, debiased), UsedTerms(True, True)
+        mi, ed = information_terms(features, head, targets, used, weights=weights, form=form)
+        if debiased:
+            expected = mirjax.debiased_feature_interplay(features, rows, weights=weights)
+        else:
+            expected = mirjax.feature_interplay(features, rows, weights=weights, order=2)
+        assert mi == pytest.approx(float(expected.mutual_information), abs=1e-5)
+        assert ed == pytest.approx(float(expected.entropy_difference), abs=1e-5)
+    # Two views of one image make no pair.
+    twice = [jnp.concatenate([x, x]) for x in (features, targets, weights)]
+    places = jnp.tile(jnp.arange(12), 2)
+    options = {"weights": twice[2], "groups": places, "form": TermForm(2, True)}
+    found = information_terms(twice[0], head, twice[1], UsedTerms(True, True), **options)
+    assert found[0] == pytest.approx(float(mi), abs=1e-5)
+
+
+def test_debiased_terms_need_order_two(settings):
+    with pytest.raises(ValueError, match=r"debiased needs order 2 \(--order 2 --debiased\), got 1"):
+        dataclasses.replace(settings, debiased=True)
+    assert "debiased" in describe(dataclasses.replace(settings, order=2, debiased=True))
 
 
 def test_a_term_that_is_not_finite_stops_the_run(tiny, settings, monkeypatch):

@@ -73,6 +73,18 @@ def test_evaluation_equals_the_metrics_of_the_features(tiny, settings):
         for i in (0, 8, 16)
     ]
     assert values["mir_batch"] == pytest.approx(float(np.mean([b.mir for b in batches])), abs=1e-5)
+    debiased = mirjax.debiased_interplay(outputs.features, outputs.head, labels)
+    assert values["mir_debiased"] == pytest.approx(float(debiased.mir), abs=1e-4)
+    assert values["hdr_debiased"] == pytest.approx(float(debiased.hdr), abs=1e-4)
+    assert values["mir_debiased_standard_error"] > 0
+    pairs = mirjax.PairMoments.zeros()
+    for i in (0, 8, 16):
+        rows = outputs.features[i : i + 8], outputs.head, labels[i : i + 8]
+        pairs = pairs.update(*rows)
+    of_pairs = pairs.interplay()
+    assert values["mir_debiased_batch"] == pytest.approx(float(of_pairs.mir), abs=1e-4)
+    error = float(of_pairs.standard_error.mir)
+    assert values["mir_debiased_batch_standard_error"] == pytest.approx(error, rel=1e-2)
     collapse = mirjax.neural_collapse(
         outputs.features,
         labels,
@@ -93,8 +105,10 @@ def test_moments_and_features_give_the_same_metrics(tiny, settings, seeds):
     held, streamed = (Evaluator(network, tiny.train, 3, s) for s in (settings, streaming))
     for one, other in zip(held(states), streamed(states), strict=True):
         assert one["n"] == 60
-        assert one.keys() == other.keys()
-        for name in one:
+        # Sums do not tell how far single samples are from them.
+        errors = {f"{name}_debiased_standard_error" for name in ("mir", "hdr")}
+        assert one.keys() - other.keys() == errors
+        for name in other:
             assert one[name] == pytest.approx(other[name], rel=1e-3, abs=2e-4), name
 
 
