@@ -11,6 +11,7 @@ Groups, all of them if none is named:
     half            bfloat16 input
     layers          1, 10 and 50 layers at once
     classes         10 to 50,257 classes, time and peak memory; runs without PyTorch too
+    orders          the MI and ED terms of order 1, of order 2, and debiased
     supervised      a training step without and with the MI and ED terms
     input           images held on the device and streamed from disk: whether the input keeps up
     semisupervised  a FreeMatch step without and with the terms
@@ -40,6 +41,7 @@ GROUPS = (
     "half",
     "layers",
     "classes",
+    "orders",
     "supervised",
     "input",
     "semisupervised",
@@ -63,7 +65,7 @@ def main() -> None:
     # Not above: the workers of PyTorch's loader import this module again, and need none of it.
     import jax
 
-    from benchmarks import classes, entropies, errors, profiling, training
+    from benchmarks import classes, entropies, errors, orders, profiling, training
     from benchmarks.timing import HEADER, machine, save
     from train.run.command import enable_cache
 
@@ -104,7 +106,7 @@ def main() -> None:
         )
     enable_cache()
     about, rows, tables = machine(), [], {}
-    rows_of = entropies.ROWS | classes.ROWS | training.ROWS
+    rows_of = entropies.ROWS | classes.ROWS | orders.ROWS | training.ROWS
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     for group in options.groups or GROUPS:
         print(f"\n## {group}\n", flush=True)

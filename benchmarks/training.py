@@ -19,7 +19,7 @@ from train.data.types import DataNotFound, from_arrays
 from train.engine.loader import loader_of
 from train.engine.sharding import data_mesh
 from train.engine.state import Network, initial_state
-from train.engine.step import UsedTerms
+from train.engine.step import TermForm, UsedTerms
 from train.engine.trainer import Trainer, is_slow
 from train.run.lanes import lanes_of
 from train.semisupervised import start
@@ -29,7 +29,9 @@ from train.supervised import Supervised, make_step, optimizer_of
 
 IMAGES, CLASSES, SUPERVISED = 10_000, 10, 64
 WITH = "mirjax, + MI + ED"
+DEBIASED = "mirjax, + MI + ED, debiased"
 TERMS: dict[str, Any] = {"mi_weight": 0.1, "ed_weight": 0.1}
+ORDER_TWO: dict[str, Any] = {**TERMS, "order": 2, "debiased": True}
 
 
 def steps_a_call() -> int:
@@ -51,7 +53,8 @@ def supervised(settings: Supervised, data: Any = None) -> Callable[[], float]:
         data = from_arrays("noise", images, labels, images[:100], labels[:100])
     lanes, network = lanes_of(settings), Network.of(settings, data)
     optimizer = optimizer_of(settings)
-    step = make_step(network, optimizer, UsedTerms.of(lanes), augment=True)
+    form = TermForm(settings.order, settings.debiased)
+    step = make_step(network, optimizer, UsedTerms.of(lanes), form=form, augment=True)
     states = initial_state(network, optimizer, lanes)
     mesh = data_mesh(settings.batch_size, 1)
     loader = loader_of(data.train, settings.batch_size, mesh)
@@ -94,6 +97,7 @@ def of_supervised(options: argparse.Namespace) -> Iterator[Row]:
     calls = {
         OURS: supervised(Supervised(**common)),
         WITH: supervised(Supervised(**common, **TERMS)),
+        DEBIASED: supervised(Supervised(**common, **ORDER_TWO)),
     }
     name = f"supervised, {_described(options)}, {SUPERVISED} images"
     yield _measured("supervised", name, calls, options, SUPERVISED)
@@ -114,6 +118,7 @@ def of_semisupervised(options: argparse.Namespace) -> Iterator[Row]:
     """FreeMatch steps without and with the terms."""
     images = options.labelled * (1 + options.ratio)
     calls = {OURS: _freematch(options), WITH: _freematch(options, **TERMS)}
+    calls[DEBIASED] = _freematch(options, **ORDER_TWO)
     name = f"FreeMatch, {_described(options)}, {images} images"
     yield _measured("semisupervised", name, calls, options, images)
 
