@@ -236,6 +236,7 @@ def compare(params, seed):
         "mir": whole.mir,
         "hdr": whole.hdr,
         "mir_batch": mirjax.feature_interplay(*cut).mir.mean(),
+        "mir_debiased": mirjax.debiased_feature_interplay(before, after).mir,
     }
 
 
@@ -259,9 +260,10 @@ TITLES = {
     "accuracy": "test accuracy",
     "mir": "MIR before/after, n = 360",
     "mir_batch": "MIR before/after, batches of 64",
+    "mir_debiased": "MIR before/after, debiased",
     "hdr": "HDR before/after, n = 360",
 }
-figure, axes = plt.subplots(1, 4, figsize=(12, 3.4), dpi=80, layout="constrained")
+figure, axes = plt.subplots(1, 5, figsize=(15, 3.4), dpi=80, layout="constrained")
 names = [str(sparsity) for sparsity in SPARSITIES]
 for (name, title), ax in zip(TITLES.items(), axes, strict=True):
     for m, (method, colour) in enumerate(zip(METHODS, ("tab:blue", "tab:red"), strict=True)):
@@ -286,7 +288,9 @@ figure.legend(handles=axes[0].lines[:-1], fontsize=8, ncols=4, loc="outside lowe
 plt.show()
 
 # %%
-print(f"{'':32}{'accuracy':>16}{'MIR, n = 360':>16}{'MIR, 64':>16}{'HDR, n = 360':>16}")
+print(
+    f"{'':32}{'accuracy':>16}{'MIR, n = 360':>16}{'MIR, 64':>16}{'debiased':>16}{'HDR, n = 360':>16}"
+)
 
 
 def line(text, values):

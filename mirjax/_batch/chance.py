@@ -111,4 +111,4 @@ def _permuted(labels: Array, weights: Array, key: Array) -> Array:
     places = jnp.argsort(dropped, axis=-1, stable=True)
     others = jnp.argsort(jnp.where(dropped, 2.0, drawn), axis=-1)
     moved = jnp.take_along_axis(labels, others, axis=-1)
-    return jnp.put_along_axis(labels, places, moved, axis=-1, inplace=False)
+    return jnp.take_along_axis(moved, jnp.argsort(places, axis=-1), axis=-1)
