@@ -128,7 +128,8 @@ def as_groups(groups: ArrayLike | None, rows: Array, name: str = "features") -> 
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"groups must be integers, got {array.dtype}.")
     same_size(rows, name, array, "groups", axis=(-2, -1), what="the number of samples n")
-    return array
+    # Places among the groups are counted in the same type.
+    return array if array.dtype.itemsize > 4 else array.astype(jnp.int32)
 
 
 def entropy_order(order: float | int, method: str = "eigh") -> None:

@@ -54,8 +54,9 @@ def mutual_information_loss(
         samples.
 
     Raises:
-        TypeError, ValueError: shapes or dtypes do not match, or `stop_gradient` or `method` is
-            unknown.
+        TypeError, ValueError: shapes or dtypes do not match, `stop_gradient` or `method` is
+            unknown, the order is not a positive number, or not 2 for a debiased loss, or groups are
+            given for another.
         MemoryError: the joint matrix does not fit.
 
     Cost, degenerate input and differentiability: as in `interplay`. Debiased: two Gram matrices and
@@ -117,8 +118,9 @@ def entropy_difference_loss(
         `[...]` in nats, from 0 to `log min(n, d)`, or to `log d` if it is debiased.
 
     Raises:
-        TypeError, ValueError: shapes or dtypes do not match, or `stop_gradient` or `method` is
-            unknown.
+        TypeError, ValueError: shapes or dtypes do not match, `stop_gradient` or `method` is
+            unknown, the order is not a positive number, or not 2 for a debiased loss, or groups are
+            given for another.
 
     Cost: `O(n d min(n, d))`, debiased as in `mutual_information_loss`. Degenerate input and
     differentiability: as in `interplay`; the derivative is 0 where the two entropies are equal.

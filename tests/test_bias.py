@@ -35,6 +35,24 @@ def test_the_whole_as_one_batch_is_the_whole():
         assert getattr(bias.spread, name)[0] == 0
 
 
+def test_debiased_values_hardly_depend_on_the_size():
+    features, head, labels = noise()
+    features = features + head[labels]
+    bias = mirjax.batch_bias(features, head, labels, batch_sizes=(20, 300), permutations=2)
+    whole = bias.whole_debiased
+    assert np.all(np.abs(bias.debiased.mir - whole.mir) < 5 * whole.standard_error.mir)
+    assert bias.mean.mir[0] - bias.whole.mir > 0.2
+    assert abs(bias.adjusted_mir[0] - bias.whole.mir) < 0.1
+    assert np.all(bias.debiased_spread.mir > 0)
+    # Batches with fewer than two samples of weight are left out.
+    weights = (np.arange(900) % 3 == 0).astype(np.float32)
+    few = mirjax.batch_bias(features, head, labels, weights=weights, batch_sizes=(6,))
+    assert np.all(np.isfinite(few.debiased.mir))
+    assert np.all(np.isfinite(few.debiased_spread.mir))
+    with pytest.raises(ValueError, match="permutations must be at least 1, got 0"):
+        mirjax.batch_bias(features, head, labels, permutations=0)
+
+
 def test_default_sizes_and_keys():
     arguments = noise(70)
     first, other = (mirjax.batch_bias(*arguments, key=jax.random.key(i)) for i in (0, 1))

@@ -99,6 +99,55 @@ def test_what_is_dropped_may_hold_anything():
     assert np.isnan(debiased(features, head, labels).mir)
 
 
+@pytest.mark.parametrize("heavy", [1e2, 18.0, 1e7])
+def test_a_sample_with_most_of_the_weight(heavy):
+    features, head, labels = cases.cast(cases.make("random", 12, 5, 3), "float32")
+    weights = np.ones(12, np.float32)
+    weights[0] = heavy
+    expected = reference(features, head, labels, weights=weights)
+    found = debiased(features, head, labels, weights=weights)
+    assert_near(found.mir, expected.mir, 1e-4)
+    assert np.isfinite(found.standard_error.mir)
+    moments = mirjax.ClassMoments.zeros(3, 5).update(features, labels, weights)
+    of_moments = moments.debiased_interplay(head).mir
+    # Rather nothing than a number without a digit.
+    assert np.isnan(of_moments) == (heavy > 1e6)
+    assert heavy > 1e6 or abs(of_moments - expected.mir) < 1e-3
+
+
+@pytest.mark.parametrize("samples", [3, 300])
+def test_nan_in_a_row_of_the_head_that_no_sample_uses(samples):
+    features, head, labels = cases.cast(cases.make("random", samples, 5, 4), "float32")
+    labels[labels == 3] = 0
+    head[3] = np.nan
+    options = {"order": 2, "debiased": True}
+    for mir in (
+        mirjax.interplay(features, head, labels, order=2).mir,
+        debiased(features, head, labels).mir,
+        mirjax.dataset_debiased_interplay(features, head, labels).mir,
+        mirjax.dataset_debiased_interplay(features, head, labels, memory_limit=0).mir,
+        mirjax.PairMoments.zeros().update(features, head, labels).interplay().mir,
+        losses.mutual_information_loss(features, head, labels, **options),
+    ):
+        assert np.isnan(mir)
+
+
+def test_groups_of_narrow_integers():
+    features, head, labels = cases.cast(cases.make("random", 200, 5, 3), "float32")
+    groups = np.arange(200) % 100
+    expected = debiased(features, head, labels, groups=groups.astype(np.int32))
+    found = debiased(features, head, labels, groups=groups.astype(np.int8))
+    assert found.standard_error.mir == expected.standard_error.mir
+
+
+def test_classes_some_at_a_time(monkeypatch, x64):
+    features, head, labels = cases.make("random", 90, 4, 7)
+    monkeypatch.setattr(mirjax._dataset.debiased, "_WORK", 7 * 3)
+    moments = mirjax.ClassMoments.zeros(7, 4, dtype=jnp.float64).update(features, labels)
+    found = moments.debiased_interplay(head).interplay
+    assert_interplay(found, reference(features, head, labels))
+
+
 def test_refused():
     features, head, labels = cases.cast(cases.make("random", 12, 5, 3), "float32")
     with pytest.raises(TypeError, match="groups must be integers, got float32"):
@@ -440,6 +489,10 @@ def test_batches_of_chance():
     assert_near(masked.chance.entropy2, masked.plain.entropy2, 1e-5)
     both = chance(np.stack([z, z]), np.stack([w, w]), np.stack([y, y]), weights=weights[None])
     assert_near(both.adjusted_mir, [masked.adjusted_mir] * 2, 1e-5)
+    # A zero row is dropped too, and its label stays with it.
+    z[40:], weights = 0, np.ones(64, np.float32)
+    zeros = chance(z, w, y, weights=weights)
+    assert_near(zeros.adjusted_mir, masked.adjusted_mir, 1e-5)
     # One class shares nothing by chance or otherwise.
     assert chance(z[:40], w, np.zeros(40, np.int32)).adjusted_mir == 0
     with pytest.raises(ValueError, match="permutations must be at least 1, got 0"):

@@ -56,8 +56,8 @@ def chance_interplay(
         head: `[..., num_classes, d]`.
         labels: integers `[..., n]`.
         key: random key of the permutations, which are the same along batch axes.
-        weights: non-negative `[..., n]`; only labels of samples with weight are permuted, among
-            each other.
+        weights: non-negative `[..., n]`; only labels of samples that count are permuted, among each
+            other.
         permutations: how many, a positive integer.
 
     Returns:
@@ -87,8 +87,16 @@ def chance_interplay(
     plain = interplay(features, head, labels, weights=weights)
 
     def of_permuted(features: Array, head: Array, labels: Array, weights: Array, key: Array):
+        # What `interplay` drops.
+        is_zero = jnp.vectorize(
+            lambda rows, y: jnp.all(rows == 0, -1)[y], signature="(c,d),(n)->(n)"
+        )
+        inside = (labels >= 0) & (labels < head.shape[-2])
+        dropped = (weights == 0) | jnp.all(features == 0, axis=-1)
+        dropped |= inside & is_zero(head, jnp.where(inside, labels, 0))
+
         def one(key: Array) -> Interplay:
-            shuffled = _permuted(labels, weights, key)
+            shuffled = _permuted(labels, dropped, key)
             return interplay(features, head, shuffled, weights=weights)
 
         # A loop: all permutations at once would take so many times the memory.
@@ -103,9 +111,8 @@ def chance_interplay(
     return ChanceInterplay(plain, chance, error, adjusted)
 
 
-def _permuted(labels: Array, weights: Array, key: Array) -> Array:
-    """The labels of the samples with weight in another order; the others stay where they are."""
-    dropped = weights == 0
+def _permuted(labels: Array, dropped: Array, key: Array) -> Array:
+    """The labels of the samples that count in another order; the others stay where they are."""
     drawn = jax.random.uniform(key, labels.shape[-1:])
     # The places of the samples that count come first, in their order and in a random one.
     places = jnp.argsort(dropped, axis=-1, stable=True)

@@ -87,8 +87,8 @@ def debiased_interplay(
         leaves out one sample (or group) at a time, less what this counts twice; with groups the
         latter stays in, and the error may be too large by up to a factor of 1.4. Fewer than two
         samples with weight (or groups) have no pair: NaN; fewer than three have no error: NaN. A
-        purity of 0, where the rows of all pairs are orthogonal, has an infinite entropy. Zero rows,
-        NaN and invalid labels: as in `interplay`.
+        purity of 0, where the rows of all pairs are orthogonal, has an infinite entropy, and the
+        ratios are then NaN. Zero rows, NaN and invalid labels: as in `interplay`.
 
     Raises:
         TypeError, ValueError: shapes or dtypes do not match; the message names argument and shapes.

@@ -51,9 +51,9 @@ def normalized_inputs(
     valid = (labels >= 0) & (labels < classes)
     labels = jnp.where(valid, labels, 0)
     weights = jnp.where(valid | (weights == 0), weights, jnp.nan)
+    # A row of the head may belong to no sample; a NaN in it shows all the same.
+    weights = jnp.where(jnp.any(jnp.isnan(head)) & (weights != 0), jnp.nan, weights)
     if samples <= classes:
-        # Most rows of the head belong to no sample; only a NaN among them shows.
-        weights = jnp.where(jnp.any(jnp.isnan(head)) & (weights != 0), jnp.nan, weights)
         head, labels = head[labels], jnp.arange(samples, dtype=labels.dtype)
     head_rows = normalize_rows(head)
     weights = jnp.where(valid & jnp.all(head_rows == 0, axis=-1)[labels], 0.0, weights)

@@ -180,6 +180,9 @@ def _counted_twice(
     # Of a kernel with the slopes of a metric, `alone` is the variance of what one sample adds and
     # `pair` of what a pair adds to that. The jackknife is `a alone + 2 b c3 pair`, the variance of
     # the kernel over the pairs `2 c1 alone + c2 pair`, and that of the metric `a alone + b pair`.
+    # Three samples do not tell the two parts apart.
+    enough = n > 3.5
+    n = jnp.where(enough, n, 4.0)
     c1, c2, c3 = (n - 2) / n, 1 - 2 / (n * (n - 1)), (n - 1) / (n - 2)
     a = 4 * total(jnp.square(sums.row_weight)) / jnp.square(sums.weight)
     b = 2 * spread.weight / jnp.square(sums.weight)
@@ -187,8 +190,6 @@ def _counted_twice(
     variance = jnp.sum(matmul(slopes, spread.squares) * slopes, axis=1)
     variance = variance - 2 * mean * matmul(slopes, spread.sums)
     variance = variance / spread.weight + jnp.square(mean)
-    # Three samples do not tell the two parts apart.
-    divisor = jnp.where(n > 3.5, a * c2 / (2 * c1) - 2 * b * c3, jnp.inf)
-    pair = (a / (2 * c1) * variance - jackknife) / divisor
+    pair = (a / (2 * c1) * variance - jackknife) / (a * c2 / (2 * c1) - 2 * b * c3)
     pair = jnp.clip(pair, 0.0, jackknife / (2 * b * c3))
-    return pair * b * (2 * c3 - 1)
+    return jnp.where(enough, pair * b * (2 * c3 - 1), 0.0)

@@ -12,13 +12,13 @@ from jax import Array, lax
 from jaxtyping import Float, Int
 
 from mirjax._batch.chance import chance_interplay
-from mirjax._batch.debiased import DebiasedInterplay, debiased_interplay
+from mirjax._batch.debiased import DebiasedInterplay
 from mirjax._batch.interplay import checked_arguments
 from mirjax._batch.kernels import Interplay
-from mirjax._batch.pairs import interplay_of_purities
 from mirjax._checks import ArrayLike
 from mirjax._dataset.dataset import dataset_interplay
 from mirjax._dataset.debiased import dataset_debiased_interplay
+from mirjax._dataset.pair_moments import PairMoments, merged
 from mirjax._dataset.result import DatasetInterplay
 from mirjax._mesh import automatic
 
@@ -39,7 +39,7 @@ class BatchBias(NamedTuple):
         debiased: an `Interplay` of `[k]` arrays, of order 2, from the pairs within all of these
             batches, as `PairMoments` gives it.
         debiased_spread: an `Interplay` of `[k]` arrays: the standard deviation of
-            `debiased_interplay` of single batches.
+            `debiased_interplay` of single batches. Batches of one sample have no pair: NaN.
         whole_debiased: `dataset_debiased_interplay` of the whole set.
     """
 
@@ -93,7 +93,7 @@ def batch_bias(
             `[1, n]`, or `max_batches` or `permutations` is not a positive integer.
 
     Cost: for each size up to `max_batches` times `permutations + 1` calls of `interplay`, one after
-    the other, and one of `dataset_interplay`.
+    the other, and one of `dataset_interplay` and of `dataset_debiased_interplay`.
 
     Example:
         >>> import jax, jax.numpy as jnp, mirjax
@@ -137,9 +137,10 @@ def _bias(
         _statistics(*arrays, jax.random.fold_in(key, i), size=size, count=count, **options)
         for i, (size, count) in enumerate(zip(sizes, counts, strict=True))
     ]
-    mean, spread = jax.tree.map(lambda *parts: jnp.stack(parts), *rows)
+    mean, spread = jax.tree.map(lambda *parts: jnp.stack(parts), *(row[:2] for row in rows))
     # A logarithm of a mean over all pairs, not a mean of logarithms.
-    debiased = jax.vmap(interplay_of_purities)(mean.purities)
+    debiased = [moments.interplay().interplay for *_, moments in rows]
+    debiased = jax.tree.map(lambda *parts: jnp.stack(parts), *debiased)
     whole = dataset_interplay(
         features, head, labels, weights=weights, key=jax.random.fold_in(key, len(sizes))
     )
@@ -161,7 +162,6 @@ class _OfBatch(NamedTuple):
     plain: Interplay
     adjusted_mir: Array
     debiased: Interplay
-    purities: Array
 
 
 def _sizes(given: Iterable[int] | ArrayLike | None, samples: int) -> list[int]:
@@ -207,22 +207,24 @@ def _statistics(
     size: int,
     count: int,
     permutations: int,
-) -> tuple[_OfBatch, _OfBatch]:
+) -> tuple[_OfBatch, _OfBatch, PairMoments]:
     chosen = jax.random.permutation(key, len(features))[: count * size].reshape(count, size)
 
-    def one(batch: tuple[Array, Array]) -> _OfBatch:
+    def one(batch: tuple[Array, Array]) -> tuple[_OfBatch, PairMoments]:
         place, key = batch
         rows = features[place], head, labels[place]
         beside = chance_interplay(*rows, weights=weights[place], key=key, permutations=permutations)
-        debiased = debiased_interplay(*rows, weights=weights[place])
-        of_pairs = debiased.interplay
-        purities = jnp.exp(-jnp.stack(of_pairs[:3]))
-        return _OfBatch(beside.plain, beside.adjusted_mir, of_pairs, purities)
+        moments = PairMoments.zeros(dtype=features.dtype).update(*rows, weights=weights[place])
+        of_pairs = moments.interplay().interplay
+        return _OfBatch(beside.plain, beside.adjusted_mir, of_pairs), moments
 
     # A loop: all batches at once would take `count` times the memory.
-    per_batch = lax.map(one, (chosen, jax.random.split(jax.random.fold_in(key, 1), count)))
+    per_batch, moments = lax.map(one, (chosen, jax.random.split(jax.random.fold_in(key, 1), count)))
     ddof = min(1, count - 1)
-    return (
-        jax.tree.map(lambda x: jnp.mean(x, axis=0), per_batch),
-        jax.tree.map(lambda x: jnp.std(x, axis=0, ddof=ddof), per_batch),
+    spread = jax.tree.map(lambda x: jnp.std(x, axis=0, ddof=ddof), per_batch)
+    # A batch in which fewer than two samples have weight tells nothing of pairs.
+    of_pairs = jax.tree.map(
+        lambda x: jnp.std(x, axis=0, ddof=ddof, where=moments.weight != 0), per_batch.debiased
     )
+    mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), per_batch)
+    return mean, spread._replace(debiased=of_pairs), merged(moments)

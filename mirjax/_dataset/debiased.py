@@ -82,7 +82,8 @@ def dataset_debiased_interplay(
     by_rows = 2.0 * samples**2 * width * (1 if classes < samples else 2)
     # The moments, the same mixed between the classes, and the rows in blocks beside the rows.
     itemsize = features.dtype.itemsize
-    needs = itemsize * (2 * classes * width**2 + 3 * here * width + 2 * places * width // shards)
+    held = 2 * classes * width**2 + 2 * classes**2
+    needs = itemsize * (held + 3 * here * width + 2 * places * width // shards)
     limit = memory.available() if memory_limit is None else memory_limit
     if groups is None and samples > classes and by_moments < by_rows and needs <= limit:
         return _by_moments(features, head, labels, weights, shards)
@@ -153,14 +154,22 @@ def pair_purities(sums: Sums, head: Array) -> Float[Array, " 3"]:
     moments = jnp.where(live[:, None, None], sums.second, 0.0)
     whole = total(count)
     weight = whole * whole - squares
-    # What rounding leaves of a single sample is no pair.
+    # Where one sample has nearly all of the weight, rounding leaves nothing of the pairs.
     eps = float(jnp.finfo(head.dtype).eps)
-    weight = jnp.where(weight <= 8 * eps * whole * whole, jnp.nan, weight)
+    weight = jnp.where(weight <= 1e3 * eps * whole * whole, jnp.nan, weight)
     flat = moments.reshape(len(moments), -1)
-    similarity = jnp.square(matmul(head_rows, head_rows.T))
-    pairs = (
-        total(jnp.square(jnp.sum(moments, axis=0))),
-        total(similarity * count[:, None] * count[None, :]),
-        total(similarity * matmul(flat, flat.T)),
-    )
-    return (jnp.stack(pairs) - squares) / weight
+    step = max(1, min(len(flat), _WORK // len(flat)))
+
+    # Some classes against all of them: no array of classes by classes is large.
+    def of_some(start: Array) -> Array:
+        index = start + jnp.arange(step)
+        rows, own, sums = (
+            jnp.take(x, index, axis=0, mode="fill", fill_value=0) for x in (head_rows, count, flat)
+        )
+        similarity = jnp.square(matmul(rows, head_rows.T))
+        second = total(similarity * own[:, None] * count[None, :])
+        return jnp.stack([second, total(similarity * matmul(sums, flat.T))])
+
+    by_class = jnp.sum(lax.map(of_some, jnp.arange(0, len(flat), step)), axis=0)
+    first = total(jnp.square(jnp.sum(moments, axis=0)))
+    return (jnp.concatenate([first[None], by_class]) - squares) / weight

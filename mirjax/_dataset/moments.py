@@ -287,7 +287,8 @@ class ClassMoments(NamedTuple):
 
         Returns:
             `DebiasedInterplay` without `standard_error`, which needs the rows:
-            `dataset_debiased_interplay` gives it. NaN with fewer than two samples.
+            `dataset_debiased_interplay` gives it. NaN with fewer than two samples, and where one
+            of them has nearly all of the weight (but for 1e-4 of it in float32).
 
         Raises:
             TypeError, ValueError: shapes or dtypes do not match, or there are no second moments by

@@ -33,7 +33,7 @@ class PairMoments(NamedTuple):
 
     Attributes:
         weight: `Σ_{i≠j} w_i w_j` over all batches.
-        squared_weight: the sum over the batches of the squares of that.
+        batches: the number of batches of equal weight that say as much.
         purities: `[3]`, the weighted means over the pairs of the squared entries of both Gram
             matrices and of their product.
         scatter: `[3, 3]`, of the means of the batches about `purities`, with the same weights.
@@ -52,7 +52,7 @@ class PairMoments(NamedTuple):
     """
 
     weight: Float[Array, ""]
-    squared_weight: Float[Array, ""]
+    batches: Float[Array, ""]
     purities: Float[Array, " 3"]
     scatter: Float[Array, "3 3"]
 
@@ -85,8 +85,8 @@ class PairMoments(NamedTuple):
                 batch are compared.
             head: `[..., num_classes, d]`.
             labels: integers `[..., n]`.
-            weights: non-negative `[..., n]`; weight 0 drops a sample exactly. A batch with fewer
-                than two samples adds nothing.
+            weights: non-negative `[..., n]`, whose squares are finite; weight 0 drops a sample
+                exactly. A batch with fewer than two samples adds nothing.
             groups: integers `[..., n]`; pairs within a group are left out.
 
         Returns:
@@ -116,16 +116,13 @@ class PairMoments(NamedTuple):
         vectorized = automatic(jnp.vectorize(single, signature=signature))
         weight, purities = vectorized(features, head, labels, weights, *extra)
         weight, purities = weight.reshape(-1), purities.reshape(-1, 3)
-        return self.merge(_of_batches(weight, purities))
+        ones = jnp.where(weight == 0, 0.0, jnp.ones_like(weight))
+        new = PairMoments(weight, ones, purities, jnp.zeros((len(weight), 3, 3), dtype))
+        return self.merge(merged(new))
 
     def merge(self, other: "PairMoments") -> "PairMoments":
         """The state of all batches of both; up to rounding the order does not matter."""
-        both = jax.tree.map(lambda a, b: jnp.stack([a, b]), self, other)
-        new = _of_batches(both.weight, both.purities)
-        return new._replace(
-            squared_weight=jnp.sum(both.squared_weight),
-            scatter=new.scatter + jnp.sum(both.scatter, axis=0),
-        )
+        return merged(jax.tree.map(lambda a, b: jnp.stack([a, b]), self, other))
 
     def reduce(self, axis_name: str | tuple[str, ...]) -> "PairMoments":
         """The state of the batches of all devices, inside `shard_map`, `pmap` or `vmap`.
@@ -141,8 +138,9 @@ class PairMoments(NamedTuple):
         purities = lax.psum(share * self.purities, axis_name)
         apart = self.purities - purities
         scatter = self.scatter + self.weight * apart[:, None] * apart[None, :]
-        squared, scatter = lax.psum((self.squared_weight, scatter), axis_name)
-        return PairMoments(weight, squared, purities, scatter)
+        parts = _over(jnp.square(share), self.batches), scatter
+        parts, scatter = lax.psum(parts, axis_name)
+        return PairMoments(weight, _over(1.0, parts), purities, scatter)
 
     def interplay(self) -> DebiasedInterplay:
         """MIR, HDR and the entropies of order 2 of the population.
@@ -153,22 +151,27 @@ class PairMoments(NamedTuple):
         """
         purities = jnp.where(self.weight == 0, jnp.nan, self.purities)
         slopes = jnp.stack(jax.jacfwd(interplay_of_purities)(purities))
-        batches = jnp.square(self.weight) / self.squared_weight
-        covariance = self.scatter / self.weight / (batches - 1)
+        covariance = self.scatter / self.weight / (self.batches - 1)
         # One batch is one up to rounding.
-        covariance = jnp.where(batches < 1.0 + 1e-4, jnp.nan, covariance)
+        covariance = jnp.where(self.batches < 1.0 + 1e-4, jnp.nan, covariance)
         variance = jnp.sum(matmul(slopes, covariance) * slopes, axis=1)
         errors = Interplay(*safe_sqrt(jnp.maximum(variance, 0.0)))
         return DebiasedInterplay(*interplay_of_purities(purities), errors)
 
 
-def _of_batches(weight: Array, purities: Array) -> PairMoments:
-    """The state of some batches, from the weight and the means `[k, 3]` of each."""
-    whole = jnp.sum(weight)
+def merged(states: PairMoments) -> PairMoments:
+    """One state of several, which lie along the first axis."""
+    whole = jnp.sum(states.weight)
     # Increments to the mean of the first, so that equal batches leave it as it is.
-    share = weight / jnp.where(whole == 0, 1.0, whole)
-    mean = purities[0] + matmul(share, purities - purities[:1])
+    share = states.weight / jnp.where(whole == 0, 1.0, whole)
+    mean = states.purities[0] + matmul(share, states.purities - states.purities[:1])
     mean = jnp.where(whole == 0, 0.0, mean)
-    apart = purities - mean[None, :]
-    scatter = matmul((weight[:, None] * apart).T, apart)
-    return PairMoments(whole, jnp.sum(jnp.square(weight)), mean, scatter)
+    apart = states.purities - mean[None, :]
+    scatter = matmul((states.weight[:, None] * apart).T, apart)
+    batches = _over(1.0, jnp.sum(_over(jnp.square(share), states.batches)))
+    return PairMoments(whole, batches, mean, scatter + jnp.sum(states.scatter, axis=0))
+
+
+def _over(part: Array | float, whole: Array) -> Array:
+    """The quotient, and 0 where there is nothing to divide by."""
+    return jnp.where(whole == 0, 0.0, part / jnp.where(whole == 0, 1.0, whole))

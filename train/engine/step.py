@@ -104,6 +104,8 @@ def information_terms(
     if targets.ndim == 2 and form.debiased:
         # Soft rows are the rows of a head with a class for each sample.
         head = jnp.matmul(targets, head, precision="highest")
+        if weights is not None:
+            head = jnp.where(weights[:, None] == 0, 0.0, head)
         targets = jnp.arange(len(targets))
     if targets.ndim == 1:
         arrays = features, head, targets

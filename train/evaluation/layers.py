@@ -11,6 +11,7 @@ import mirjax
 from train.data.batches import batches
 from train.data.types import RecordSplit, Split
 from train.engine.state import Network, TrainState
+from train.evaluation.evaluator import debiased_metrics
 from train.reporting.records import WITHOUT_DIRECTION, only_counts_above_zero
 from train.run.lanes import take_lane
 from train.run.loop import Metrics
@@ -44,6 +45,7 @@ class LayerEvaluator:
         self._forward = jax.jit(lambda s, images: network.layers(s.params, s.rest, images))
         self._mean_over_batches = jax.jit(self._of_batches)
         self._nc1 = jax.jit(self._variability)
+        self._pairs = jax.jit(self._of_pairs)
 
     def __call__(self, states: TrainState) -> list[Metrics]:
         """The metrics of each lane, named `LAYER_METRIC`."""
@@ -74,14 +76,14 @@ class LayerEvaluator:
         values: dict[str, Any] = {"n": float(self._samples)}
         for name, features in layers.items():
             whole = layer_interplay(features, head, labels)
-            debiased = layer_debiased(features, head, labels)
+            debiased = debiased_metrics(layer_debiased(features, head, labels))
+            debiased |= debiased_metrics(self._pairs(features, head, labels), "_batch")
+            values |= {f"{name}_{metric}": value for metric, value in debiased.items()}
             values |= {
                 f"{name}_mir": whole.mir,
                 f"{name}_hdr": whole.hdr,
                 f"{name}_entropy": whole.entropy1,
                 f"{name}_effective_rank": jnp.exp(whole.entropy1),
-                f"{name}_mir_debiased": debiased.mir,
-                f"{name}_hdr_debiased": debiased.hdr,
                 f"{name}_mir_batch": of_batches[name].mir,
                 f"{name}_hdr_batch": of_batches[name].hdr,
                 f"{name}_nc1": self._nc1(features, labels),
@@ -102,6 +104,15 @@ class LayerEvaluator:
             jax.tree.map(batched, layers), batched(rows)
         )
         return jax.tree.map(lambda x: jnp.mean(x, axis=0), of_every_batch)
+
+    def _of_pairs(self, features: Array, head: Array, labels: Array) -> mirjax.DebiasedInterplay:
+        """From the pairs within all full batches of `metric_batch` samples."""
+        features, head = _padded(features, head)
+        count = self._samples // self._metric_batch
+        rows = features[: count * self._metric_batch].reshape(count, self._metric_batch, -1)
+        of_rows = labels[: count * self._metric_batch].reshape(count, -1)
+        heads = jnp.broadcast_to(head, (count, *head.shape))
+        return mirjax.PairMoments.zeros().update(rows, heads, of_rows).interplay()
 
     def _variability(self, features: Array, labels: Array) -> Array:
         return headless_collapse(features, labels, self._classes).nc1
