@@ -104,7 +104,10 @@ def summarize(
     """Draws the picture, and sums up the metric records in tables and a claim."""
     last = final_records(records)
     n = int(last[0]["test_n"])
-    title = f"Losses: {source}, {settings.model}, {settings.steps:,} steps, seeds: {settings.seeds}"
+    title = (
+        f"Losses{settings.form()}: {source}, {settings.model}, {settings.steps:,} steps, "
+        f"seeds: {settings.seeds}"
+    )
     names = dict.fromkeys((record["loss"], record["weight"]) for record in last)
     by_name = {
         name if name == PLAIN else f"{name}, weight {weight:g}": select(

@@ -117,8 +117,8 @@ def summarize(settings: Placement, source: str, records: Sequence[Record]) -> Su
     last = final_records(records)
     n, labels = int(last[0]["test_n"]), int(last[0]["labelled_n"])
     title = (
-        f"Placement of the terms: {settings.algorithm}, {source}, {settings.model}, "
-        f"{labels:,} labels{without_direction(last, 'labelled_')}, {settings.steps:,} steps, "
+        f"Placement of the terms{settings.form()}: {settings.algorithm}, {source}, "
+        f"{settings.model}, {labels:,} labels{without_direction(last, 'labelled_')}, {settings.steps:,} steps, "
         f"seeds: {settings.seeds}"
     )
     plain = select(last, terms="")

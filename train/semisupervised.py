@@ -191,7 +191,8 @@ def name_of(settings: Semisupervised) -> str:
     """The algorithm and the information terms that are added to it, for titles."""
     terms = {"MI": settings.mi_weight, "ED": settings.ed_weight}
     weighted = [f"{weight:g} {name}" for name, weight in terms.items() if weight]
-    return " + ".join([settings.algorithm, *weighted])
+    form = settings.form() if weighted else ""
+    return " + ".join([settings.algorithm, *weighted]) + form
 
 
 def summarize(

@@ -268,13 +268,6 @@ def evaluation(
     return lambda groups: [metrics for states in groups for metrics in evaluate_group(states)]
 
 
-def form_of(settings: InformationForm) -> str:
-    """How the information terms measure entropy, for titles; nothing if it is as published."""
-    if settings.order == 1:
-        return ""
-    return " (terms of order 2, debiased)" if settings.debiased else " (terms of order 2)"
-
-
 def describe(settings: Supervised) -> str:
     """The loss in words, for titles."""
     parts = ["cross-entropy"]
@@ -285,7 +278,7 @@ def describe(settings: Supervised) -> str:
     if settings.smoothing:
         parts[0] += f" (smoothed, {settings.smoothing:g})"
     of_terms = settings.mi_weight or settings.ed_weight
-    return " + ".join(parts) + (form_of(settings) if of_terms else "")
+    return " + ".join(parts) + (settings.form() if of_terms else "")
 
 
 def main() -> None:

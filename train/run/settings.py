@@ -197,6 +197,12 @@ class InformationForm(Checked):
         if self.debiased and self.order != 2:
             raise ValueError(f"debiased needs order 2 (--order 2 --debiased), got {self.order}.")
 
+    def form(self) -> str:
+        """How the terms measure entropy, for titles; nothing if it is as published."""
+        if self.order == 1:
+            return ""
+        return " (terms of order 2, debiased)" if self.debiased else " (terms of order 2)"
+
 
 @dataclasses.dataclass(frozen=True)
 class LabelSmoothing(Checked):
