@@ -118,8 +118,8 @@ def summarize(settings: Placement, source: str, records: Sequence[Record]) -> Su
     n, labels = int(last[0]["test_n"]), int(last[0]["labelled_n"])
     title = (
         f"Placement of the terms{settings.form()}: {settings.algorithm}, {source}, "
-        f"{settings.model}, {labels:,} labels{without_direction(last, 'labelled_')}, {settings.steps:,} steps, "
-        f"seeds: {settings.seeds}"
+        f"{settings.model}, {labels:,} labels{without_direction(last, 'labelled_')}, "
+        f"{settings.steps:,} steps, seeds: {settings.seeds}"
     )
     plain = select(last, terms="")
     by_name: dict[str, Sequence[Record]] = {_PLAIN: plain}
