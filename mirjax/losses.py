@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from mirjax._batch.interplay import checked_arguments, interplay
 from mirjax._batch.joint import marginal_entropies, normalized_inputs
-from mirjax._batch.pairs import pair_sums, squares_of_labels
+from mirjax._batch.pairs import pairs_of_labels
 from mirjax._checks import ArrayLike, as_groups, entropy_order
 from mirjax._linalg.spectrum import EntropyMethod
 from mirjax._mesh import automatic
@@ -75,11 +75,10 @@ def mutual_information_loss(
     Source: Song et al. 2024 (arXiv 2406.03999): `L = CE - λ MI`. The weight λ, the samples and
     any stop-gradient are not published.
     """
-    entropy_order(order, method)
-    _debiased_only(groups, debiased)
+    _check_form(order, method, debiased, groups)
     features, head = _stopped(features, head, stop_gradient)
     if debiased:
-        entropy1, entropy2, joint = _debiased(features, head, labels, weights, groups, order)
+        entropy1, entropy2, joint = _debiased(features, head, labels, weights, groups)
         return joint - entropy1 - entropy2
     found = interplay(features, head, labels, weights=weights, order=order, method=method)
     return -found.mutual_information
@@ -134,11 +133,10 @@ def entropy_difference_loss(
 
     Source: Song et al. 2024 (arXiv 2406.03999): `L = CE + λ |H(K1) - H(K2)|`.
     """
-    entropy_order(order, method)
-    _debiased_only(groups, debiased)
+    _check_form(order, method, debiased, groups)
     features, head = _stopped(features, head, stop_gradient)
     if debiased:
-        entropy1, entropy2, _ = _debiased(features, head, labels, weights, groups, order)
+        entropy1, entropy2, _ = _debiased(features, head, labels, weights, groups)
         return jnp.abs(entropy1 - entropy2)
     features, head, labels, weights = checked_arguments(features, head, labels, weights)
     # Not `interplay`: when it is called eagerly, nothing would remove the joint entropy.
@@ -157,38 +155,37 @@ def _debiased(
     labels: ArrayLike,
     weights: ArrayLike | None,
     groups: ArrayLike | None,
-    order: float | int,
 ) -> tuple[Array, Array, Array]:
     """The three entropies of order 2 of the population, at most the greatest that it can have."""
-    if order != 2:
-        raise ValueError(
-            f"debiased=True needs order=2, got order={order}: only the entropy of order 2 is one "
-            "of means over pairs, which do not depend on the batch."
-        )
     features, head, labels, weights = checked_arguments(features, head, labels, weights)
+    groups = as_groups(groups, features)
     width, classes = features.shape[-1], head.shape[-2]
     least = 1 / width, 1 / min(classes, width), 1 / width / min(classes, width)
 
-    groups = as_groups(groups, features)
-    # Without groups every sample is one.
-    own = jnp.arange(features.shape[-2]) if groups is None else groups
-
     def single(*arguments: Array) -> tuple[Array, ...]:
-        inputs = normalized_inputs(*arguments[:-1])
-        share = jnp.square(inputs.root[:, 0])
-        sums = pair_sums(squares_of_labels(inputs), share, arguments[-1])
+        sums = pairs_of_labels(*arguments)
         # Without a pair there is nothing to learn from: all entropies are 0.
         no_pair = sums.weight == 0
         purities = sums.sums / jnp.where(no_pair, 1.0, sums.weight)
         floors = jnp.where(no_pair, 1.0, jnp.asarray(least, purities.dtype))
         return tuple(-jnp.log(jnp.maximum(p, f)) for p, f in zip(purities, floors, strict=True))
 
-    vectorized = jnp.vectorize(single, signature="(n,d),(c,d),(n),(n),(n)->(),(),()")
-    own = jnp.broadcast_to(own, weights.shape) if groups is None else own
-    return automatic(vectorized)(features, head, labels, weights, own)
+    extra = [] if groups is None else [groups]
+    signature = "(n,d),(c,d),(n),(n)" + ",(n)" * len(extra) + "->(),(),()"
+    vectorized = jnp.vectorize(single, signature=signature)
+    return automatic(vectorized)(features, head, labels, weights, *extra)
 
 
-def _debiased_only(groups: ArrayLike | None, debiased: bool) -> None:
+def _check_form(
+    order: float | int, method: EntropyMethod, debiased: bool, groups: ArrayLike | None
+) -> None:
+    """Raises unless order and method fit each other, and a debiased loss."""
+    entropy_order(order, method)
+    if debiased and order != 2:
+        raise ValueError(
+            f"debiased=True needs order=2, got order={order}: only the entropy of order 2 is one "
+            "of means over pairs, which do not depend on the batch."
+        )
     if groups is not None and not debiased:
         raise ValueError("groups have a meaning in a debiased loss alone: pass debiased=True.")
 

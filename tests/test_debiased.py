@@ -67,7 +67,7 @@ def test_many_samples_are_taken_some_at_a_time(steps, monkeypatch, x64):
 
 
 def test_head_of_more_classes_than_fit_a_square(monkeypatch, x64):
-    monkeypatch.setattr(mirjax._batch.pairs, "_SQUARE", 2)
+    monkeypatch.setattr(mirjax._batch.pairs, "SQUARE", 2)
     arguments = cases.make("random", 24, 5, 3)
     assert_interplay(jax.jit(mirjax.debiased_interplay)(*arguments), reference(*arguments))
 

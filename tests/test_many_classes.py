@@ -109,7 +109,7 @@ def test_no_array_of_classes_by_classes_or_by_samples(name, monkeypatch):
 
 
 def test_no_such_array_in_the_estimate_of_a_data_set(monkeypatch):
-    monkeypatch.setattr(mirjax._dataset.operators, "_SQUARE", 1)
+    monkeypatch.setattr(mirjax._dataset.operators, "SQUARE", 1)
     monkeypatch.setattr(by_class, "_ONE_HOT", 1)
     features, head, labels = case(n=C + 500, dtype="float32")
 

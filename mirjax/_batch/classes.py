@@ -7,6 +7,8 @@ from jaxtyping import Float, Int
 
 from mirjax._linalg.precision import matmul
 
+# Up to so many classes an array of classes by classes is small.
+SQUARE = 2**12
 # Up to so many entries a one-hot matrix is small, and a product with it is the fastest sum.
 _ONE_HOT = 2**22
 # The entries of a tile of scores.

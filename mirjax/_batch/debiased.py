@@ -7,15 +7,13 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from mirjax._batch.interplay import checked_arguments, checked_pair, pair_rows
-from mirjax._batch.joint import normalized_inputs
+from mirjax._batch.interplay import checked_arguments, checked_pair
 from mirjax._batch.kernels import Interplay
 from mirjax._batch.pairs import (
-    Squares,
+    PairSums,
     interplay_of_purities,
-    pair_sums,
-    squares_of_labels,
-    squares_of_rows,
+    pairs_of_features,
+    pairs_of_labels,
     standard_error,
 )
 from mirjax._checks import ArrayLike, as_groups
@@ -113,12 +111,8 @@ def debiased_interplay(
     """
     features, head, labels, weights = checked_arguments(features, head, labels, weights)
     groups = as_groups(groups, features)
-
-    def parts(features: Array, head: Array, labels: Array, weights: Array):
-        inputs = normalized_inputs(features, head, labels, weights)
-        return squares_of_labels(inputs), jnp.square(inputs.root[:, 0])
-
-    return _over_batches(parts, "(n,d),(c,d),(n),(n)", groups)(features, head, labels, weights)
+    estimate = _over_batches(pairs_of_labels, "(n,d),(c,d),(n),(n)", groups)
+    return estimate(features, head, labels, weights)
 
 
 def debiased_feature_interplay(
@@ -151,33 +145,28 @@ def debiased_feature_interplay(
     """
     features1, features2, weights = checked_pair(features1, features2, weights)
     groups = as_groups(groups, features1, "features1")
-
-    def parts(features1: Array, features2: Array, weights: Array):
-        rows1, rows2, root = pair_rows(features1, features2, weights)
-        return squares_of_rows(rows1, rows2), jnp.square(root[:, 0])
-
-    return _over_batches(parts, "(n,d),(n,e),(n)", groups)(features1, features2, weights)
+    estimate = _over_batches(pairs_of_features, "(n,d),(n,e),(n)", groups)
+    return estimate(features1, features2, weights)
 
 
 def _over_batches(
-    parts: Callable[..., tuple[Squares, Array]], signature: str, groups: Array | None
+    pairs_of: Callable[..., PairSums], signature: str, groups: Array | None
 ) -> Callable[..., DebiasedInterplay]:
-    """Extends an estimate from `parts`, the kernels and the shares of one batch, to batch axes."""
+    """Extends an estimate from the pairs of one batch to batch axes."""
+    extra = [] if groups is None else [groups]
 
     def single(*arguments: Array) -> tuple[Array, ...]:
-        *arrays, own = arguments if groups is not None else (*arguments, None)
-        squares, share = parts(*arrays)
-        alone = jnp.arange(len(share)) if own is None else own
-        sums = pair_sums(squares, share, alone)
-        return *interplay_of_purities(sums.purities()), *standard_error(sums, share, own)
+        sums = pairs_of(*arguments)
+        errors = standard_error(sums, arguments[-1] if extra else None)
+        return *interplay_of_purities(sums.purities()), *errors
 
     fields = len(Interplay._fields)
-    signature += "" if groups is None else ",(n)"
     outputs = ",".join(["()"] * (2 * fields))
+    signature += ",(n)" * len(extra)
     vectorized = jnp.vectorize(single, signature=f"{signature}->{outputs}")
 
     def estimate(*arrays: Array) -> DebiasedInterplay:
-        found = automatic(vectorized)(*arrays, *([] if groups is None else [groups]))
+        found = automatic(vectorized)(*arrays, *extra)
         return DebiasedInterplay(*Interplay(*found[:fields]), Interplay(*found[fields:]))
 
     return estimate

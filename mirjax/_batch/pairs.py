@@ -8,16 +8,15 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, Int
 
-from mirjax._batch.classes import occurring
+from mirjax._batch.classes import SQUARE, occurring
 from mirjax._batch.gram import safe_sqrt
-from mirjax._batch.joint import NormalizedInputs
+from mirjax._batch.interplay import pair_rows
+from mirjax._batch.joint import NormalizedInputs, normalized_inputs
 from mirjax._batch.kernels import Interplay, combine
 from mirjax._linalg.precision import matmul, total
 
 # The entries of a part of the pairs; the rows of larger batches are taken some at a time.
 _PAIRS = 2**24
-# Up to so many classes an array of classes by classes is small.
-_SQUARE = 2**12
 
 # From numbers of samples to their rows of the squared Gram matrices of both views, `[k, n]` each.
 Squares = Callable[[Int[Array, " k"]], tuple[Array, Array]]
@@ -43,6 +42,7 @@ class PairSums(NamedTuple):
     The kernels are the squared Gram matrices of both views and their product.
 
     Attributes:
+        share: `p`, the share of each sample in the weight.
         weight: `Σ p_i p_j`.
         sums: `Σ p_i p_j k_ij` of each kernel.
         row_weight: the part of `weight` that has sample i in front.
@@ -50,6 +50,7 @@ class PairSums(NamedTuple):
         spread: sums of squares, or None where they are not known.
     """
 
+    share: Float[Array, " n"]
     weight: Float[Array, ""]
     sums: Float[Array, " 3"]
     row_weight: Float[Array, " n"]
@@ -61,13 +62,29 @@ class PairSums(NamedTuple):
         return self.sums / self.weight
 
 
-def squares_of_labels(inputs: NormalizedInputs) -> Squares:
+def pairs_of_labels(
+    features: Array, head: Array, labels: Array, weights: Array, groups: Array | None = None
+) -> PairSums:
+    """The sums of features and the rows of the head at the labels."""
+    inputs = normalized_inputs(features, head, labels, weights)
+    return pair_sums(_squares_of_labels(inputs), jnp.square(inputs.root[:, 0]), groups)
+
+
+def pairs_of_features(
+    features1: Array, features2: Array, weights: Array, groups: Array | None = None
+) -> PairSums:
+    """The sums of two representations of the same samples."""
+    rows1, rows2, root = pair_rows(features1, features2, weights)
+    return pair_sums(_squares_of_rows(rows1, rows2), jnp.square(root[:, 0]), groups)
+
+
+def _squares_of_labels(inputs: NormalizedInputs) -> Squares:
     """The squared Gram matrices of normalised features and of the rows of the head."""
     rows, head, labels = inputs.rows, inputs.head_rows, inputs.labels
     if inputs.by_sample:
-        return squares_of_rows(rows, head)
-    if len(head) > _SQUARE:
-        return squares_of_rows(rows, head[labels])
+        return _squares_of_rows(rows, head)
+    if len(head) > SQUARE:
+        return _squares_of_rows(rows, head[labels])
     similarity = jnp.square(matmul(head, head.T))
 
     def squares(index: Array) -> tuple[Array, Array]:
@@ -78,7 +95,7 @@ def squares_of_labels(inputs: NormalizedInputs) -> Squares:
     return squares
 
 
-def squares_of_rows(rows1: Float[Array, "n d1"], rows2: Float[Array, "n d2"]) -> Squares:
+def _squares_of_rows(rows1: Float[Array, "n d1"], rows2: Float[Array, "n d2"]) -> Squares:
     """The squared Gram matrices of two sets of normalised rows."""
 
     def squares(index: Array) -> tuple[Array, Array]:
@@ -88,13 +105,14 @@ def squares_of_rows(rows1: Float[Array, "n d1"], rows2: Float[Array, "n d2"]) ->
     return squares
 
 
-def pair_sums(squares: Squares, share: Float[Array, " n"], groups: Int[Array, " n"]) -> PairSums:
-    """All sums over pairs, from the share of each sample in the weight.
-
-    Pairs within a group are left out; with a group for each sample these are the samples with
-    themselves.
-    """
+def pair_sums(
+    squares: Squares, share: Float[Array, " n"], groups: Int[Array, " n"] | None
+) -> PairSums:
+    """All sums over pairs, from the share of each sample in the weight."""
     samples = len(share)
+    if groups is None:
+        # Each sample is a group, and no pair with itself.
+        groups = jnp.arange(samples)
     step = max(1, min(samples, _PAIRS // samples))
     # Places that are left over in the last part have no weight.
     index = jnp.minimum(jnp.arange(-(-samples // step) * step), samples - 1)
@@ -126,15 +144,18 @@ def pair_sums(squares: Squares, share: Float[Array, " n"], groups: Int[Array, " 
         row_weight = row_weight.reshape(-1)[:samples]
         row_sums = row_sums.reshape(-1, 3)[:samples]
         spread = jax.tree.map(lambda x: jnp.sum(x, axis=0), spread)
-    return from_rows(row_weight, row_sums, spread)
+    return from_rows(share, row_weight, row_sums, spread)
 
 
 def from_rows(
-    row_weight: Float[Array, " n"], row_sums: Float[Array, "n 3"], spread: Spread | None = None
+    share: Float[Array, " n"],
+    row_weight: Float[Array, " n"],
+    row_sums: Float[Array, "n 3"],
+    spread: Spread | None = None,
 ) -> PairSums:
     """All sums from those that have one sample in front."""
     sums = jnp.stack([total(column) for column in row_sums.T])
-    return PairSums(total(row_weight), sums, row_weight, row_sums, spread)
+    return PairSums(share, total(row_weight), sums, row_weight, row_sums, spread)
 
 
 def interplay_of_purities(purities: Float[Array, " 3"]) -> Interplay:
@@ -144,9 +165,7 @@ def interplay_of_purities(purities: Float[Array, " 3"]) -> Interplay:
     return combine(first, second, joint)
 
 
-def standard_error(
-    sums: PairSums, share: Float[Array, " n"], groups: Int[Array, " n"] | None = None
-) -> Interplay:
+def standard_error(sums: PairSums, groups: Int[Array, " n"] | None = None) -> Interplay:
     """The standard error of `interplay_of_purities`, by leaving out one sample or group at a time.
 
     The jackknife counts twice what a pair adds to its two samples. The spread of the kernels over
@@ -155,10 +174,10 @@ def standard_error(
     """
     purities = sums.purities()
     slopes = jnp.stack(jax.jacfwd(interplay_of_purities)(purities))
-    row_weight, row_sums, present = sums.row_weight, sums.row_sums, share > 0
+    row_weight, row_sums, present = sums.row_weight, sums.row_sums, sums.share > 0
     if groups is not None:
         own = occurring(groups)[1]
-        added = jnp.concatenate([row_weight[:, None], row_sums, share[:, None]], axis=1)
+        added = jnp.concatenate([row_weight[:, None], row_sums, sums.share[:, None]], axis=1)
         added = jnp.zeros_like(added).at[own].add(added)
         row_weight, row_sums, present = added[:, 0], added[:, 1:4], added[:, 4] > 0
     # What the purities change by without one sample, which is in front of half of its pairs.
@@ -168,19 +187,17 @@ def standard_error(
     count = jnp.sum(present.astype(change.dtype))
     jackknife = (count - 1) / count * jnp.sum(jnp.square(matmul(change, slopes.T)), axis=0)
     if groups is None and sums.spread is not None:
-        n = 1 / total(jnp.square(share))
-        jackknife = jackknife - _counted_twice(sums, sums.spread, slopes, jackknife, n)
+        jackknife = jackknife - _counted_twice(sums, sums.spread, slopes, jackknife)
     return Interplay(*safe_sqrt(jackknife))
 
 
-def _counted_twice(
-    sums: PairSums, spread: Spread, slopes: Array, jackknife: Array, n: Array
-) -> Array:
+def _counted_twice(sums: PairSums, spread: Spread, slopes: Array, jackknife: Array) -> Array:
     """How much of the jackknife variance is too much; exact for equal weights."""
     # Of a kernel with the slopes of a metric, `alone` is the variance of what one sample adds and
     # `pair` of what a pair adds to that. The jackknife is `a alone + 2 b c3 pair`, the variance of
     # the kernel over the pairs `2 c1 alone + c2 pair`, and that of the metric `a alone + b pair`.
     # Three samples do not tell the two parts apart.
+    n = 1 / total(jnp.square(sums.share))
     enough = n > 3.5
     n = jnp.where(enough, n, 4.0)
     c1, c2, c3 = (n - 2) / n, 1 - 2 / (n * (n - 1)), (n - 1) / (n - 2)

@@ -12,7 +12,7 @@ from mirjax._batch.debiased import DebiasedInterplay, debiased_interplay
 from mirjax._batch.gram import normalize_rows
 from mirjax._batch.interplay import checked_arguments
 from mirjax._batch.joint import normalized_inputs
-from mirjax._batch.pairs import PairSums, from_rows, interplay_of_purities, standard_error
+from mirjax._batch.pairs import from_rows, interplay_of_purities, standard_error
 from mirjax._checks import ArrayLike, as_groups
 from mirjax._dataset.blocks import Blocks, block_count, block_size, class_blocks
 from mirjax._dataset.sharding import row_shards
@@ -117,12 +117,11 @@ def _by_moments(
     joint = _squares_in(mixed, blocks) - diagonal
     row_sums = jnp.stack([first.reshape(-1), second.reshape(-1), joint.reshape(-1)], axis=1)
     own = own.reshape(-1)
-    sums: PairSums = from_rows(own * (total(own) - own), row_sums)
+    sums = from_rows(own, own * (total(own) - own), row_sums)
     # Exactly none with one sample, whatever rounding left.
     alone = jnp.sum(share != 0) < 2
     sums = sums._replace(weight=jnp.where(alone, jnp.nan, sums.weight))
-    errors = standard_error(sums, own)
-    return DebiasedInterplay(*interplay_of_purities(sums.purities()), errors)
+    return DebiasedInterplay(*interplay_of_purities(sums.purities()), standard_error(sums))
 
 
 def _squares_in(matrices: Float[Array, "c d d"], blocks: Blocks) -> Float[Array, "s m b"]:

@@ -13,12 +13,11 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
+from mirjax._batch.classes import SQUARE
 from mirjax._dataset.blocks import place_rows
 from mirjax._dataset.dense import WORK, DenseOperator, Sampler, purity_of_rows
 from mirjax._linalg.precision import matmul, total
 
-# Up to so many classes an array of classes by classes is small.
-_SQUARE = 2**12
 # The trace of the square is worth the cost of this many products.
 _WORTH = 200
 
@@ -152,7 +151,7 @@ class RowOperator:
     def _purity_of(self) -> tuple[str, float]:
         """How `purity` is computed, by classes, by rows or as a bound, and what it costs."""
         width, classes, samples = self.rows.shape[-1], len(self.head_rows), self.size
-        by_class = 2 * width**2 * (classes**2 + samples) if classes <= _SQUARE else math.inf
+        by_class = 2 * width**2 * (classes**2 + samples) if classes <= SQUARE else math.inf
         # Pairs of rows would have to be sent between devices.
         by_rows = 4 * samples**2 * width if self.rows.shape[0] == 1 else math.inf
         cost, how = min((by_class, "classes"), (by_rows, "rows"))

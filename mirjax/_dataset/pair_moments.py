@@ -10,9 +10,8 @@ from jaxtyping import Float, Int
 from mirjax._batch.debiased import DebiasedInterplay
 from mirjax._batch.gram import safe_sqrt
 from mirjax._batch.interplay import checked_arguments
-from mirjax._batch.joint import normalized_inputs
 from mirjax._batch.kernels import Interplay
-from mirjax._batch.pairs import interplay_of_purities, pair_sums, squares_of_labels
+from mirjax._batch.pairs import interplay_of_purities, pairs_of_labels
 from mirjax._checks import ArrayLike, as_groups
 from mirjax._linalg.precision import matmul
 from mirjax._mesh import automatic
@@ -102,11 +101,8 @@ class PairMoments(NamedTuple):
         dtype = self.weight.dtype
 
         def single(features: Array, head: Array, labels: Array, weights: Array, *groups: Array):
-            inputs = normalized_inputs(features, head, labels, weights)
-            share = jnp.square(inputs.root[:, 0])
-            own = groups[0] if groups else jnp.arange(len(share))
-            sums = pair_sums(squares_of_labels(inputs), share, own)
-            whole = jnp.sum(jnp.where(share == 0, 0.0, weights))
+            sums = pairs_of_labels(features, head, labels, weights, *groups)
+            whole = jnp.sum(jnp.where(sums.share == 0, 0.0, weights))
             is_empty = sums.weight == 0
             purities = sums.sums / jnp.where(is_empty, 1.0, sums.weight)
             return (sums.weight * whole * whole).astype(dtype), purities.astype(dtype)
