@@ -142,7 +142,7 @@ def test_groups_of_narrow_integers():
 
 def test_classes_some_at_a_time(monkeypatch, x64):
     features, head, labels = cases.make("random", 90, 4, 7)
-    monkeypatch.setattr(mirjax._dataset.debiased, "_WORK", 7 * 3)
+    monkeypatch.setattr(mirjax._dataset.debiased, "_BY_CLASS", 7 * 3)
     moments = mirjax.ClassMoments.zeros(7, 4, dtype=jnp.float64).update(features, labels)
     found = moments.debiased_interplay(head).interplay
     assert_interplay(found, reference(features, head, labels))

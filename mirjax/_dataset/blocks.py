@@ -14,6 +14,8 @@ from mirjax._batch.classes import sums_by_class
 # which costs about as much as this many rows.
 _BLOCK_OVERHEAD = 32
 _SMALLEST, _LARGEST = 2, 4096
+# The numbers in the d × d matrices of so many blocks as are worked on at a time.
+_WORK = 2**25
 
 
 class Blocks(NamedTuple):
@@ -57,6 +59,21 @@ def sum_of_blocks(
 ) -> Float[Array, "c d"]:
     """The sum of the values of all blocks of each class, first on each shard."""
     return jnp.sum(jax.vmap(lambda v, c: sums_by_class(v, c, num_classes))(values, classes), axis=0)
+
+
+def some_at_a_time(blocks: Blocks) -> tuple[Array, Array]:
+    """The rows `[k, s, m', b, d]` and classes of the blocks in k parts, for a scan.
+
+    A part has so many blocks that a d × d matrix for each fits; blocks that fill up the last part
+    are zero.
+    """
+    shards, count, size, width = blocks.rows.shape
+    step = max(1, min(count, _WORK // (shards * width * width)))
+    pad = -count % step
+    rows = jnp.pad(blocks.rows, ((0, 0), (0, pad), (0, 0), (0, 0)))
+    classes = jnp.pad(blocks.classes, ((0, 0), (0, pad)))
+    rows = jnp.moveaxis(rows.reshape(shards, -1, step, size, width), 1, 0)
+    return rows, jnp.moveaxis(classes.reshape(shards, -1, step), 1, 0)
 
 
 def class_blocks(

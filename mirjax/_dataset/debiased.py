@@ -14,14 +14,20 @@ from mirjax._batch.interplay import checked_arguments
 from mirjax._batch.joint import normalized_inputs
 from mirjax._batch.pairs import from_rows, interplay_of_purities, standard_error
 from mirjax._checks import ArrayLike, as_groups
-from mirjax._dataset.blocks import Blocks, block_count, block_size, class_blocks
+from mirjax._dataset.blocks import (
+    Blocks,
+    block_count,
+    block_size,
+    class_blocks,
+    some_at_a_time,
+)
 from mirjax._dataset.sharding import row_shards
 from mirjax._dataset.sums import Sums, second_moments
 from mirjax._linalg.precision import matmul, total
 from mirjax._mesh import automatic, relabelled
 
-# The numbers in the d × d matrices that some blocks are multiplied with at a time.
-_WORK = 2**25
+# The entries of an array of some classes by all classes.
+_BY_CLASS = 2**25
 
 
 @automatic
@@ -126,19 +132,13 @@ def _by_moments(
 
 def _squares_in(matrices: Float[Array, "c d d"], blocks: Blocks) -> Float[Array, "s m b"]:
     """`zᵀ A z` of each row with the matrix of its class, for some blocks at a time."""
-    shards, count, size, width = blocks.rows.shape
-    step = max(1, min(count, _WORK // (shards * width * width)))
-    pad = -count % step
-    rows = jnp.pad(blocks.rows, ((0, 0), (0, pad), (0, 0), (0, 0)))
-    classes = jnp.pad(blocks.classes, ((0, 0), (0, pad)))
-    rows = jnp.moveaxis(rows.reshape(shards, -1, step, size, width), 1, 0)
-    classes = jnp.moveaxis(classes.reshape(shards, -1, step), 1, 0)
+    shards, count, size, _ = blocks.rows.shape
 
     def of_some(part: tuple[Array, Array]) -> Array:
         rows, classes = part
         return jnp.sum(matmul(rows, matrices[classes]) * rows, axis=-1)
 
-    values = jnp.moveaxis(lax.map(of_some, (rows, classes)), 0, 1)
+    values = jnp.moveaxis(lax.map(of_some, some_at_a_time(blocks)), 0, 1)
     return values.reshape(shards, -1, size)[:, :count]
 
 
@@ -157,7 +157,7 @@ def pair_purities(sums: Sums, head: Array) -> Float[Array, " 3"]:
     eps = float(jnp.finfo(head.dtype).eps)
     weight = jnp.where(weight <= 1e3 * eps * whole * whole, jnp.nan, weight)
     flat = moments.reshape(len(moments), -1)
-    step = max(1, min(len(flat), _WORK // len(flat)))
+    step = max(1, min(len(flat), _BY_CLASS // len(flat)))
 
     # Some classes against all of them: no array of classes by classes is large.
     def of_some(start: Array) -> Array:

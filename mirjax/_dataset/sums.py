@@ -9,11 +9,14 @@ from jaxtyping import Float
 
 from mirjax._batch.classes import sums_by_class
 from mirjax._batch.gram import normalize_rows
-from mirjax._dataset.blocks import Blocks, class_blocks, place_rows, sum_of_blocks
+from mirjax._dataset.blocks import (
+    Blocks,
+    class_blocks,
+    place_rows,
+    some_at_a_time,
+    sum_of_blocks,
+)
 from mirjax._linalg.precision import matmul
-
-# An update forms d × d matrices with at most this many numbers at a time.
-_WORK = 2**25
 
 
 class Sums(NamedTuple):
@@ -104,14 +107,7 @@ def _by_class(values: Array, labels: Array, classes: int, shards: int) -> Array:
 
 def second_moments(blocks: Blocks, num_classes: int) -> Float[Array, "c d d"]:
     """`Σ z zᵀ` over the rows of each class."""
-    shards, count, size, width = blocks.rows.shape
-    # So many blocks at a time that their d × d products fit.
-    step = max(1, min(count, _WORK // (shards * width * width)))
-    pad = -count % step
-    rows = jnp.pad(blocks.rows, ((0, 0), (0, pad), (0, 0), (0, 0)))
-    classes = jnp.pad(blocks.classes, ((0, 0), (0, pad)))
-    rows = jnp.moveaxis(rows.reshape(shards, -1, step, size, width), 1, 0)
-    classes = jnp.moveaxis(classes.reshape(shards, -1, step), 1, 0)
+    shards, width = blocks.rows.shape[0], blocks.rows.shape[-1]
 
     def add(carry: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
         rows, classes = part
@@ -121,4 +117,4 @@ def second_moments(blocks: Blocks, num_classes: int) -> Float[Array, "c d d"]:
 
     # Made from the rows: inside `jax.shard_map` the sums vary over devices as they do.
     start = jnp.zeros_like(blocks.rows, shape=(shards, num_classes, width, width))
-    return jnp.sum(lax.scan(add, start, (rows, classes))[0], axis=0)
+    return jnp.sum(lax.scan(add, start, some_at_a_time(blocks))[0], axis=0)
