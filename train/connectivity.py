@@ -293,7 +293,7 @@ def panels(settings: Connectivity, records: Sequence[Record]) -> list[Panel]:
     return drawn
 
 
-_INFORMATION = ("mir", "mir_batch", "hdr", "hdr_batch")
+_INFORMATION = ("mir", "mir_batch", "mir_debiased", "hdr", "hdr_batch", "hdr_debiased")
 
 
 def paths(records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -305,6 +305,8 @@ def paths(records: Sequence[Record]) -> list[dict[str, Any]]:
     summaries = []
     for (rate, step, kind, seed), path in by_path.items():
         middle, ends = path[len(path) // 2], (path[0], path[-1])
+        # Runs of an earlier version lack some.
+        measured = [m for m in _INFORMATION if m in middle]
         summaries.append(
             {
                 "learning_rate": rate,
@@ -321,8 +323,8 @@ def paths(records: Sequence[Record]) -> list[dict[str, Any]]:
                     r["accuracy"] for r in path if abs(r["point"] - 0.5) < 0.1 + 1e-9
                 ),
                 "least_accuracy": min(r["accuracy"] for r in path),
-                **{f"end_{m}": sum(r[m] for r in ends) / 2 for m in _INFORMATION},
-                **{f"middle_{m}": middle[m] for m in _INFORMATION},
+                **{f"end_{m}": sum(r[m] for r in ends) / 2 for m in measured},
+                **{f"middle_{m}": middle[m] for m in measured},
                 "least_hdr_at": min(path, key=lambda r: r["hdr_batch"])["point"],
                 "least_hdr": min(r["hdr_batch"] for r in path),
                 "lower_end_hdr": min(r["hdr_batch"] for r in ends),
@@ -334,8 +336,8 @@ def paths(records: Sequence[Record]) -> list[dict[str, Any]]:
 def table(settings: Connectivity, records: Sequence[Record], note: str) -> Table:
     """Barriers, and metrics at the ends and in the middle: a row for each kind of path."""
     columns = {"loss barrier": "barrier"}
-    for name in ("accuracy", "MIR", "MIR b", "HDR", "HDR b"):
-        metric = name.lower().replace(" b", "_batch")
+    for name in ("accuracy", "MIR", "MIR b", "MIR d", "HDR", "HDR b", "HDR d"):
+        metric = name.lower().replace(" b", "_batch").replace(" d", "_debiased")
         columns |= {f"{name}, ends": f"end_{metric}", f"{name}, middle": f"middle_{metric}"}
     rows, all_paths = [], paths(records)
     kinds = settings.learning_rates, settings.branch_steps, _statistics(records)
@@ -346,7 +348,7 @@ def table(settings: Connectivity, records: Sequence[Record], note: str) -> Table
     middle = all_paths[0]["middle"]
     return Table(
         f"Paths between copies: {note}; middle: ω = {middle:g}; barrier in nats above the line "
-        f"between the ends; b: mean over batches of {settings.metric_batch}",
+        f"between the ends; b: mean over batches of {settings.metric_batch}; d: debiased, order 2",
         ("learning rate", "apart from step", "batch statistics", *columns),
         tuple(rows),
     )
@@ -428,7 +430,9 @@ def _hump(of_seeds: Sequence[Record], state: str | None) -> Claim:
         "MIR (batches) has a hump in the middle, learning rate 0.03",
         "a hump where accuracy is at chance (cifar10)",
         f"middle {cell(of_seeds, 'middle_mir_batch')}, ends {cell(of_seeds, 'end_mir_batch')}; "
-        f"whole set: middle {cell(of_seeds, 'middle_mir')}, ends {cell(of_seeds, 'end_mir')}",
+        f"whole set: middle {cell(of_seeds, 'middle_mir')}, ends {cell(of_seeds, 'end_mir')}; "
+        f"debiased: middle {cell(of_seeds, 'middle_mir_debiased')}, "
+        f"ends {cell(of_seeds, 'end_mir_debiased')}",
         _reading(state, [r["middle_mir_batch"] > r["end_mir_batch"] for r in of_seeds]),
     )
 
