@@ -19,10 +19,6 @@ debiased = jax.jit(mirjax.debiased_interplay)
 of_features = jax.jit(mirjax.debiased_feature_interplay)
 
 
-def reference(features, head, labels, **options):
-    return pairs.interplay(features, np.asarray(head)[labels], **options)
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", [(24, 5, 3), (9, 4, 12)])
 @pytest.mark.parametrize("degeneracy", ["random", "one class", "collapse", "zero rows", "low rank"])
@@ -37,7 +33,7 @@ def test_value_is_the_mean_over_pairs(degeneracy, shape, dtype):
         for options in ({}, {"weights": weights}, {"groups": groups}):
             found = debiased(features, head, labels, **options)
             assert found.mir.dtype == dtype
-            assert_interplay(found, reference(features, head, labels, **options))
+            assert_interplay(found, pairs.of_labels(features, head, labels, **options))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -58,18 +54,18 @@ def test_many_samples_are_taken_some_at_a_time(steps, monkeypatch, x64):
     def mir(z, w):
         return mirjax.debiased_interplay(z, w, labels).mir
 
-    expected = reference(features, head, labels)
+    expected = pairs.of_labels(features, head, labels)
     assert_near(jax.jit(mir)(features, head), expected.mir, 1e-12)
     gradient = jax.jit(jax.grad(mir))(features, head)
     turn = np.random.default_rng(1).normal(size=features.shape)
-    ends = [reference(features + s * turn, head, labels).mir for s in (1e-6, -1e-6)]
+    ends = [pairs.of_labels(features + s * turn, head, labels).mir for s in (1e-6, -1e-6)]
     assert_near(np.sum(gradient * turn), (ends[0] - ends[1]) / 2e-6, 1e-7)
 
 
 def test_head_of_more_classes_than_fit_a_square(monkeypatch, x64):
     monkeypatch.setattr(mirjax._batch.pairs, "SQUARE", 2)
     arguments = cases.make("random", 24, 5, 3)
-    assert_interplay(jax.jit(mirjax.debiased_interplay)(*arguments), reference(*arguments))
+    assert_interplay(jax.jit(mirjax.debiased_interplay)(*arguments), pairs.of_labels(*arguments))
 
 
 @pytest.mark.parametrize("samples", [1, 2, 3])
@@ -104,7 +100,7 @@ def test_a_sample_with_most_of_the_weight(heavy):
     features, head, labels = cases.cast(cases.make("random", 12, 5, 3), "float32")
     weights = np.ones(12, np.float32)
     weights[0] = heavy
-    expected = reference(features, head, labels, weights=weights)
+    expected = pairs.of_labels(features, head, labels, weights=weights)
     found = debiased(features, head, labels, weights=weights)
     assert_near(found.mir, expected.mir, 1e-4)
     assert np.isfinite(found.standard_error.mir)
@@ -145,7 +141,7 @@ def test_classes_some_at_a_time(monkeypatch, x64):
     monkeypatch.setattr(mirjax._dataset.debiased, "_BY_CLASS", 7 * 3)
     moments = mirjax.ClassMoments.zeros(7, 4, dtype=jnp.float64).update(features, labels)
     found = moments.debiased_interplay(head).interplay
-    assert_interplay(found, reference(features, head, labels))
+    assert_interplay(found, pairs.of_labels(features, head, labels))
 
 
 def test_refused():
@@ -271,7 +267,7 @@ def test_a_set_that_is_sorted_by_class():
     order = np.argsort(labels, kind="stable")
     z, w, y = features[order].astype(np.float32), head.astype(np.float32), labels[order]
     y = y.astype(np.int32)
-    exact = reference(z, w, y)
+    exact = pairs.of_labels(z, w, y)
     moments, state = mirjax.ClassMoments.zeros(*head.shape), mirjax.PairMoments.zeros()
     for part in np.split(np.arange(960), 15):
         moments = moments.update(z[part], y[part])
@@ -296,7 +292,7 @@ def test_whole_set_by_moments_and_by_rows(way, x64):
 
     extra = (1,) if way == "_by_moments" else (None,)
     found = getattr(module, way)(features, head, labels, weights, *extra)
-    assert_interplay(found, reference(features, head, labels, weights=weights))
+    assert_interplay(found, pairs.of_labels(features, head, labels, weights=weights))
     batch = debiased(features, head, labels, weights=weights)
     # Without the pairs themselves the plain jackknife is left, which is the larger one.
     assert 1 - 1e-9 <= found.standard_error.mir / batch.standard_error.mir < 1.45
@@ -345,158 +341,6 @@ def test_pair_moments_add_up():
     assert 0.7 < error / by_hand < 1.3
     assert np.isnan(zeros.update(z[0], w, y[0]).interplay().standard_error.mir)
     assert np.isnan(zeros.interplay().mir)
-
-
-ORDERS = (0.5, 1, 2, 3, 10, np.inf)
-
-
-@pytest.mark.parametrize("order", ORDERS)
-def test_interplay_of_every_order(order, x64):
-    def entropy(kernel):
-        values = np.linalg.eigvalsh(kernel / np.trace(kernel))
-        values = values[values > 1e-12]
-        return -np.log(values.max()) if order == np.inf else definition.entropy(kernel, order)
-
-    for shape in ((12, 5, 3), (40, 4, 3), (50, 3, 6), (9, 4, 12)):
-        features, head, labels = cases.make("random", *shape)
-        kernels = definition.gram(features), definition.gram(head[labels])
-        expected = definition.combine(*map(entropy, (*kernels, kernels[0] * kernels[1])))
-        found = jax.jit(functools.partial(mirjax.interplay, order=order))(features, head, labels)
-        for name in FIELDS:
-            assert_near(getattr(found, name), getattr(expected, name), 1e-10)
-        for f in (mirjax.mutual_information, mirjax.mir, mirjax.hdr):
-            assert_near(f(*kernels, order=order), getattr(expected, f.__name__), 1e-10)
-    means = mirjax.theory.simplex_etf(6, 9)
-    result = mirjax.class_interplay(means + 1, means, order=order)
-    assert_near(result.mir, mirjax.theory.collapsed_mir(6, order=order), 1e-10)
-    assert_near(
-        result.mutual_information,
-        mirjax.theory.collapsed_mutual_information(6, order=order),
-        1e-10,
-    )
-
-
-def test_order_two_of_many_samples_and_few_classes(monkeypatch, x64):
-    monkeypatch.setattr(mirjax._batch.joint, "_BY_CLASS", 200)
-    features, head, labels = cases.make("random", 40, 4, 3)
-    found = jax.jit(functools.partial(mirjax.interplay, order=2))(features, head, labels)
-    kernel = definition.gram(features) * definition.gram(head[labels])
-    assert_near(found.joint_entropy, definition.entropy(kernel, 2), 1e-12)
-
-
-LOSSES = {
-    "mi": losses.mutual_information_loss,
-    "ed": losses.entropy_difference_loss,
-}
-
-
-@pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("shape", [(40, 24, 3), (300, 8, 4)])
-def test_a_step_of_order_two_contains_no_decomposition(name, shape):
-    arguments = cases.cast(cases.make("random", *shape), "float32")
-
-    def text(**options):
-        loss = functools.partial(LOSSES[name], **options)
-        step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
-        return step.lower(*arguments).compile().as_text().lower()
-
-    # Decompositions are calls of a library.
-    for options in ({"order": 2}, {"order": 2, "debiased": True}):
-        assert "custom-call" not in text(**options)
-    assert "custom-call" in text()
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_debiased_losses_are_the_estimates(name, x64):
-    features, head, labels = cases.make("random", 30, 6, 4)
-    # Random rows are as far apart as those of any population: some purities are at the floor.
-    features = features + 2 * head[labels] + 1
-    head = head + 0.5
-    loss = jax.jit(functools.partial(LOSSES[name], order=2, debiased=True))
-    exact = reference(features, head, labels)
-    expected = -exact.mutual_information if name == "mi" else exact.entropy_difference
-    assert_near(loss(features, head, labels), expected, 1e-12)
-    # Each sample twice, as one group: the same population.
-    twice = loss(np.tile(features, (2, 1)), head, np.tile(labels, 2), groups=np.tile(range(30), 2))
-    assert_near(twice, expected, 1e-12)
-    gradients = jax.jit(jax.grad(loss, argnums=(0, 1)))(features, head, labels)
-    rng = np.random.default_rng(8)
-    for place, gradient in enumerate(gradients):
-        turn = rng.normal(size=gradient.shape)
-        ends = []
-        for step in (1e-6, -1e-6):
-            moved = [features, head]
-            moved[place] = moved[place] + step * turn
-            ends.append(loss(*moved, labels))
-        assert_near(np.sum(gradient * turn), (ends[0] - ends[1]) / 2e-6, 1e-7)
-
-
-def degenerate():
-    rng = np.random.default_rng(9)
-    etf = cases.simplex(4, 6)
-    yield "collapse", (etf[np.arange(12) % 4], etf, np.arange(12) % 4)
-    yield "orthogonal rows", (np.eye(6), np.eye(6), np.arange(6))
-    yield "one class", (rng.normal(size=(5, 6)), etf, np.zeros(5, int))
-    yield "two samples", (rng.normal(size=(2, 6)), etf, np.arange(2))
-    yield "one sample", (rng.normal(size=(1, 6)), etf, np.zeros(1, int))
-    yield "identical rows", (np.ones((5, 6)), np.ones((4, 6)), np.arange(5) % 4)
-    yield "zero rows", (np.zeros((5, 6)), etf, np.arange(5) % 4)
-
-
-@pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("case", [c[0] for c in degenerate()])
-def test_derivatives_of_debiased_losses_are_finite(name, case):
-    features, head, labels = dict(degenerate())[case]
-    features, head = features.astype(np.float32), head.astype(np.float32)
-    turn = np.random.default_rng(10).normal(size=features.shape).astype(np.float32)
-
-    def along(step):
-        return LOSSES[name](features + step * turn, head, labels, order=2, debiased=True)
-
-    third = jax.grad(jax.grad(jax.grad(along)))
-    for derivative in (along, jax.grad(along), third):
-        assert np.isfinite(jax.jit(derivative)(0.0))
-
-
-def test_the_floor_is_the_least_purity_of_a_population():
-    # In orthogonal directions, each with a class of its own: no pair has anything in common.
-    loss = functools.partial(losses.entropy_difference_loss, order=2, debiased=True)
-    value = loss(jnp.eye(4, 6), jnp.eye(4, 6), jnp.arange(4))
-    assert_near(value, np.log(6 / 4), 1e-6)
-    assert np.isinf(mirjax.debiased_interplay(jnp.eye(4), jnp.eye(4), jnp.arange(4)).entropy1)
-
-
-def test_batches_of_chance():
-    rng = np.random.default_rng(11)
-    z, w = rng.normal(size=(64, 12)).astype(np.float32), rng.normal(size=(6, 12)).astype(np.float32)
-    y = (np.arange(64) % 6).astype(np.int32)
-    chance = jax.jit(functools.partial(mirjax.chance_interplay, key=jax.random.key(0)))
-    noise, related = chance(z, w, y), chance(2 * w[y] + z, w, y)
-    assert noise.plain.mir > 0.2
-    assert abs(noise.adjusted_mir) < 0.05
-    assert abs(noise.chance.mutual_information - noise.plain.mutual_information) < 0.05
-    assert 0.5 < related.adjusted_mir < related.plain.mir
-    assert related.standard_error.mir > 0
-    shared = related.plain.mutual_information - related.chance.mutual_information
-    most = min(related.plain.entropy1, related.plain.entropy2) - related.chance.mutual_information
-    assert_near(related.adjusted_mir, shared / most, 1e-6)
-    # What is dropped takes no part in the permutations.
-    weights = (np.arange(64) < 40).astype(np.float32)
-    y = np.where(weights > 0, y, -1).astype(np.int32)
-    z[40:] = np.nan
-    masked = chance(z, w, y, weights=weights)
-    assert np.isfinite(masked.chance.mir)
-    assert_near(masked.chance.entropy2, masked.plain.entropy2, 1e-5)
-    both = chance(np.stack([z, z]), np.stack([w, w]), np.stack([y, y]), weights=weights[None])
-    assert_near(both.adjusted_mir, [masked.adjusted_mir] * 2, 1e-5)
-    # A zero row is dropped too, and its label stays with it.
-    z[40:], weights = 0, np.ones(64, np.float32)
-    zeros = chance(z, w, y, weights=weights)
-    assert_near(zeros.adjusted_mir, masked.adjusted_mir, 1e-5)
-    # One class shares nothing by chance or otherwise.
-    assert chance(z[:40], w, np.zeros(40, np.int32)).adjusted_mir == 0
-    with pytest.raises(ValueError, match="permutations must be at least 1, got 0"):
-        mirjax.chance_interplay(z, w, y, key=jax.random.key(0), permutations=0)
 
 
 def test_the_participation_ratio_of_others():

@@ -31,3 +31,8 @@ def interplay(rows1, rows2, weights=None, groups=None):
     """The fields of `mirjax.Interplay` of order 2, of the population."""
     with np.errstate(divide="ignore"):
         return combine(*(-np.log(purities(rows1, rows2, weights, groups))))
+
+
+def of_labels(features, head, labels, **options):
+    """The same of features and the rows of the head at the labels."""
+    return interplay(features, np.asarray(head)[labels], **options)

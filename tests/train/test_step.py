@@ -188,6 +188,20 @@ def test_debiased_terms(soft):
     assert found[0] == pytest.approx(float(mi), abs=1e-5)
 
 
+def test_a_training_step_with_debiased_terms_decomposes_nothing(tiny, settings):
+    network, lanes = Network.of(settings, tiny), lanes_of(settings)
+    state = take_lane(initial_state(network, optimizer_of(settings), lanes), 0)
+    images, labels = tiny.train.images[:12], tiny.train.labels[:12]
+
+    def program(form):
+        step = make_step(network, optimizer_of(settings), UsedTerms(True, True), form=form)
+        return jax.jit(step).lower(state, images, labels).compile().as_text()
+
+    # Decompositions are calls of a library.
+    assert "custom-call" not in program(TermForm(2, True))
+    assert "custom-call" in program(TermForm())
+
+
 def test_debiased_terms_need_order_two(settings):
     with pytest.raises(ValueError, match=r"debiased needs order 2 \(--order 2 --debiased\), got 1"):
         dataclasses.replace(settings, debiased=True)
