@@ -15,7 +15,7 @@ from train.data.randaugment import strong
 from train.engine.optimizers import sgd_for_few_labels
 from train.engine.sharding import data_mesh
 from train.engine.state import Network, initial_state
-from train.engine.step import UsedTerms, augmentation_key
+from train.engine.step import TermForm, UsedTerms, augmentation_key
 from train.run.lanes import Knobs, lanes_of
 from train.ssl.algorithms import Views, algorithm
 from train.ssl.pool import PoolLoader, pool_of
@@ -205,6 +205,7 @@ def test_no_confident_sample_leaves_finite_gradients(name, rows, tiny):
         TermPlacement(("labelled", "weak", "strong"), "passed", "soft"),
         TermPlacement(("labelled", "weak"), "all", "soft", "features"),
         TermPlacement(("strong",), "all", "hard", "head"),
+        TermPlacement(("labelled", "weak", "strong"), "all", form=TermForm(2, True)),
     ],
     ids=str,
 )
@@ -226,7 +227,13 @@ def test_terms_are_on_the_chosen_samples_and_rows(placement, tiny):
     features, targets, weights = (
         jnp.concatenate(part) for part in zip(*(known[p] for p in placement.parts), strict=True)
     )
-    both = jax.jit(mirjax.feature_interplay)(features, targets @ outputs.head, weights=weights)
+    rows = targets @ outputs.head
+    if placement.form.debiased:
+        # The weak and the strong view of an image make no pair.
+        groups = jnp.concatenate([12 + jnp.arange(6), jnp.arange(12), jnp.arange(12)])
+        both = jax.jit(mirjax.debiased_feature_interplay)(features, rows, groups=groups)
+    else:
+        both = jax.jit(mirjax.feature_interplay)(features, rows, weights=weights)
     assert terms.mutual_information == pytest.approx(float(both.mutual_information), abs=1e-4)
     ed = abs(float(both.entropy1 - both.entropy2))
     assert terms.entropy_difference == pytest.approx(ed, abs=1e-4)
