@@ -7,7 +7,9 @@ Song et al., "Unveiling the Dynamics of Information Interplay in Supervised Lear
 from importlib.metadata import PackageNotFoundError, version
 
 from mirjax import losses as losses
+from mirjax import spectra as spectra
 from mirjax import theory as theory
+from mirjax import tokens as tokens
 from mirjax._batch.chance import ChanceInterplay as ChanceInterplay
 from mirjax._batch.chance import chance_interplay as chance_interplay
 from mirjax._batch.collapse import ClassMeans as ClassMeans
@@ -82,5 +84,7 @@ __all__ = [
     "mutual_information",
     "neural_collapse",
     "normalize_rows",
+    "spectra",
     "theory",
+    "tokens",
 ]

@@ -148,6 +148,18 @@ def entropy_order(order: float | int, method: str = "eigh") -> None:
         )
 
 
+def decay_range(first: int, last: int) -> None:
+    """Raises unless `first` to `last` are numbers of at least two eigenvalues."""
+    if not 1 <= first < last:
+        raise ValueError(f"first and last must satisfy 1 <= first < last, got {first} and {last}.")
+
+
+def ridge(delta: float) -> None:
+    """Raises unless `delta`, which is added to eigenvalues, is positive."""
+    if not delta > 0:
+        raise ValueError(f"delta must be positive, got {delta}.")
+
+
 def check(
     features: Float[ArrayLike, "*batch n d"] | None = None,
     head: Float[ArrayLike, "*batch c d"] | None = None,

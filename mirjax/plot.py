@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from mirjax._batch.entropy import effective_rank
 from mirjax._batch.gram import normalize_rows
-from mirjax._checks import ArrayLike, as_float
+from mirjax._checks import ArrayLike, as_float, decay_range
 from mirjax._dataset.bias import BatchBias
 
 Axes = Any
@@ -144,6 +144,126 @@ def spectrum(
     return ax
 
 
+def spectra(
+    eigenvalues: Mapping[str, Float[ArrayLike, " k"]],
+    /,
+    *,
+    first: int = 6,
+    last: int = 100,
+    ax: Axes = None,
+) -> Axes:
+    r"""Eigenvalues of covariances, each with the line whose slope is `mirjax.spectra.alpha_req`.
+
+    Both axes are logarithmic, and each spectrum is divided by its sum. Eigenvalues that are 0 up to
+    rounding are not drawn. The legend shows α; without two eigenvalues in the range there is no
+    line.
+
+    Args:
+        eigenvalues: maps a name to `[k]`, largest first, as `mirjax.spectra.eigenvalues` gives
+            them, or `Spectra.eigenvalues` of moments.
+        first: the number of the first eigenvalue that is fitted, from 1.
+        last: that of the last.
+        ax: Axes to draw on.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: the range is empty.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from mirjax import plot
+        >>> ax = plot.spectra({"a power law": 1 / jnp.arange(1.0, 65.0) ** 1.5})
+        >>> ax.lines[0].get_label()
+        'a power law, α 1.50'
+    """
+    decay_range(first, last)
+    ax = _axes(ax)
+    for name, values in eigenvalues.items():
+        given = np.asarray(values)
+        drawn = given.astype(np.float64) / given.sum()
+        kept = drawn > len(drawn) * np.finfo(given.dtype).eps ** 2 * drawn.max(initial=0.0)
+        number = np.arange(1, 1 + len(drawn))
+        (line,) = ax.loglog(number[kept], drawn[kept], marker=".", markersize=3)
+        in_range = kept & (number >= first) & (number <= last)
+        label = name
+        if in_range.sum() >= 2:
+            # The weights are squared.
+            x, y = np.log(number[in_range]), np.log(drawn[in_range])
+            slope, height = np.polyfit(x, y, 1, w=number[in_range] ** -0.5)
+            fitted = np.exp(height + slope * x)
+            ax.loglog(np.exp(x), fitted, color=line.get_color(), linestyle="--", linewidth=1)
+            label = f"{name}, α {-slope:.2f}"
+        line.set_label(label)
+    ax.set_xlabel("number")
+    ax.set_ylabel("share of the variance")
+    return ax
+
+
+def layers(
+    measures: Mapping[str, Mapping[str, Sequence[float]]],
+    /,
+    *,
+    names: Sequence[str] | None = None,
+    axes: Sequence[Axes] | None = None,
+) -> Sequence[Axes]:
+    """All measures of networks over their layers, a panel for each measure.
+
+    Args:
+        measures: maps a name in the legend, such as that of a network, to measures: from the name
+            of each to a value for each layer. A measure with one value fewer is one between
+            successive layers, and is drawn between them.
+        names: of the layers; numbers from 0 by default.
+        axes: as many axes to draw on as there are measures; by default those of a new figure.
+
+    Returns:
+        The axes, one for each measure, in the order in which they first come.
+
+    Raises:
+        ValueError: a measure has another number of values, or there are too few axes.
+
+    Example:
+        >>> from mirjax import plot
+        >>> axes = plot.layers({"trained": {"rank": [3.0, 5.0, 4.0], "MIR": [0.8, 0.6]}})
+        >>> [ax.get_title() for ax in axes], axes[1].lines[0].get_xdata()
+        (['rank', 'MIR'], array([0.5, 1.5]))
+    """
+    panels = list(dict.fromkeys(m for of_one in measures.values() for m in of_one))
+    depth = max((len(v) for of_one in measures.values() for v in of_one.values()), default=0)
+    depth = depth if names is None else len(names)
+    if axes is None:
+        axes = _grid(len(panels))
+    if len(axes) < len(panels):
+        raise ValueError(f"axes: {len(axes)} given for {len(panels)} measures; pass one for each.")
+    for ax, panel in zip(axes, panels, strict=False):
+        for number, (name, of_one) in enumerate(measures.items()):
+            if panel not in of_one:
+                continue
+            values = [float(value) for value in of_one[panel]]
+            if len(values) not in (depth, depth - 1):
+                raise ValueError(
+                    f"{panel} of {name} has {len(values)} values for {depth} layers: pass one for "
+                    "each layer, or for each but the last."
+                )
+            between = 0.5 * (depth - len(values))
+            curve(
+                [place + between for place in range(len(values))],
+                values,
+                label=name,
+                colour=f"C{number}",
+                marker="o",
+                ax=ax,
+            )
+        ax.set_title(panel)
+        ax.set_xlabel("layer")
+        if names is not None:
+            ax.set_xticks(range(depth), names)
+        if len(measures) > 1:
+            ax.legend()
+    return axes[: len(panels)]
+
+
 def path(
     fractions: Sequence[float],
     mean: Sequence[float],
@@ -258,15 +378,27 @@ def batch_bias(
 
 
 def _axes(ax: Axes) -> Axes:
-    if ax is not None:
-        return ax
+    return _new_figure().subplots() if ax is None else ax
+
+
+def _grid(panels: int) -> Sequence[Axes]:
+    columns = min(3, max(1, panels))
+    rows = max(1, -(-panels // columns))
+    figure = _new_figure(figsize=(4.2 * columns, 3.0 * rows))
+    axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    for ax in axes[panels:]:
+        ax.remove()
+    return axes[:panels]
+
+
+def _new_figure(**options: Any) -> Any:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         message = "mirjax.plot needs Matplotlib: pip install 'mirjax[plot]'."
         raise ModuleNotFoundError(message) from None
     # Not pyplot, which would keep the figure alive and choose a backend.
-    return Figure(layout="constrained").subplots()
+    return Figure(layout="constrained", **options)
 
 
 def _same_length(name: str, values: Sequence[float], x: Sequence[Any]) -> None:

@@ -61,6 +61,8 @@ SMOOTH = {
         z, w, y, order=2, debiased=True
     ),
     "PairMoments": lambda z, w, y: mirjax.PairMoments.zeros().update(z, w, y),
+    "spectra": lambda z, _w, y: mirjax.spectra.measure(z, y, num_classes=C),
+    "spectra of moments": lambda z, _w, y: mirjax.ClassMoments.zeros(C, D).update(z, y).spectra(),
     "moments": of_moments,
 }
 WHOLE = {

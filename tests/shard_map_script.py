@@ -42,6 +42,7 @@ FUNCTIONS = {
     ),
     "pairs": lambda z, w, y: mirjax.PairMoments.zeros().update(z, w, y).purities[2],
     "moments": lambda z, w, y: mirjax.ClassMoments.zeros(C, D).update(z, y).collapse(w).cdnv,
+    "spectra": lambda z, _w, y: sum(mirjax.spectra.measure(z, y, num_classes=C)[1:]),
 }
 
 
@@ -70,6 +71,9 @@ def smooth(z, w, y):
         mirjax.debiased_feature_interplay(z, z[:, 1:]),
         mirjax.chance_interplay(z, w, y, key=jax.random.key(0), permutations=2),
         mirjax.layerwise(mirjax.effective_rank)({"a": z, "b": w}),
+        mirjax.spectra.measure(z, y, num_classes=C, weights=weights),
+        mirjax.spectra.measure(z[:20], y[:20], num_classes=C),
+        mirjax.spectra.diff_effective_rank(z, z[:, :5]),
         mirjax.ClassMoments.zeros(C, 5).update(z[:, :5], y, weights).interplay(w[:, :5]),
         merged(z, w, y),
     )
@@ -78,7 +82,11 @@ def smooth(z, w, y):
 # and in these only values.
 def whole(z, w, y):
     options = {"method": "lanczos", "rank": 4, "probes": 4}
+    moments = mirjax.ClassMoments.zeros(C, 5).update(z[:, :5], y)
     return (
+        moments.spectra(),
+        moments.spectra(per_class=True),
+        mirjax.spectra.measure(z[:, :5], y, num_classes=C, per_class=True),
         mirjax.dataset_interplay(z[:, :5], w[:, :5], y),
         mirjax.dataset_interplay(z, w, y, **options),
         mirjax.dataset_interplay(z[:, :3], w[:, :3], y, **options),

@@ -17,7 +17,7 @@ MODULES = ["mirjax", *(module.name for module in pkgutil.walk_packages(mirjax.__
 
 
 def public_functions():
-    modules = {"": mirjax, "losses.": mirjax.losses, "theory.": mirjax.theory}
+    modules = {"": mirjax} | {f"{m}.": getattr(mirjax, m) for m in ("losses", "spectra", "theory")}
     for prefix, module in modules.items():
         for name, member in vars(module).items():
             own = module is not mirjax or name in mirjax.__all__
@@ -117,6 +117,7 @@ traced(mirjax.class_means, z, y, num_classes=2, weights=m)
 traced(mirjax.neural_collapse, z, y, w, num_classes=2, bias=jnp.ones(2), weights=m)
 traced(mirjax.losses.mutual_information_loss, z, w, y, weights=m, stop_gradient="head")
 traced(mirjax.losses.entropy_difference_loss, z, w, y)
+traced(mirjax.spectra.measure, z, y, num_classes=2, weights=m)
 traced(lambda z: mirjax.layerwise(mirjax.effective_rank)({"a": z}), z)
 try:
     mirjax.mir(z, k)

@@ -20,7 +20,7 @@ TRAIN = [
 MIRJAX = [{"_checks", "_memory", "_mesh"}, {"_linalg"}, {"_batch"}, {"_dataset"}]
 # What the library is made of. Others only where the second set says so.
 LIBRARY = {"jax", "jaxtyping", "numpy", "mirjax"}
-EXCEPTIONS = {"mirjax.plot": {"matplotlib"}}
+EXCEPTIONS = {"mirjax.plot": {"matplotlib"}, "mirjax.metrics": {"flax"}}
 
 
 def module_of(path):

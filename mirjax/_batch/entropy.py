@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from mirjax._batch.gram import normalize_rows, safe_sqrt, small_side
 from mirjax._checks import ArrayLike, as_float, entropy_order, sample_weights, square
-from mirjax._linalg.precision import missing_from_one
+from mirjax._linalg.precision import matmul, missing_from_one
 from mirjax._linalg.rounding import found_eps, power_of_two, stated_eps
 from mirjax._linalg.spectrum import EntropyMethod, spectral_entropy
 from mirjax._mesh import automatic
@@ -148,6 +148,8 @@ def effective_rank(
     /,
     *,
     weights: Float[ArrayLike, "*batch n"] | None = None,
+    order: float | int = 1.0,
+    centre: bool = False,
     method: EntropyMethod = "eigh",
 ) -> Float[Array, "*batch"]:
     r"""`exp(H(G(features)))`: the number of directions that the samples would fill evenly.
@@ -155,6 +157,10 @@ def effective_rank(
     Args:
         features: `[..., n, d]`, one sample per row.
         weights: non-negative `[..., n]`; weight 0 drops a sample exactly.
+        order: α of the Rényi entropy, a positive Python number or `jnp.inf`. Order 2 is the
+            participation ratio of the unit rows, `jnp.inf` their stable rank.
+        centre: whether to subtract the mean before the rows are divided by their norm. A sample
+            at the mean, up to rounding, then counts as weight 0.
         method: `"eigh"`, `"products"` or `"auto"`, see `matrix_entropy`.
 
     Returns:
@@ -166,10 +172,40 @@ def effective_rank(
         >>> import jax.numpy as jnp, mirjax
         >>> print(f"{mirjax.effective_rank(jnp.eye(5, 8)):.3f}")
         5.000
+        >>> print(f"{mirjax.effective_rank(jnp.eye(5, 8), centre=True):.3f}")
+        4.000
 
-    Source: Roy & Vetterli 2007, on the Gram matrix of Song et al. 2024.
+    Source: Roy & Vetterli 2007, on the Gram matrix of Song et al. 2024; centred, it is the eRank of
+    Wei et al. 2024 (arXiv 2401.17139).
     """
-    return jnp.exp(feature_entropy(features, weights=weights, method=method))
+    if centre:
+        features = as_float(features, "features", axes="n d")
+        weights = sample_weights(weights, features, "features")
+        features = automatic(jnp.vectorize(_offsets, signature="(n,d),(n)->(n,d)"))(
+            features, weights
+        )
+    return jnp.exp(feature_entropy(features, weights=weights, order=order, method=method))
+
+
+def _offsets(features: Float[Array, "n d"], weights: Float[Array, " n"]) -> Float[Array, "n d"]:
+    """The rows less their mean, in other units; zero where that is no more than rounding."""
+    share = shares(weights)
+    rows = jnp.where((share != 0)[:, None], features, 0.0)
+    rows = rows / power_of_two(jnp.max(jnp.abs(rows)))
+    size = jnp.max(jnp.abs(rows))
+    rows = centred(rows, share)
+    rounding = 4 * float(jnp.finfo(rows.dtype).eps) * size
+    return jnp.where(jnp.max(jnp.abs(rows), axis=1, keepdims=True) <= rounding, 0.0, rows)
+
+
+def centred(rows: Float[Array, "n d"], share: Float[Array, " n"]) -> Float[Array, "n d"]:
+    """Rows less their mean; a column that varies by no more than rounding becomes zero."""
+    size = jnp.max(jnp.abs(rows), axis=0)
+    # Twice, since the mean of large entries is off by some eps of them.
+    for _ in range(2):
+        rows = jnp.where((share != 0)[:, None], rows - matmul(share, rows)[None, :], 0.0)
+    rounding = 4 * float(jnp.finfo(rows.dtype).eps) * size
+    return jnp.where((jnp.max(jnp.abs(rows), axis=0) <= rounding)[None, :], 0.0, rows)
 
 
 def for_kernels(method: EntropyMethod) -> EntropyMethod:

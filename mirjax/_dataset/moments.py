@@ -21,12 +21,23 @@ from mirjax._batch.debiased import DebiasedInterplay
 from mirjax._batch.interplay import class_interplay
 from mirjax._batch.kernels import Interplay
 from mirjax._batch.pairs import interplay_of_purities
-from mirjax._checks import ArrayLike, as_float, as_labels, head_of, same_size, sample_weights
+from mirjax._batch.spectra import Spectra
+from mirjax._checks import (
+    ArrayLike,
+    as_float,
+    as_labels,
+    decay_range,
+    head_of,
+    ridge,
+    same_size,
+    sample_weights,
+)
 from mirjax._dataset.debiased import pair_purities
 from mirjax._dataset.estimate import DatasetMethod, Options, Target
 from mirjax._dataset.marginals import entropies_of_sums, of_sums
 from mirjax._dataset.result import DatasetInterplay, interplay_of_sums
 from mirjax._dataset.sharding import row_shards
+from mirjax._dataset.spectra import spectra_of_classes, spectra_of_sums
 from mirjax._dataset.sums import Sums, sums_of, valid_rows
 from mirjax._linalg.precision import matmul
 from mirjax._linalg.rounding import found_eps, power_of_two, stated_eps
@@ -120,6 +131,11 @@ class ClassMoments(NamedTuple):
         centred = self._centred()
         return centred._replace(sums=centred.sums + centred.count[:, None] * self.origin[None, :])
 
+    @property
+    def has_second(self) -> bool:
+        """Whether there are second moments by class."""
+        return self.total.second.shape[0] == self.total.count.shape[0]
+
     @automatic
     def update(
         self,
@@ -176,7 +192,7 @@ class ClassMoments(NamedTuple):
         if len(labels) < classes and shards == 1:
             occurs, own = occurring(labels, fill=classes)
             count = len(labels)
-        second = self._has_second()
+        second = self.has_second
         new = sums_of(features, own, weights, count, shards, origin=origin, second=second)
         nothing = jax.tree.map(jnp.zeros_like, new)
         return self._plus(new, nothing, origin, eps, occurs)
@@ -188,7 +204,7 @@ class ClassMoments(NamedTuple):
         Raises:
             ValueError: the two have different sizes.
         """
-        mine, theirs = ((m.total.sums.shape, m._has_second()) for m in (self, other))
+        mine, theirs = ((m.total.sums.shape, m.has_second) for m in (self, other))
         if mine != theirs:
             raise ValueError(
                 f"moments of [num_classes, d] = {mine[0]} and {theirs[0]} cannot be merged."
@@ -316,9 +332,57 @@ class ClassMoments(NamedTuple):
             TypeError, ValueError: shapes or dtypes do not match.
         """
         head = self._head(head)
-        if self._has_second():
+        if self.has_second:
             return Entropies(*of_sums(self._centred(), head)[1:3])
         return Entropies(*entropies_of_sums(self._centred(), head))
+
+    @automatic
+    def spectra(
+        self,
+        *,
+        per_class: bool = False,
+        first: int = 6,
+        last: int = 100,
+        delta: float = 1e-4,
+    ) -> Spectra:
+        """The measures of `mirjax.spectra` of the whole set, from one pass over its rows.
+
+        What follows from sums of products of two features is there; what needs the rows is None:
+        `participation_ratio_debiased` and `effective_rank_centred` (whose rows are divided by
+        their distance to a mean that is only known at the end).
+
+        Args:
+            per_class: whether to measure the samples of each class on its own. The moments by class
+                are of unit rows, so `effective_rank` is all they tell, and the rest is None.
+            first: the first eigenvalue that `alpha_req` is fitted to.
+            last: the last one.
+            delta: what `lidar` adds to the eigenvalues within the classes.
+
+        Returns:
+            `Spectra`; `eigenvalues` are d numbers, whatever the number of samples. Sums in float32
+            do not tell eigenvalues below about 1e-6 of the largest from 0, nor singular values
+            below 1e-3: these count as 0. That can move `rankme` of a steep spectrum, `alpha_req`
+            and, where features vary by far more than `delta`, `lidar`; moments in float64 have no
+            such limit.
+
+        Raises:
+            ValueError: the range of `alpha_req` is empty, `delta` is not positive, or there are no
+                second moments by class for `per_class`.
+
+        Cost: a few decompositions of side d; `per_class` one for each class.
+        """
+        decay_range(first, last)
+        ridge(delta)
+        if not per_class:
+            return spectra_of_sums(
+                self._centred(), self.origin, first=first, last=last, delta=delta
+            )
+        if not self.has_second:
+            raise ValueError(
+                "these moments were made with second=False: without second moments by class there "
+                "is nothing to tell of each class. Use ClassMoments.zeros(..., second=True)."
+            )
+        return spectra_of_classes(self._centred())
 
     @automatic
     def class_interplay(self, head: Float[ArrayLike, "c d"]) -> Interplay:
@@ -423,11 +487,8 @@ class ClassMoments(NamedTuple):
             )
         return head.astype(self.total.sums.dtype)
 
-    def _has_second(self) -> bool:
-        return self.total.second.shape[0] == self.total.count.shape[0]
-
     def _needs_second(self, instead: str) -> None:
-        if not self._has_second():
+        if not self.has_second:
             raise ValueError(
                 "these moments were made with second=False: without second moments by class they "
                 "give `entropies`, `class_interplay` and `collapse`, but no joint entropy. Use "

@@ -50,6 +50,11 @@ def _svd(matrix: Array) -> Arrays:
     return tuple(lax.linalg.svd(matrix, full_matrices=False))
 
 
+@_looped_on_cpu
+def _singular_values(matrix: Array) -> Arrays:
+    return (lax.linalg.svd(matrix, full_matrices=False, compute_uv=False),)
+
+
 def eigh(matrix: Float[Array, "k k"]) -> Arrays:
     """Eigenvectors `[k, k]` and ascending eigenvalues `[k]`; reads the lower triangle."""
     return _eigh(matrix)
@@ -63,6 +68,24 @@ def tridiagonal(matrix: Float[Array, "k k"]) -> Arrays:
 def svd(matrix: Float[Array, "m n"]) -> Arrays:
     """Thin singular value decomposition `(u, s, vᵀ)`."""
     return _svd(matrix)
+
+
+@jax.custom_jvp
+def singular_values(matrix: Float[Array, "m n"]) -> Float[Array, " k"]:
+    """The `k = min(m, n)` singular values, descending.
+
+    Once differentiable. The derivative of one that is 0 up to rounding, which has no direction, is
+    0; where values coincide, it is right for what treats them alike.
+    """
+    return _singular_values(matrix)[0]
+
+
+@singular_values.defjvp
+def _singular_values_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    left, values, right = svd(primals[0])
+    rounding = max(primals[0].shape) * float(jnp.finfo(values.dtype).eps) * values[0]
+    derivative = jnp.sum(left * matmul(tangents[0], right.T), axis=0)
+    return values, jnp.where(values > rounding, derivative, 0.0)
 
 
 @jax.custom_jvp
