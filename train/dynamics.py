@@ -6,6 +6,7 @@ WideResNet-28-8 on CIFAR-100, as published; both need an accelerator).
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -76,6 +77,17 @@ COLUMNS = {
     "NC3": "nc3",
     "NC4": "nc4",
 }
+SPECTRA = {
+    "RankMe": "rankme",
+    "effective rank": "effective_rank",
+    "effective rank, centred": "effective_rank_centred",
+    "participation ratio": "participation_ratio",
+    "participation ratio, debiased": "participation_ratio_debiased",
+    "stable rank": "stable_rank",
+    "NESum": "nesum",
+    "LiDAR": "lidar",
+    "α-ReQ": "alpha_req",
+}
 LAYER_COLUMNS = {
     "MIR": "mir",
     "MIR, batches": "mir_batch",
@@ -83,9 +95,8 @@ LAYER_COLUMNS = {
     "HDR": "hdr",
     "HDR, batches": "hdr_batch",
     "debiased HDR": "hdr_debiased",
-    "effective rank": "effective_rank",
     "NC1": "nc1",
-}
+} | SPECTRA
 
 
 def run(settings: Dynamics, *, quiet: bool = False) -> Summary:
@@ -119,9 +130,13 @@ def summarize(
     )
     note = f"{sizes}; batches of {settings.metric_batch}; mean ± standard deviation"
     forms = closed_forms(num_classes)
-    pictures = {"dynamics.png": "accuracy, MIR, HDR, entropies and NC1 to NC4 over the steps"}
+    pictures = {
+        "dynamics.png": "accuracy, MIR, HDR, entropies, NC1 to NC4 and spectra over the steps"
+    }
     draw(panels(records, forms), folder / "dynamics.png", title=f"{title}\n{note}")
-    tables = [table(records, note)]
+    tables = [table(records, note), spectra_table(records, note)]
+    if ranks := correlations(records, note):
+        tables.append(ranks)
     names = layers(records[TRUE])
     # Layers are measured only where the settings ask for it.
     if names:
@@ -132,9 +147,9 @@ def summarize(
             layer_panels(records, names),
             folder / "layers.png",
             title=f"{title}\nlayers against the head, test {size}",
-            columns=2,
+            columns=3,
         )
-        pictures["layers.png"] = "MIR, HDR, effective rank and NC1 of every layer"
+        pictures["layers.png"] = "MIR, HDR, NC1 and measures of the spectrum of every layer"
         tables.append(layer_table(records, names, size))
     return Summary(folder, title, tuple(tables), pictures, claims(records[TRUE]))
 
@@ -154,10 +169,69 @@ def table(records: Mapping[str, Sequence[Record]], note: str) -> Table:
     return table_of(by_name, COLUMNS, title=f"First and last step: {note}", first="network, data")
 
 
+def spectra_table(records: Mapping[str, Sequence[Record]], note: str) -> Table:
+    """The measures of the spectrum of the features, at the first and the last step."""
+    by_name = {
+        stage: [{k.removeprefix("test_"): v for k, v in r.items()} for r in rows]
+        for stage, rows in _stages(records).items()
+    }
+    title = f"Spectra of the features, first and last step, test set: {note}"
+    return table_of(by_name, SPECTRA, title=title, first="network")
+
+
+def correlations(records: Mapping[str, Sequence[Record]], note: str) -> Table | None:
+    """How the order of each measure over training follows that of accuracy, seed by seed.
+
+    With random labels there is no accuracy on the test set to follow, and a measure that follows
+    the training set there does not tell generalisation from memorising. None with fewer than five
+    evaluations.
+    """
+    steps = sorted({record["step"] for record in records[TRUE]})
+    if len(steps) < 5:
+        return None
+    trained = [record for record in records[TRUE] if record["step"] > steps[0]]
+    columns = {
+        "true labels": (records[TRUE], "test_accuracy"),
+        "true labels, without the untrained network": (trained, "test_accuracy"),
+    }
+    if any("train_accuracy" in record for record in records.get(RANDOM, ())):
+        columns["random labels, with training accuracy"] = (records[RANDOM], "train_accuracy")
+    measures = {"number of steps": "step", "training loss of the step": "step_loss"}
+    measures |= {name: f"test_{metric}" for name, metric in (COLUMNS | SPECTRA).items()}
+    for left_out in ("accuracy", "MIR - collapse"):
+        del measures[left_out]
+    rows = [
+        (name, *(_correlation(of_kind, metric, accuracy) for of_kind, accuracy in columns.values()))
+        for name, metric in measures.items()
+    ]
+    shown = f"Rank correlation with test accuracy over {len(steps)} evaluations, mean and standard "
+    shown += f"deviation over seeds: {note}"
+    return Table(shown, ("measure of the test set", *columns), tuple(rows))
+
+
+def _correlation(records: Sequence[Record], metric: str, accuracy: str) -> str:
+    by_seed: dict[int, list[tuple[float, float]]] = {}
+    for record in records:
+        pair = _number(record.get(metric)), _number(record.get(accuracy))
+        by_seed.setdefault(record["seed"], []).append(pair)
+    # A seed in which a measure is constant or somewhere missing has no correlation.
+    found = [stats.spearmanr(*zip(*pairs, strict=True)).statistic for pairs in by_seed.values()]
+    ranks = [{"rank": float(rank) if math.isfinite(rank) else None} for rank in found]
+    return cell(ranks, "rank")
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
 def layers(records: Sequence[Record]) -> list[str]:
     """The names of the layers that were measured, from the first to the last."""
     prefix, suffix = "layer_", "_effective_rank"
-    return [k[len(prefix) : -len(suffix)] for k in records[0] if k.endswith(suffix)]
+    return [
+        name[len(prefix) : -len(suffix)]
+        for name in records[0]
+        if name.startswith(prefix) and name.endswith(suffix)
+    ]
 
 
 def _stages(records: Mapping[str, Sequence[Record]]) -> dict[str, list[Record]]:
@@ -180,13 +254,18 @@ def layer_table(records: Mapping[str, Sequence[Record]], names: list[str], size:
 
 
 def layer_panels(records: Mapping[str, Sequence[Record]], names: list[str]) -> list[Panel]:
-    """Four panels with the depth of the layer as the horizontal axis."""
+    """Nine panels with the depth of the layer as the horizontal axis."""
     drawn = []
     for title, metric in (
         ("MIR (whole set)", "mir"),
         ("HDR (whole set)", "hdr"),
-        ("effective rank", "effective_rank"),
+        ("debiased MIR", "mir_debiased"),
         ("NC1", "nc1"),
+        ("effective rank", "effective_rank"),
+        ("RankMe", "rankme"),
+        ("participation ratio, debiased", "participation_ratio_debiased"),
+        ("LiDAR", "lidar"),
+        ("α-ReQ", "alpha_req"),
     ):
         lines = []
         for number, (stage, rows) in enumerate(_stages(records).items()):
@@ -194,13 +273,14 @@ def layer_panels(records: Mapping[str, Sequence[Record]], names: list[str]) -> l
             points = [curves(rows, f"layer_{name}_{metric}") for name in names]
             mean, spread = ([point[k][0] for point in points] for k in (1, 2))
             lines.append(Line(stage, names, mean, spread, colour=f"C{number}", marker="o"))
-        scale = "log" if metric in ("effective_rank", "nc1") else "linear"
+        logarithmic = ("nc1", "effective_rank", "rankme", "participation_ratio_debiased", "lidar")
+        scale = "log" if metric in logarithmic else "linear"
         drawn.append(Panel(title, "layer", lines, yscale=scale))
     return drawn
 
 
 def panels(records: Mapping[str, Sequence[Record]], forms: Mapping[str, float]) -> list[Panel]:
-    """Nine panels with the step as the horizontal axis; lines of random labels are dashed."""
+    """Panels with the step as the horizontal axis; lines of random labels are dashed."""
     shown: dict[str, dict[str, str]] = {
         "accuracy": {"test": "test_accuracy", "train": "train_accuracy"},
         "MIR": {
@@ -229,6 +309,14 @@ def panels(records: Mapping[str, Sequence[Record]], forms: Mapping[str, float]) 
         "NC2 (train)": {"norms": "train_nc2_equinorm", "angles": "train_nc2_equiangle"},
         "NC3": {"train": "train_nc3"},
         "NC4": {"test": "test_nc4", "train": "train_nc4"},
+        "ranks of the spectrum, test": {
+            name: f"test_{SPECTRA[name]}"
+            for name in ("RankMe", "effective rank", "participation ratio, debiased", "LiDAR")
+        },
+        "shares of the largest, test": {
+            name: f"test_{SPECTRA[name]}" for name in ("stable rank", "NESum")
+        },
+        "α-ReQ": {"test": "test_alpha_req"},
     }
     drawn = []
     for title, metrics in shown.items():
@@ -243,7 +331,7 @@ def panels(records: Mapping[str, Sequence[Record]], forms: Mapping[str, float]) 
                 style = "--" if kind == RANDOM else "-"
                 lines.append(Line(label, steps, means, spreads, colour=f"C{number}", style=style))
         if lines:
-            scale = "log" if title.startswith(("NC1", "NC2", "NC3")) else "linear"
+            scale = "log" if title.startswith(("NC1", "NC2", "NC3", "ranks")) else "linear"
             marks = levels(forms, list(metrics.values()))
             drawn.append(Panel(title, "step", lines, marks, yscale=scale))
     return drawn

@@ -5,7 +5,7 @@ import pytest
 
 from tests.train.experiments import assert_resumes_bit_identical
 from train.data.subsets import with_random_labels
-from train.dynamics import PRESETS, RANDOM, TRUE, claims, run
+from train.dynamics import PRESETS, RANDOM, TRUE, claims, correlations, run
 from train.reporting.records import final_records
 from train.reporting.summary import read_summary
 from train.run.files import read_jsonl
@@ -18,7 +18,7 @@ def test_dynamics_end_to_end_and_resumed(tmp_path, monkeypatch):
     assert settings.steps == 2 * settings.eval_every
     summary = run(settings, quiet=True)
     assert read_summary(settings.out) == summary
-    table, layers = summary.tables
+    table, spectra, layers = summary.tables
     assert "test n = 360, training n = 1,437" in table.title
     assert [row[0] for row in table.rows] == [
         f"{kind}, {split} set"
@@ -31,6 +31,8 @@ def test_dynamics_end_to_end_and_resumed(tmp_path, monkeypatch):
         f"layer1, {RANDOM}",
         "layer2, untrained",
     ]
+    assert [row[0] for row in spectra.rows] == ["untrained", TRUE, RANDOM]
+    assert "-" not in [cell for row in spectra.rows for cell in row]
     true, random = (
         final_records(read_jsonl(settings.out / kind / "metrics.jsonl"))
         for kind in ("true-labels", "random-labels")
@@ -73,3 +75,27 @@ def test_rising_with_accuracy_is_a_rank_correlation():
     assert readings([5, 4, 3, 2, 1]) == {"disagrees"}
     assert readings([1, 5, 2, 4, 1]) == {"not decided"}
     assert readings([1, 2, 3]) == {"not decided"}  # too few to tell
+
+
+def test_what_follows_accuracy_over_training():
+    def run_of(seed, random):
+        for step in range(6):
+            follows = step if seed else -step
+            yield {"step": step, "seed": seed, "test_rankme": follows, "test_mir": step**2} | (
+                {"train_accuracy": -step, "test_accuracy": 0.1}
+                if random
+                else {"test_accuracy": 1 if step == 0 else step}
+            )
+
+    records = {
+        kind: [r for seed in range(2) for r in run_of(seed, kind == RANDOM)]
+        for kind in (TRUE, RANDOM)
+    }
+    found = {name: cells for name, *cells in correlations(records, "n = 9").rows}
+    assert found["MIR"] == ["0.986 ± 0.000", "1.000 ± 0.000", "-1.000 ± 0.000"]
+    assert found["RankMe"] == ["0.000 ± 1.394", "0.000 ± 1.414", "0.000 ± 1.414"]
+    # What was not measured, or does not change, has no order.
+    assert found["LiDAR"] == ["-", "-", "-"]
+    assert correlations({TRUE: records[TRUE][:4]}, "") is None
+    del records[RANDOM]
+    assert len(correlations(records, "").columns) == 3

@@ -106,10 +106,13 @@ def test_moments_and_features_give_the_same_metrics(tiny, settings, seeds):
     for one, other in zip(held(states), streamed(states), strict=True):
         assert one["n"] == 60
         # Sums do not tell how far single samples are from them.
-        errors = {f"{name}_debiased_standard_error" for name in ("mir", "hdr")}
-        assert one.keys() - other.keys() == errors
+        of_rows = {f"{name}_debiased_standard_error" for name in ("mir", "hdr")}
+        of_rows |= {"effective_rank_centred", "participation_ratio_debiased"}
+        assert one.keys() - other.keys() == of_rows
         for name in other:
-            assert one[name] == pytest.approx(other[name], rel=1e-3, abs=2e-4), name
+            # Sums in float32 know little of small eigenvalues.
+            relative = {"alpha_req": 0.1, "rankme": 5e-3}.get(name, 1e-3)
+            assert one[name] == pytest.approx(other[name], rel=relative, abs=2e-4), name
 
 
 def test_streamed_data_train_and_resume(settings, tiny, monkeypatch):

@@ -72,7 +72,7 @@ class Evaluator:
         self._agreeing = jax.jit(self._agreement)
         self._head = jax.jit(jax.vmap(lambda state: network.head(state.params, state.rest)))
         self._of_moments = jax.jit(
-            lambda m, head, nc4: (m.class_interplay(head), m.collapse(head, nc4=nc4))
+            lambda m, head, nc4: (m.class_interplay(head), m.collapse(head, nc4=nc4), m.spectra())
         )
         self._of_features = jax.jit(self._from_features)
 
@@ -179,6 +179,7 @@ class Evaluator:
         of_pairs: mirjax.DebiasedInterplay,
         by_class: mirjax.Interplay,
         collapse: mirjax.NeuralCollapse,
+        spectra: mirjax.spectra.Spectra,
     ) -> Metrics:
         values = {
             "accuracy": tally.correct / tally.weight,
@@ -194,6 +195,7 @@ class Evaluator:
             "class_mir": by_class.mir,
             "class_hdr": by_class.hdr,
             **collapse._asdict(),
+            **spectra_metrics(spectra),
             "n": n,
             WITHOUT_DIRECTION: n - whole.weight,
         }
@@ -209,7 +211,7 @@ class Evaluator:
 
     def _from_features(
         self, features: Array, labels: Array, head: Array, bias: Array
-    ) -> tuple[mirjax.Interplay, mirjax.NeuralCollapse]:
+    ) -> tuple[mirjax.Interplay, mirjax.NeuralCollapse, mirjax.spectra.Spectra]:
         means, weight = mirjax.class_means(features, labels, num_classes=self._classes)
         # At the centre, a class without samples adds nothing to the kernel of the class means.
         centre = jnp.mean(features, axis=0)
@@ -217,7 +219,8 @@ class Evaluator:
         collapse = mirjax.neural_collapse(
             features, labels, head, num_classes=self._classes, bias=bias
         )
-        return mirjax.class_interplay(means, head, global_mean=centre), collapse
+        spectra = mirjax.spectra.measure(features, labels, num_classes=self._classes)
+        return mirjax.class_interplay(means, head, global_mean=centre), collapse, spectra
 
 
 def debiased_metrics(found: mirjax.DebiasedInterplay, where: str = "") -> dict[str, Any]:
@@ -229,6 +232,12 @@ def debiased_metrics(found: mirjax.DebiasedInterplay, where: str = "") -> dict[s
             error = getattr(found.standard_error, name)
             values[f"{name}_debiased{where}_standard_error"] = error
     return values
+
+
+def spectra_metrics(found: mirjax.spectra.Spectra) -> dict[str, Any]:
+    """The measures of the spectrum that are known, but not the spectrum itself."""
+    values = found._replace(eigenvalues=None)._asdict()
+    return {name: value for name, value in values.items() if value is not None}
 
 
 class Extractor:

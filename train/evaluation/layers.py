@@ -11,7 +11,7 @@ import mirjax
 from train.data.batches import batches
 from train.data.types import RecordSplit, Split
 from train.engine.state import Network, TrainState
-from train.evaluation.evaluator import debiased_metrics
+from train.evaluation.evaluator import debiased_metrics, spectra_metrics
 from train.reporting.records import WITHOUT_DIRECTION, only_counts_above_zero
 from train.run.lanes import take_lane
 from train.run.loop import Metrics
@@ -25,7 +25,7 @@ The activations of all layers are held at once, which limits their number.
 
 
 class LayerEvaluator:
-    """MIR, HDR, entropy, effective rank and NC1 of each layer, over the set and over batches.
+    """MIR, HDR, NC1 and the measures of spectra of each layer, over the set and over batches.
 
     Each layer is compared with the rows of the head, as the features are. Only the Gram matrix of
     those rows counts, so that a layer may have any width.
@@ -46,6 +46,9 @@ class LayerEvaluator:
         self._mean_over_batches = jax.jit(self._of_batches)
         self._nc1 = jax.jit(self._variability)
         self._pairs = jax.jit(self._of_pairs)
+        self._spectra = jax.jit(
+            lambda rows, y: mirjax.spectra.measure(rows, y, num_classes=num_classes)
+        )
 
     def __call__(self, states: TrainState) -> list[Metrics]:
         """The metrics of each lane, named `LAYER_METRIC`."""
@@ -78,12 +81,12 @@ class LayerEvaluator:
             whole = layer_interplay(features, head, labels)
             debiased = debiased_metrics(layer_debiased(features, head, labels))
             debiased |= debiased_metrics(self._pairs(features, head, labels), "_batch")
-            values |= {f"{name}_{metric}": value for metric, value in debiased.items()}
+            spectra = spectra_metrics(self._spectra(features, labels))
+            values |= {f"{name}_{metric}": v for metric, v in (debiased | spectra).items()}
             values |= {
                 f"{name}_mir": whole.mir,
                 f"{name}_hdr": whole.hdr,
                 f"{name}_entropy": whole.entropy1,
-                f"{name}_effective_rank": jnp.exp(whole.entropy1),
                 f"{name}_mir_batch": of_batches[name].mir,
                 f"{name}_hdr_batch": of_batches[name].hdr,
                 f"{name}_nc1": self._nc1(features, labels),
