@@ -119,8 +119,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         way, row = options.one.split(":")
-        sizes = tuple(map(int, row.split(",")))
-        outcome = in_chunks(*sizes) if way == "chunks" else gathered(*sizes, way)
+        n, d, classes = map(int, row.split(","))
+        outcome = in_chunks(n, d, classes) if way == "chunks" else gathered(n, d, classes, way)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(json.dumps(outcome | {"peak_gib": peak}))
         return

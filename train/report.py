@@ -4,22 +4,21 @@ Takes the folders of experiments (those of train.dynamics or train.pruning, for 
 single training runs. The pictures are inside the page, which loads nothing from elsewhere.
 """
 
-import base64
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
+from mirjax.report import Section, Table
+from mirjax.report import page as html_page
 from train.evaluation.closed_forms import closed_forms
 from train.reporting.records import final_records, without_direction
 from train.reporting.summary import COLUMNS, FILE, Summary, read_summary, table_of
 from train.run.errors import RunError, exit_on_user_error
 from train.run.files import read_jsonl, write_text
 from train.run.folder import new_place, saved_run
-
-TEMPLATE = Path(__file__).with_name("reporting") / "report.html.j2"
 
 # The closed forms that the page lists, and the metrics that have them.
 FORMS = {
@@ -88,8 +87,8 @@ def summary_of(folder: Path) -> Summary:
     return Summary(folder, title, (table,), pictures)
 
 
-def section(folder: Path) -> dict[str, Any]:
-    """What the template shows of one folder.
+def section(folder: Path) -> Section:
+    """What the page shows of one folder.
 
     Raises:
         RunError: the folder holds no finished run, or one that cannot be read.
@@ -104,40 +103,35 @@ def section(folder: Path) -> dict[str, Any]:
         ) from None
 
 
-def _section(folder: Path) -> dict[str, Any]:
+def _section(folder: Path) -> Section:
     summary, saved = summary_of(folder), saved_run(folder)
     # Not every run says how many classes there are; without them there are no closed forms.
     classes = saved.get("classes")
     forms = closed_forms(classes) if classes else {}
-    return {
-        "name": folder.name,
-        "summary": summary,
-        "pictures": [
-            (what, _data_uri(folder / name))
+    tables: list[Table] = list(summary.tables)
+    if forms:
+        rows = tuple((text, f"{forms[name]:.4f}") for name, text in FORMS.items() if name in forms)
+        tables.append(Table(f"At neural collapse, {classes} balanced classes", ("", ""), rows))
+    source = saved.get("source", "")
+    versions = "".join(f", {name} {v}" for name, v in saved.get("versions", {}).items())
+    settings = tuple((name, str(value)) for name, value in sorted(saved["settings"].items()))
+    return Section(
+        summary.title,
+        notes=(f"Data: {source}",) if source else (),
+        prose=tuple(summary.all_tables()[len(summary.tables) :]),
+        pictures=tuple(
+            (what, (folder / name).read_bytes())
             for name, what in summary.pictures.items()
             if (folder / name).exists()
-        ],
-        "settings": sorted(saved["settings"].items()),
-        "source": saved.get("source", ""),
-        "versions": saved.get("versions", {}),
-        "classes": classes,
-        "forms": [(text, f"{forms[name]:.4f}") for name, text in FORMS.items() if name in forms],
-    }
+        ),
+        tables=tuple(tables),
+        folded=((f"Settings{versions}", Table("", ("", ""), settings)),),
+    )
 
 
 def page(folders: Sequence[Path], *, title: str) -> str:
     """The HTML text of the page."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(title=title, sections=[section(folder) for folder in folders])
-
-
-def _data_uri(picture: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
+    return html_page(title, [section(folder) for folder in folders])
 
 
 def main() -> None:

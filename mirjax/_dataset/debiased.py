@@ -1,6 +1,7 @@
 """MIR and HDR of order 2 from all pairs of samples of a data set."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,10 @@ from jaxtyping import Float, Int
 
 from mirjax import _memory as memory
 from mirjax._batch.debiased import DebiasedInterplay, debiased_interplay
-from mirjax._batch.gram import normalize_rows
+from mirjax._batch.gram import normalize_rows, safe_sqrt
 from mirjax._batch.interplay import checked_arguments
 from mirjax._batch.joint import normalized_inputs
+from mirjax._batch.kernels import Interplay
 from mirjax._batch.pairs import from_rows, interplay_of_purities, standard_error
 from mirjax._checks import ArrayLike, as_groups
 from mirjax._dataset.blocks import (
@@ -140,6 +142,84 @@ def _squares_in(matrices: Float[Array, "c d d"], blocks: Blocks) -> Float[Array,
 
     values = jnp.moveaxis(lax.map(of_some, some_at_a_time(blocks)), 0, 1)
     return values.reshape(shards, -1, size)[:, :count]
+
+
+class ErrorOfPairs(NamedTuple):
+    """What a second pass over the samples needs for the standard error of the values by pairs.
+
+    Attributes:
+        purities: the means over all pairs of different samples.
+        head_rows: `[c, d]`, unit rows of the head.
+        similarity: `[c, c]`, their squared cosines.
+        first: `[d, d]`, the second moment of the unit features over all classes.
+        frequency: `[c]`, the share of each class.
+        mixed: `[c, d, d]`, second moments of all classes, mixed by `similarity`.
+        whole: the weight of all samples.
+        weight: of the pairs of different samples, as a share.
+        count: the number of samples, for weights that are about equal.
+    """
+
+    purities: Float[Array, " 3"]
+    head_rows: Float[Array, "c d"]
+    similarity: Float[Array, "c c"]
+    first: Float[Array, "d d"]
+    frequency: Float[Array, " c"]
+    mixed: Float[Array, "c d d"]
+    whole: Float[Array, ""]
+    weight: Float[Array, ""]
+    count: Float[Array, ""]
+
+    def scatter(self, features: Array, labels: Array, weights: Array) -> Float[Array, "3 3"]:
+        """`Σ c cᵀ` of what the purities change by without each sample; it adds up over batches."""
+        rows = normalize_rows(jnp.where((weights == 0)[:, None], 0.0, features))
+        head_rows = self.head_rows[labels]
+        live = jnp.any(rows != 0, axis=1) & jnp.any(head_rows != 0, axis=1)
+        own = jnp.where(live, weights, 0.0) / self.whole
+        square = jnp.square(own)
+        first = own * jnp.sum(matmul(rows, self.first) * rows, axis=1) - square
+        second = own * matmul(self.similarity, self.frequency)[labels] - square
+        # By class, so that no matrix is gathered for each row.
+        blocks = class_blocks(rows, labels, len(self.mixed))
+        joint = jnp.zeros_like(own).at[blocks.index.reshape(-1)]
+        joint = joint.set(_squares_in(self.mixed, blocks).reshape(-1), mode="drop")
+        row_sums = jnp.stack([first, second, own * joint - square], axis=1)
+        row_weight = own * (1 - own)
+        change = 2 * (self.purities[None, :] * row_weight[:, None] - row_sums)
+        change = change / (self.weight - 2 * row_weight)[:, None]
+        change = jnp.where((own > 0)[:, None], change, 0.0)
+        return matmul(change.T, change)
+
+    def interplay(self, scatter: Array) -> DebiasedInterplay:
+        """The values, and the standard error of the plain jackknife."""
+        slopes = jnp.stack(jax.jacfwd(interplay_of_purities)(self.purities))
+        variance = jnp.sum(matmul(slopes, scatter) * slopes, axis=1)
+        errors = safe_sqrt((self.count - 1) / self.count * jnp.maximum(variance, 0.0))
+        return DebiasedInterplay(*interplay_of_purities(self.purities), Interplay(*errors))
+
+
+@jax.jit
+def error_of_pairs(sums: Sums, head: Array) -> ErrorOfPairs:
+    """The first part of the error, from statistics by class and a head."""
+    head_rows = normalize_rows(head)
+    live = jnp.any(head_rows != 0, axis=-1)
+    count = jnp.where(live, sums.unit_count, 0.0)
+    moments = jnp.where(live[:, None, None], sums.second, 0.0)
+    whole = total(count)
+    moments, frequency = moments / whole, count / whole
+    squares = total(jnp.where(live, sums.unit_squares, 0.0))
+    similarity = jnp.square(matmul(head_rows, head_rows.T))
+    mixed = matmul(similarity, moments.reshape(len(moments), -1)).reshape(moments.shape)
+    return ErrorOfPairs(
+        pair_purities(sums, head),
+        head_rows,
+        similarity,
+        jnp.sum(moments, axis=0),
+        frequency,
+        mixed,
+        whole,
+        1 - squares / whole / whole,
+        jnp.square(whole) / squares,
+    )
 
 
 @jax.jit

@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mirjax import report
+from mirjax.report import escaped
 from train.reporting.records import Record, cell, final_records
 from train.run.console import plain_console
 from train.run.errors import RunError
@@ -14,33 +15,10 @@ from train.run.files import write_text
 
 FILE = "summary.json"
 
-# What Markdown could read as markup: not a star between spaces, nor an underscore within a word.
-_MARKUP = re.compile(
-    r"[\\`$\[\]|]|<(?=[\w/!?])|&(?=[\w#])|[*~](?=\S)|(?<=\S)[*~]|(?<![^\W_])_|_(?![^\W_])"
-)
-
-
-def escaped(text: str) -> str:
-    """Text that Markdown shows as it is; the name of a data set may have any character."""
-    return _MARKUP.sub(r"\\\g<0>", text)
-
 
 @dataclasses.dataclass(frozen=True)
-class Table:
-    """A table of text, with a title that names n and units."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    def markdown(self) -> str:
-        """The table as Markdown, below its title."""
-
-        def line(cells: Sequence[str]) -> str:
-            return "|" + "|".join(f" {escaped(text)} " if text else " " for text in cells) + "|"
-
-        lines = [line(self.columns), "|" + "---|" * len(self.columns), *map(line, self.rows)]
-        return f"{escaped(self.title)}\n\n" + "\n".join(lines) + "\n"
+class Table(report.Table):
+    """A table of text that can also be printed in colour-free boxes, and turned."""
 
     def transposed(self) -> "Table":
         """The table with its columns as rows."""

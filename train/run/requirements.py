@@ -6,8 +6,8 @@ from types import TracebackType
 
 INSTALL = """Run `make`, or `pip install -e ".[train]"`, in the folder of the clone."""
 
-# What every run needs, if only at its end. Packages that only some commands or data need (jinja2,
-# scikit-learn, Pillow, TFDS, grain) are checked there, so that runs on arrays do without them.
+# What every run needs, if only at its end. Packages that only some commands or data need
+# (scikit-learn, Pillow, TFDS, grain) are checked there, so that runs on arrays do without them.
 _NEEDED = (
     "jax",
     "jaxtyping",
