@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 import mirjax
-from mirjax import metrics, plot
+from mirjax import metrics, plot, report
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+BELOW = ("Spectra", "Table", "Section", "InputError", "page", "escaped")
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "CONTRIBUTING.md"]
 WITH_CODE = [page for page in PAGES if BLOCK.search(page.read_text(encoding="utf-8"))]
@@ -79,13 +80,14 @@ def test_a_wrong_number_is_found():
 
 def public():
     """Every name of `mirjax.__all__` and what it means, and what is in the modules that are public."""
-    for name in (*mirjax.__all__, "plot", "metrics"):
-        member = {"plot": plot, "metrics": metrics}.get(name) or getattr(mirjax, name)
+    others = {"plot": plot, "metrics": metrics, "report": report}
+    for name in (*mirjax.__all__, *others):
+        member = others.get(name) or getattr(mirjax, name)
         yield f"mirjax.{name}", member
         if isinstance(member, types.ModuleType):
             for inner, value in vars(member).items():
-                # A result of several functions is defined where they are.
-                is_own = getattr(value, "__module__", "") == member.__name__ or inner == "Spectra"
+                # What several modules use is defined below them.
+                is_own = getattr(value, "__module__", "") == member.__name__ or inner in BELOW
                 if is_own and inner[0] != "_":
                     yield f"mirjax.{name}.{inner}", value
 
