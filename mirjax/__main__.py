@@ -1,6 +1,7 @@
 """The command `mirjax`: reports of features in files, and reports beside each other."""
 
 import argparse
+import io
 import sys
 import time
 from collections.abc import Sequence
@@ -76,6 +77,10 @@ class Bar:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; its exit status."""
+    # A terminal without Greek letters shows something in their place.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     options = parser().parse_args(arguments)
     # Imported late: the help needs no JAX.
     from pathlib import Path

@@ -1,6 +1,7 @@
 """Reports of files: the numbers are those of the functions, whatever the chunks; and the command."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -191,6 +192,19 @@ def test_reports_beside_each_other(files, capsys):
     assert row[3].startswith(f"{other.value - one.value:+.3f} ± ")
     assert row[4:] == ("-", "-")
     assert "MIR, debiased" in printed
+
+
+def test_a_terminal_of_ascii(files):
+    finished = subprocess.run(
+        [sys.executable, "-m", "mirjax", "report", "features.npy"],
+        env=os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert "RankMe" in finished.stdout
+    assert "σ" in (files / "report" / "report.html").read_text(encoding="utf-8")
 
 
 REFUSED = {

@@ -162,7 +162,7 @@ WRONG = {
     "foreign.safetensors": (lambda p: p.write_bytes(b"\xff" * 64), "no header of safetensors"),
     "foreign.parquet": (lambda p: p.write_bytes(b"PAR1 but not"), "cannot be read as .parquet"),
     "code.pt": (malicious_torch, "cannot be read as .pt"),
-    "table.csv": (lambda p: p.write_text("1,2"), "ends with '.csv'; expected one of"),
+    "table.csv": (lambda p: p.write_bytes(b"1,2"), "ends with '.csv'; expected one of"),
 }
 
 

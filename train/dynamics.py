@@ -271,11 +271,15 @@ def layer_panels(records: Mapping[str, Sequence[Record]], names: list[str]) -> l
         for number, (stage, rows) in enumerate(_stages(records).items()):
             # A stage is a single step, so that the curve of a layer is a single point.
             points = [curves(rows, f"layer_{name}_{metric}") for name in names]
+            # Runs of an earlier version lack some.
+            if not all(steps for steps, *_ in points):
+                continue
             mean, spread = ([point[k][0] for point in points] for k in (1, 2))
             lines.append(Line(stage, names, mean, spread, colour=f"C{number}", marker="o"))
         logarithmic = ("nc1", "effective_rank", "rankme", "participation_ratio_debiased", "lidar")
         scale = "log" if metric in logarithmic else "linear"
-        drawn.append(Panel(title, "layer", lines, yscale=scale))
+        if lines:
+            drawn.append(Panel(title, "layer", lines, yscale=scale))
     return drawn
 
 

@@ -12,7 +12,7 @@ import pytest
 from train.run.files import replacing, write_text
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("train", "tests", "benchmarks", "docs", "notebooks")
+FOLDERS = ("mirjax", "train", "tests", "benchmarks", "docs", "notebooks")
 # An ASCII locale, in which Python neither chooses UTF-8 by itself nor is told to.
 ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 

@@ -121,7 +121,7 @@ def of_grokking(settings):
         (losses, of_losses, 2),
         (pruning, of_pruning, 2),
         (connectivity, of_connectivity, 2),
-        (dynamics, of_dynamics, 6),
+        (dynamics, of_dynamics, 8),
         (semisupervised, of_semisupervised, 4),
         (few_labels, of_few_labels, 2),
         (placement, of_placement, 4),
