@@ -37,6 +37,8 @@ th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align:
   vertical-align: top; }
 th:first-child, td:first-child, .prose th, .prose td { text-align: left; }
 td { white-space: nowrap; }
+td:first-child { white-space: normal; min-width: 7rem; }
+th.words, td.words { text-align: left; white-space: normal; min-width: 14rem; }
 .prose td { white-space: normal; min-width: 9rem; }
 thead th { background: var(--soft); }
 details { margin: .75rem 0; }
@@ -164,11 +166,18 @@ def _section(section: Section, number: int) -> Iterable[str]:
 
 
 def _table(table: Table, kind: str = "") -> str:
-    heads = "".join(f'<th scope="col">{html.escape(c)}</th>' for c in table.columns)
-    rows = "\n".join(
-        "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>"
-        for row in table.rows
-    )
+    # Definitions are words among numbers.
+    marks = [' class="words"' if name == "definition" else "" for name in table.columns]
+
+    def cells(tag: str, row: Sequence[str]) -> str:
+        name = tag.split()[0]
+        return "".join(
+            f"<{tag}{mark}>{html.escape(text)}</{name}>"
+            for text, mark in zip(row, marks, strict=True)
+        )
+
+    heads = cells('th scope="col"', table.columns)
+    rows = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in table.rows)
     caption = f'<p class="caption">{html.escape(table.title)}</p>\n' if table.title else ""
     head = f"<thead><tr>{heads}</tr></thead>\n" if any(table.columns) else ""
     name = f' class="{kind}"' if kind else ""
