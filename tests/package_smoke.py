@@ -27,6 +27,23 @@ assert abs(result.mir - mirjax.theory.collapsed_mir(10)) < 1e-5, result
 print("mirjax", mirjax.__version__, "works alone, from", mirjax.__file__)
 """
 
+FILES = """
+import numpy as np
+
+rows = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float16)
+np.save("x.npy", rows)
+np.savez("x.npz", rows)
+np.save("head.npy", np.eye(3, 8, dtype=np.float32))
+open("labels.txt", "w", encoding="utf-8").write("a\\nb\\nc\\n" * 20)
+"""
+PARQUET = """
+import numpy as np, pyarrow as pa, pyarrow.parquet as parquet
+
+rows = np.load("x.npy").astype(np.float32)
+lists = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])
+parquet.write_table(pa.table({"x": lists}), "x.parquet")
+"""
+
 
 def call(*command, cwd):
     """Runs a command, and ends the program if it fails."""
@@ -83,7 +100,19 @@ def main():
         # The tests' packages are those of the environment that runs this; mirjax and train are of the source.
         call(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *QUICK, *TESTS, cwd=source)
 
-        call(environment(folder / "alone", wheel), "-c", ALONE, cwd=folder)
+        alone = environment(folder / "alone", wheel)
+        call(alone, "-c", ALONE, cwd=folder)
+        # Reports of files as a new user asks for them, without and with the extras.
+        call(alone, "-c", FILES, cwd=folder)
+        command = alone.with_name("mirjax")
+        given = ("--labels", "labels.txt", "--head", "head.npy")
+        for name in ("x.npy", "x.npz"):
+            call(command, "report", name, *given, "--out", f"report-{name}", cwd=folder)
+        call(command, "compare", "report-x.npy", "report-x.npz", cwd=folder)
+        extras = environment(folder / "extras", f"{wheel}[report]")
+        call(extras, "-c", PARQUET, cwd=folder)
+        call(extras, "-m", "mirjax", "report", "x.parquet", *given, "--out", "parquet", cwd=folder)
+        assert "data:image/png" in (folder / "parquet" / "report.html").read_text(encoding="utf-8")
         print(
             f"{wheel.name}: {len(files)} files; {sdist.name}: {sdist.stat().st_size / 2**20:.1f} MiB"
         )

@@ -93,6 +93,7 @@ def test_the_library_needs_little():
         "io",
         "json",
         "math",
+        "mmap",
         "operator",
         "pathlib",
         "re",

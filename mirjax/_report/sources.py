@@ -4,6 +4,7 @@ import dataclasses
 import glob
 import json
 import math
+import mmap
 import re
 import struct
 import zipfile
@@ -381,7 +382,17 @@ def _numeric(array: np.ndarray, name: str) -> Source:
     is_record = array.dtype.kind == "V" and array.dtype != jnp.bfloat16
     if array.dtype.hasobject or is_record:
         raise InputError(f"{name} has dtype {array.dtype}; expected numbers or text.")
-    return of_array(array, name)
+    mapped = getattr(array, "_mmap", None)
+    if mapped is None or not hasattr(mmap, "MADV_DONTNEED"):
+        return of_array(array, name)
+
+    def read(start: int, stop: int) -> np.ndarray:
+        part = np.array(array[start:stop])
+        # What was read would stay in memory until something else needs it.
+        mapped.madvise(mmap.MADV_DONTNEED)
+        return part
+
+    return Source(name, array.shape, array.dtype, read)
 
 
 def _joined(sources: list[Source], role: str) -> Source:
