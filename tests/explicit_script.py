@@ -62,10 +62,10 @@ SMOOTH = {
     ),
     "PairMoments": lambda z, w, y: mirjax.PairMoments.zeros().update(z, w, y),
     "spectra": lambda z, _w, y: mirjax.spectra.measure(z, y, num_classes=C),
-    "spectra of moments": lambda z, _w, y: mirjax.ClassMoments.zeros(C, D).update(z, y).spectra(),
     "moments": of_moments,
 }
 WHOLE = {
+    "spectra of moments": lambda z, _w, y: mirjax.ClassMoments.zeros(C, D).update(z, y).spectra(),
     "dataset_interplay": mirjax.dataset_interplay,
     "dataset_interplay, lanczos": lambda z, w, y: mirjax.dataset_interplay(
         z, w, y, method="lanczos", rank=4, probes=4

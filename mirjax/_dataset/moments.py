@@ -369,7 +369,8 @@ class ClassMoments(NamedTuple):
             ValueError: the range of `alpha_req` is empty, `delta` is not positive, or there are no
                 second moments by class for `per_class`.
 
-        Cost: a few decompositions of side d; `per_class` one for each class.
+        Cost: a few decompositions of side d; `per_class` one for each class. Not meant to be
+        differentiated; `mirjax.spectra.measure` of rows is.
         """
         decay_range(first, last)
         ridge(delta)
