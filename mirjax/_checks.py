@@ -308,8 +308,8 @@ def _warn_if_transposed(features: Array, head: Array, labels: Array, weights: Ar
         return
     # On the host, whatever the sharding and the precision of products on the devices.
     signature = "(n,d),(c,d),(n),(n)->(),(),()"
-    fits = np.vectorize(_fits, signature=signature, otypes=[float, float, bool])
-    share, transposed, is_far_better = fits(*map(np.asarray, arrays))
+    of_batches = np.vectorize(fits, signature=signature, otypes=[float, float, bool])
+    share, transposed, is_far_better = of_batches(*map(np.asarray, arrays))
     places = np.argwhere(is_far_better)
     if len(places):
         place = tuple(places[0])
@@ -325,7 +325,7 @@ def _warn_if_transposed(features: Array, head: Array, labels: Array, weights: Ar
         )
 
 
-def _fits(
+def fits(
     features: np.ndarray, head: np.ndarray, labels: np.ndarray, weights: np.ndarray
 ) -> tuple[float, float, bool]:
     """Shares of the labels that head and transpose predict; whether the latter is far better."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from mirjax._checks import fits
 from mirjax._report.definitions import DEFINITIONS
 from mirjax._report.measure import Inputs, Progress, Value, between, measure
 from mirjax._report.sources import InputError as InputError
@@ -216,7 +217,7 @@ def report(
         described["head"] = _describe([source])
         if numbers is None:
             raise InputError("head: a head is compared with features at the labels; give labels.")
-        rows, turned = _head(source, width, sources[-1].name, names, numbers)
+        rows, turned = _head(source, width, sources[-1], numbers)
         notes += [turned] if turned else []
         names = _all_classes(names, numbers, len(rows), source.name)
     elif numbers is not None:
@@ -448,13 +449,13 @@ def _all_classes(
 
 
 def _head(
-    source: Source, width: int, features: str, names: Sequence[str], labels: np.ndarray
+    source: Source, width: int, features: Source, labels: np.ndarray
 ) -> tuple[np.ndarray, str]:
     """The head as `[C, d]`, and a sentence if it had to be turned."""
     if len(source.shape) != 2 or width not in source.shape:
         raise InputError(
             f"head: {source.name} has shape {source.shape}; expected [C, {width}] or [{width}, C] "
-            f"for the rows of {features}, which are {width} wide."
+            f"for the rows of {features.name}, which are {width} wide."
         )
     rows = source.all().astype(np.float32)
     if not np.isfinite(rows).all():
@@ -462,12 +463,22 @@ def _head(
     if source.shape[1] != width:
         return rows.T.copy(), f"The head is stored as [{width}, {source.shape[1]}] and was turned."
     if source.shape[0] == width:
-        expected = len(names) or int(labels.max()) + 1
-        return rows, (
-            f"The head is square ({width} x {width}, {expected} classes in the labels): its rows "
-            "were taken as classes. If the accuracy below is that of guessing, give its transpose."
-        )
+        return _square_head(rows, features, labels)
     return rows, ""
+
+
+def _square_head(rows: np.ndarray, features: Source, labels: np.ndarray) -> tuple[np.ndarray, str]:
+    """A head as wide as it has rows, turned if only its transpose fits the labels."""
+    count = min(len(labels), 10_000)
+    some = np.asarray(features.read(0, count)).astype(np.float32)
+    # Tokens have no row of their own here: the mean of those that are finite stands for a prompt.
+    some = np.nanmean(some, axis=1) if some.ndim == 3 else some
+    finite = np.isfinite(some).all(axis=1).astype(np.float32)
+    share, turned, is_far_better = fits(some, rows, labels[:count], finite)
+    said = f"as it is stored it predicts {share:.0%} of the labels, turned {turned:.0%}"
+    if is_far_better:
+        return rows.T.copy(), f"The head is square; {said}: it was turned."
+    return rows, f"The head is square; {said}: its rows are the classes."
 
 
 def _describe(sources: Sequence[Source]) -> str:

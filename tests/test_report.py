@@ -126,6 +126,17 @@ def test_labels_of_text_and_of_any_numbers_and_a_head_that_was_turned():
     assert others["nc1"].value == pytest.approx(right["nc1"].value, rel=1e-5)
 
 
+def test_a_square_head_is_turned_if_only_that_fits():
+    rng = np.random.default_rng(2)
+    head, labels = rng.normal(size=(6, 6)).astype(np.float32), np.arange(300) % 6
+    features = head[labels] + 0.3 * rng.normal(size=(300, 6)).astype(np.float32)
+    features[0] = np.nan
+    found = [report(features, labels=labels, head=w) for w in (head, head.T.copy())]
+    assert found[0]["mir"].value == pytest.approx(found[1]["mir"].value, abs=1e-6)
+    assert "its rows are the classes" in found[0].notes[0]
+    assert "it was turned" in found[1].notes[0]
+
+
 def test_rows_that_are_masked_or_broken_do_not_count():
     features, labels, head = drawn()
     mask = np.arange(N) % 3 > 0
