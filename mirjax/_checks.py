@@ -148,8 +148,22 @@ def entropy_order(order: float | int, method: str = "eigh") -> None:
         )
 
 
+def as_mask(mask: ArrayLike, name: str = "mask") -> Array:
+    """`mask` as Booleans: 1 or True for what counts, as PyTorch and Hugging Face have it."""
+    if not hasattr(mask, "dtype") or not (
+        mask.dtype == np.bool_ or jnp.issubdtype(mask.dtype, jnp.integer)
+    ):
+        raise TypeError(
+            f"{name} must be a Boolean or integer array, True or 1 for what counts, got "
+            f"{getattr(mask, 'dtype', type(mask).__name__)}."
+        )
+    return jnp.asarray(mask).astype(bool)
+
+
 def decay_range(first: int, last: int) -> None:
     """Raises unless `first` to `last` are numbers of at least two eigenvalues."""
+    if not all(isinstance(number, (int, np.integer)) for number in (first, last)):
+        raise TypeError(f"first and last must be integers, got {first!r} and {last!r}.")
     if not 1 <= first < last:
         raise ValueError(f"first and last must satisfy 1 <= first < last, got {first} and {last}.")
 

@@ -1,12 +1,13 @@
 """Metric objects for training loops: MIR, HDR, collapse and spectra of all samples seen so far.
 
 They hold `ClassMoments`, whose size does not depend on the number of samples, and follow the habits
-of two libraries: `InterplayMetric` is a Flax `nnx.Metric`; `StreamedInterplay` has the methods that
-clu and metrax call. This module needs Flax (`pip install "mirjax[flax]"`), and is the only one that
-imports it.
+of two libraries: `InterplayMetric` is a Flax `nnx.Metric`; `StreamedInterplay` has the methods
+`empty`, `from_model_output`, `merge`, `reduce` and `compute` of a clu or metrax metric. This module
+needs Flax (`pip install "mirjax[flax]"`), and is the only one that imports it.
 """
 
 import dataclasses
+import functools
 from typing import Any, ClassVar
 
 import jax
@@ -27,13 +28,27 @@ Values = dict[str, Any]
 """Names and floats; arrays inside a transformed function, which cannot make floats."""
 
 
-def summary(moments: ClassMoments, head: Float[ArrayLike, "c d"], /, **options: Any) -> Values:
+def summary(
+    moments: ClassMoments,
+    head: Float[ArrayLike, "c d"],
+    /,
+    *,
+    first: int = 6,
+    last: int = 100,
+    delta: float = 1e-4,
+    **options: Any,
+) -> Values:
     """All that moments and a head give, as a flat dict.
 
     Args:
         moments: of all samples.
         head: `[num_classes, d]`.
-        **options: of `ClassMoments.interplay`, such as `method` and `key`.
+        first: the first eigenvalue that `alpha_req` is fitted to.
+        last: the last one.
+        delta: what `lidar` adds to the eigenvalues within the classes.
+        **options: of `ClassMoments.interplay`, such as `method`, `key` and `max_products`. Where `d
+            · min(num_classes, d)` is above 4,096 the joint entropy is estimated, which can take
+            minutes on a CPU: not for every step.
 
     Returns:
         The fields of `Interplay` (`mir`, `hdr`, ...) with `mir_standard_error`; `mir_debiased` and
@@ -43,7 +58,10 @@ def summary(moments: ClassMoments, head: Float[ArrayLike, "c d"], /, **options: 
         alone, and nothing is debiased. Python floats, or arrays inside a transformed function.
 
     Raises:
-        TypeError, ValueError: shapes or dtypes do not match, or an option is invalid.
+        TypeError, ValueError: shapes or dtypes do not match, an option is invalid, or belongs to
+            the joint entropy and the moments have `second=False`.
+
+    Of no sample, entropies and ratios are 0, ranks 1, and the rest is NaN.
 
     Example:
         >>> import jax.numpy as jnp, mirjax
@@ -61,13 +79,19 @@ def summary(moments: ClassMoments, head: Float[ArrayLike, "c d"], /, **options: 
         values |= {name: getattr(whole, name) for name in Interplay._fields}
         values["mir_standard_error"] = whole.standard_error.mir
         values |= {"mir_debiased": pairs.mir, "hdr_debiased": pairs.hdr}
+    elif options:
+        raise ValueError(
+            f"{', '.join(options)}: these are options of the joint entropy, which moments with "
+            "second=False do not give."
+        )
     else:
         values |= moments.entropies(head)._asdict()
     if len(head) <= SQUARE:
         by_class = moments.class_interplay(head)
         values |= {"class_mir": by_class.mir, "class_hdr": by_class.hdr}
     values |= moments.collapse(head)._asdict()
-    values |= moments.spectra()._replace(eigenvalues=None)._asdict()
+    spectra = moments.spectra(first=first, last=last, delta=delta)
+    values |= spectra._replace(eigenvalues=None)._asdict()
     values["weight"] = jnp.sum(moments.sums.count)
     values = {name: value for name, value in values.items() if value is not None}
     if any(isinstance(value, jax.core.Tracer) for value in values.values()):
@@ -77,7 +101,10 @@ def summary(moments: ClassMoments, head: Float[ArrayLike, "c d"], /, **options: 
 
 
 class InterplayMetric(nnx.Metric):
-    """A Flax metric of all samples since `reset`, to be used alone or in `nnx.MultiMetric`.
+    """A Flax metric of all samples since `reset`.
+
+    In `nnx.MultiMetric` it is updated and reset with the others; `compute` needs the head, which
+    that cannot pass: ask the members one by one.
 
     It is updated inside `nnx.jit`, a scan or a loop, is saved and restored as all of Flax's state,
     and works on sharded batches.
@@ -129,6 +156,7 @@ class InterplayMetric(nnx.Metric):
         features: Float[ArrayLike, "n d"],
         labels: Int[ArrayLike, " n"],
         weights: Float[ArrayLike, " n"] | None = None,
+        mask: ArrayLike | None = None,
         **_: Any,
     ) -> None:
         """Adds samples; what else `nnx.MultiMetric` passes is not looked at.
@@ -137,11 +165,13 @@ class InterplayMetric(nnx.Metric):
             features: `[n, d]`, the input of the head.
             labels: integers `[n]`.
             weights: non-negative `[n]`; weight 0 drops a sample exactly, as padding.
+            mask: `[n]`, Flax's name of what counts; not together with weights.
 
         Raises:
-            TypeError, ValueError: shapes or dtypes do not match.
+            TypeError, ValueError: shapes or dtypes do not match, or both weights and mask are
+                given.
         """
-        self._put(self.moments.update(features, labels, weights))
+        self._put(self.moments.update(features, labels, _either(weights, mask)))
 
     def compute(  # pyrefly: ignore[bad-override]
         self, head: Float[ArrayLike, "c d"], **options: Any
@@ -191,6 +221,7 @@ class StreamedInterplay:
     options: ClassVar[dict[str, Any]] = {}
 
     @classmethod
+    @functools.cache
     def of(
         cls,
         num_classes: int,
@@ -206,6 +237,9 @@ class StreamedInterplay:
             dim: d, the width of the features.
             second: whether to hold second moments by class, as in `ClassMoments.zeros`.
             dtype: float32, or float64 if it is enabled in JAX.
+
+        Returns:
+            The same class for the same arguments.
         """
         body = {"sizes": (num_classes, dim), "options": {"second": second, "dtype": dtype}}
         made = type(cls.__name__, (cls,), body | {"__module__": cls.__module__})
@@ -249,19 +283,22 @@ class StreamedInterplay:
             TypeError, ValueError: shapes or dtypes do not match, or both weights and mask are
                 given.
         """
-        if weights is not None and mask is not None:
-            raise ValueError("weights and mask were both given: they are two names of one thing.")
         new = cls.empty()
-        moments = new.moments.update(features, labels, mask if weights is None else weights)
-        return dataclasses.replace(
-            new, moments=moments, head=jnp.asarray(head).astype(new.head.dtype)
-        )
+        if jnp.shape(head) != new.head.shape:
+            raise ValueError(
+                f"head must be [num_classes, d] = {new.head.shape}, got {jnp.shape(head)}. A Flax "
+                "Dense kernel is [d, num_classes]: pass its transpose, kernel.T."
+            )
+        moments = new.moments.update(features, labels, _either(weights, mask))
+        head = jnp.asarray(head).astype(new.head.dtype)
+        return dataclasses.replace(new, moments=moments, head=head)
 
     def merge(self, other: "StreamedInterplay") -> "StreamedInterplay":
         """The metric of the samples of both, with the head of the other if it has samples."""
+        moments = self.moments.merge(other.moments)
         is_later = jnp.sum(other.moments.total.count) != 0
         head = jnp.where(is_later, other.head, self.head)
-        return dataclasses.replace(self, moments=self.moments.merge(other.moments), head=head)
+        return dataclasses.replace(self, moments=moments, head=head)
 
     def reduce(self) -> "StreamedInterplay":
         """One metric of those along the first axis, as clu gathers them from devices."""
@@ -276,3 +313,9 @@ class StreamedInterplay:
             **options: of `ClassMoments.interplay`.
         """
         return summary(self.moments, self.head, **options)
+
+
+def _either(weights: ArrayLike | None, mask: ArrayLike | None) -> ArrayLike | None:
+    if weights is not None and mask is not None:
+        raise ValueError("weights and mask were both given: they are two names of one thing.")
+    return mask if weights is None else weights

@@ -169,7 +169,7 @@ def spectra(
         The axes.
 
     Raises:
-        ValueError: the range is empty.
+        ValueError: the range is empty, or a spectrum is not a vector.
 
     Example:
         >>> import jax.numpy as jnp
@@ -181,9 +181,13 @@ def spectra(
     decay_range(first, last)
     ax = _axes(ax)
     for name, values in eigenvalues.items():
-        given = np.asarray(values)
-        drawn = given.astype(np.float64) / given.sum()
-        kept = drawn > len(drawn) * np.finfo(given.dtype).eps ** 2 * drawn.max(initial=0.0)
+        if np.ndim(values) != 1:
+            raise ValueError(f"eigenvalues of {name} must be [k], got shape {np.shape(values)}.")
+        rounding = float(jnp.finfo(jnp.asarray(values).dtype).eps)
+        drawn = np.asarray(values).astype(np.float64)
+        drawn = drawn / (drawn.sum() or 1.0)
+        # The same as in `alpha_req`, whose singular values are the roots.
+        kept = drawn > (8 * rounding) ** 2 * len(drawn) * drawn.max(initial=0.0)
         number = np.arange(1, 1 + len(drawn))
         (line,) = ax.loglog(number[kept], drawn[kept], marker=".", markersize=3)
         in_range = kept & (number >= first) & (number <= last)

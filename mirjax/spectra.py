@@ -17,19 +17,19 @@ from jaxtyping import Float, Int
 from mirjax._batch.entropy import effective_rank
 from mirjax._batch.spectra import Spectra as Spectra
 from mirjax._batch.spectra import (
-    alpha_req_of,
     debiased_participation_of,
-    eigenvalues_of_rows,
     largest_share_of,
     lidar_of,
     participation_of,
     prepared,
     rankme_of,
+    spectrum_of,
 )
 from mirjax._checks import (
     ArrayLike,
     as_float,
     as_labels,
+    common_float,
     decay_range,
     ridge,
     same_size,
@@ -55,8 +55,9 @@ def eigenvalues(
         weights: non-negative `[..., n]`; weight 0 drops a sample exactly.
 
     Returns:
-        `[..., k]` with `k = min(n, d)`, in squared units of the features. NaN for NaN in a sample
-        that counts, or a negative weight.
+        `[..., k]` with `k = min(n, d)`, in squared units of the features: in float32 infinite or 0
+        for features beyond 1e19 or below 1e-19. NaN for NaN in a sample that counts, or a negative
+        weight.
 
     Raises:
         TypeError, ValueError: shapes or dtypes do not match.
@@ -74,7 +75,7 @@ def eigenvalues(
     features, weights = _checked(features, weights)
 
     def single(rows: Array, w: Array) -> Array:
-        return eigenvalues_of_rows(prepared(rows, w, centre=True))
+        return spectrum_of(prepared(rows, w, centre=True), 1, 2)[0]
 
     return automatic(jnp.vectorize(single, signature=f"{_ROWS}->(k)"))(features, weights)
 
@@ -95,7 +96,7 @@ def rankme(
         weights: non-negative `[..., n]`; weight 0 drops a sample exactly.
 
     Returns:
-        `[...]`, from 1 to `min(n, d)`; 1 where all features are 0.
+        `[...]`, up to the 1e-7 from 1 to `min(n, d)`; 1 where all features are 0.
 
     Raises:
         TypeError, ValueError: shapes or dtypes do not match.
@@ -226,8 +227,9 @@ def participation_ratio(
         debiased: whether to estimate the value of the population that the samples come from.
 
     Returns:
-        `[...]`, from 1 to `min(n, d)`; 1 without any variance. Debiased values scatter, are not
-        clipped, and are NaN with fewer than four samples (two, if not centred).
+        `[...]`, from 1 to `min(n, d)`; 1 without any variance. Debiased values scatter and are not
+        clipped; they are NaN without any variance, with fewer than four samples (two, if not
+        centred), and where so few have nearly all of the weight.
 
     Raises:
         TypeError, ValueError: shapes or dtypes do not match.
@@ -307,7 +309,7 @@ def alpha_req(
     decay_range(first, last)
 
     def single(rows: Array, w: Array) -> Array:
-        return alpha_req_of(prepared(rows, w, centre=True), first, last)
+        return spectrum_of(prepared(rows, w, centre=True), first, last)[1]
 
     return automatic(jnp.vectorize(single, signature=f"{_ROWS}->()"))(features, weights)
 
@@ -411,6 +413,8 @@ def diff_effective_rank(
     """
     before, after = as_float(before, "before", axes="n d1"), as_float(after, "after", axes="n d2")
     same_size(before, "before", after, "after", axis=(-2, -2), what="the number of samples n")
+    before, after = common_float(before, after)
+    weights = sample_weights(weights, before, "before")
     ranks = (effective_rank(rows, weights=weights, centre=True) for rows in (before, after))
     first, second = ranks
     return first - second
@@ -449,8 +453,9 @@ def measure(
         TypeError, ValueError: as in the functions; or labels come without `num_classes`, or
             `per_class` without labels.
 
-    Cost: that of two sets of singular values, three matrices of side `min(n, d)` and `lidar`; with
-    `per_class` once for each class, one after the other. Differentiable as the functions are.
+    Cost: two sets of singular values, the spectra of four matrices of side `min(n, d)`, and
+    `lidar`; with `per_class` once for each class, one after the other. Compiled, it takes about ten
+    times the memory of the features. Differentiable as the functions are.
 
     Example:
         >>> import jax, mirjax
@@ -463,11 +468,20 @@ def measure(
         raise ValueError("labels need num_classes, the number of classes.")
     if per_class and labels is None:
         raise ValueError("per_class=True needs labels.")
+    decay_range(first, last)
+    ridge(delta)
     options = {"first": first, "last": last}
     if labels is None or num_classes is None:
         return _of_all(features, weights, **options)
     if per_class:
         labels = _labels_of(features, labels, num_classes)
+        # Batch axes that one of them lacks.
+        batch = jnp.broadcast_shapes(labels.shape, weights.shape)
+        labels, weights = (jnp.broadcast_to(x, batch) for x in (labels, weights))
+        features = jnp.broadcast_to(
+            features, (*jnp.broadcast_shapes(batch[:-1], features.shape[:-2]), *features.shape[-2:])
+        )
+        labels, weights = (jnp.broadcast_to(x, features.shape[:-1]) for x in (labels, weights))
         valid = (labels >= 0) & (labels < num_classes)
         weights = jnp.where(valid | (weights == 0), weights, jnp.nan)
 
@@ -476,21 +490,25 @@ def measure(
             return _of_all(features, jnp.where(mine, weights, 0.0), **options)
 
         by_class = lax.map(of_class, jnp.arange(num_classes, dtype=labels.dtype))
-        axis = max(features.ndim - 2, labels.ndim - 1, weights.ndim - 1)
-        return jax.tree.map(lambda x: jnp.moveaxis(x, 0, axis), by_class)
+        return jax.tree.map(lambda x: jnp.moveaxis(x, 0, features.ndim - 2), by_class)
     classes = lidar(features, labels, num_classes=num_classes, weights=weights, delta=delta)
     return _of_all(features, weights, **options)._replace(lidar=classes)
 
 
 def _of_all(features: Array, weights: Array, *, first: int, last: int) -> Spectra:
+    def spectrum(rows: Array, w: Array) -> tuple[Array, Array]:
+        return spectrum_of(prepared(rows, w, centre=True), first, last)
+
+    both = automatic(jnp.vectorize(spectrum, signature=f"{_ROWS}->(k),()"))
+    values, decays = both(features, weights)
     return Spectra(
-        eigenvalues=eigenvalues(features, weights=weights),
+        eigenvalues=values,
         rankme=rankme(features, weights=weights),
         stable_rank=stable_rank(features, weights=weights),
         participation_ratio=participation_ratio(features, weights=weights),
         participation_ratio_debiased=participation_ratio(features, weights=weights, debiased=True),
         nesum=nesum(features, weights=weights),
-        alpha_req=alpha_req(features, weights=weights, first=first, last=last),
+        alpha_req=decays,
         lidar=None,
         effective_rank=effective_rank(features, weights=weights),
         effective_rank_centred=effective_rank(features, weights=weights, centre=True),

@@ -9,7 +9,6 @@ token after are neighbours. Capture the hidden states with whatever runs the net
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
@@ -18,7 +17,7 @@ from mirjax._batch.entropy import feature_entropy
 from mirjax._batch.gram import normalize_rows, safe_sqrt
 from mirjax._batch.interplay import feature_interplay
 from mirjax._batch.kernels import Interplay
-from mirjax._checks import ArrayLike, as_float, entropy_order
+from mirjax._checks import ArrayLike, as_float, as_mask, entropy_order
 from mirjax._mesh import automatic
 
 Mask = Bool[ArrayLike, "*prompts tokens"] | Int[ArrayLike, "*prompts tokens"]
@@ -127,7 +126,8 @@ def prompt_entropy(
     if normaliser is None:
         return entropy
     divisor = _normaliser(normaliser, jnp.sum(counts, axis=-1), hidden.shape[-1])
-    return jnp.where(divisor > 0, entropy / jnp.where(divisor > 0, divisor, 1.0), 0.0)
+    # Not plain 0, so that NaN shows.
+    return jnp.where(divisor > 0, entropy / jnp.where(divisor > 0, divisor, 1.0), 0 * entropy)
 
 
 def dataset_entropy(
@@ -230,7 +230,8 @@ def measure(
         TypeError, ValueError: shapes or dtypes do not match, or an option is unknown.
 
     Cost: a decomposition of side `min(tokens, width)` for each prompt and layer, and three of side
-    `min(prompts, width)` or `prompts` for each layer. Differentiable.
+    `min(prompts, width)` or `prompts` for each layer. Compile it: what its parts share is then
+    computed once. Differentiable.
 
     Example:
         >>> import jax, mirjax
@@ -256,6 +257,10 @@ def measure(
     pooled = pool(given, mask, pooling=pooling)
     pairs = pooled[:-1], pooled[1:]
     if groups is not None:
+        if jnp.shape(groups) != given.shape[1:2]:
+            raise ValueError(
+                f"groups must be [prompts] = {given.shape[1:2]}, got {jnp.shape(groups)}."
+            )
         groups = jnp.broadcast_to(jnp.asarray(groups), pairs[0].shape[:-1])
     debiased = debiased_feature_interplay(*pairs, groups=groups)
     assert debiased.standard_error is not None
@@ -275,20 +280,13 @@ def _checked(hidden: ArrayLike, mask: ArrayLike | None) -> tuple[Array, Array]:
     hidden = as_float(hidden, "hidden", axes="prompts tokens width")
     if mask is None:
         return hidden, jnp.ones(hidden.shape[:-1], hidden.dtype)
-    # PyTorch and Hugging Face have masks of integers.
-    if not hasattr(mask, "dtype") or not (
-        mask.dtype == np.bool_ or jnp.issubdtype(mask.dtype, jnp.integer)
-    ):
-        raise TypeError(
-            "mask must be a Boolean or integer array, True or 1 for a token that counts, got "
-            f"{getattr(mask, 'dtype', type(mask).__name__)}."
-        )
+    mask = as_mask(mask)
     if mask.shape != hidden.shape[-3:-1]:
         raise ValueError(
             f"hidden of shape {hidden.shape} and mask of shape {mask.shape} disagree: mask must be "
             f"[prompts, tokens] = {hidden.shape[-3:-1]}."
         )
-    counts = jnp.broadcast_to(jnp.asarray(mask).astype(bool), hidden.shape[:-1])
+    counts = jnp.broadcast_to(mask, hidden.shape[:-1])
     return jnp.where(counts[..., None], hidden, 0.0), counts.astype(hidden.dtype)
 
 

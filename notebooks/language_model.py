@@ -325,5 +325,6 @@ for number, name in enumerate(names):
     print(line)
 
 # %% [markdown]
-# Many sentences do not fit into one array: measure batches and average `prompt_entropy` and `curvature`; pool each batch with
-# `tokens.pool` and measure the pooled rows of all of them together.
+# Many sentences do not fit into one array: measure batches and average `prompt_entropy` and `curvature`, weighted by
+# the number of sentences; pool each batch with `tokens.pool`, and give the pooled rows of all of them to
+# `mirjax.feature_entropy`, `mirjax.spectra.measure` and `mirjax.debiased_feature_interplay`.

@@ -46,6 +46,12 @@ def test_values_are_those_of_the_functions():
     for name in ("rankme", "lidar", "nesum", "effective_rank"):
         assert values[name] == pytest.approx(float(getattr(spectra, name)), rel=1e-4)
     assert values["weight"] == N
+    mask = np.arange(N) < 10
+    metric.update(features=z, labels=y, mask=mask)
+    assert metric.compute(w)["weight"] == N + 10
+    with pytest.raises(ValueError, match="both given"):
+        metric.update(features=z, labels=y, mask=mask, weights=mask)
+    assert metric.compute(w, first=1)["alpha_req"] > 0
     metric.reset()
     assert metric.compute(w)["weight"] == 0
 
@@ -111,6 +117,11 @@ def test_four_methods_without_a_change_in_place():
     assert masked.compute()["weight"] == 12
     with pytest.raises(ValueError, match="both given"):
         kind.from_model_output(z, y, w, weights=mask, mask=mask)
+    assert kind is metrics.StreamedInterplay.of(C, D)
+    with pytest.raises(ValueError, match="pass its transpose"):
+        kind.from_model_output(z, y, w.T)
+    with pytest.raises(ValueError, match="cannot be merged"):
+        kind.empty().merge(metrics.StreamedInterplay.of(C, D + 1).empty())
     with pytest.raises(TypeError, match=r"StreamedInterplay\.of"):
         metrics.StreamedInterplay.empty()
 
@@ -157,6 +168,8 @@ def test_without_second_moments():
     metric.update(features=z, labels=y)
     values = metric.compute(w)
     assert "mir" not in values
+    with pytest.raises(ValueError, match="second=False"):
+        metric.compute(w, method="lanczos")
     assert values["entropy1"] == pytest.approx(float(mirjax.interplay(z, w, y).entropy1), abs=1e-5)
 
 

@@ -77,6 +77,40 @@ def test_bias_shows_batches_and_the_whole(metric, bias):
     assert line.get_ydata()[0] == pytest.approx(whole)
 
 
+def test_the_line_through_a_spectrum_is_that_of_alpha_req():
+    rng = np.random.default_rng(1)
+    # Steep, of fewer samples than features: some eigenvalues are rounding.
+    rows = (rng.normal(size=(60, 200)) * np.arange(1, 201.0) ** -3).astype(np.float32)
+    values = mirjax.spectra.eigenvalues(rows)
+    ax = plot.spectra({"steep": values, "half": values.astype(jnp.bfloat16), "none": 0 * values})
+    alpha = float(mirjax.spectra.alpha_req(rows))
+    labels = [line.get_label() for line in ax.lines if not line.get_label().startswith("_")]
+    assert labels[0] == f"steep, α {alpha:.2f}"
+    assert labels[-1] == "none"
+    line, fitted = ax.lines[:2]
+    drawn = np.log(np.asarray(fitted.get_xydata()))
+    slope = (drawn[-1, 1] - drawn[0, 1]) / (drawn[-1, 0] - drawn[0, 0])
+    assert slope == pytest.approx(-alpha, rel=1e-4)
+    assert np.sum(line.get_ydata()) == pytest.approx(1.0)
+    with pytest.raises(ValueError, match=r"eigenvalues of x must be \[k\]"):
+        plot.spectra({"x": np.ones((2, 3))})
+
+
+def test_layers_have_a_panel_for_each_measure():
+    of_one = {"rank": [3.0, 5.0, 4.0], "MIR": [0.8, 0.6]}
+    axes = plot.layers({"a": of_one, "b": {"rank": [1.0, 1.0, 2.0]}}, names=["x", "y", "z"])
+    assert [ax.get_title() for ax in axes] == ["rank", "MIR"]
+    assert [len(ax.lines) for ax in axes] == [2, 1]
+    np.testing.assert_array_equal(axes[1].lines[0].get_xdata(), [0.5, 1.5])
+    assert [tick.get_text() for tick in axes[0].get_xticklabels()] == ["x", "y", "z"]
+    given = Figure().subplots(1, 3)
+    assert list(plot.layers({"a": of_one}, axes=given)) == list(given[:2])
+    with pytest.raises(ValueError, match="axes: 1 given for 2 measures"):
+        plot.layers({"a": of_one}, axes=given[:1])
+    with pytest.raises(ValueError, match="rank of b has 1 values for 3 layers"):
+        plot.layers({"a": of_one, "b": {"rank": [1.0]}})
+
+
 def test_lengths_that_differ():
     with pytest.raises(ValueError, match="mean has 2 values for 3 of x"):
         plot.curve([0, 1, 2], [0.0, 1.0])

@@ -1,6 +1,7 @@
 """Measures of spectra against the published formulas, from rows and from moments."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -105,6 +106,8 @@ def test_each_class_on_its_own():
     np.testing.assert_allclose(moments.effective_rank, found.effective_rank, rtol=1e-5)
     assert moments.rankme is found.lidar is None
     np.testing.assert_allclose(spectra.rankme(rows[None], weights=masks), found.rankme, rtol=1e-6)
+    batched = spectra.measure(rows[None], labels, num_classes=4, per_class=True)
+    np.testing.assert_allclose(batched.rankme, found.rankme[None], rtol=1e-6)
     for c in range(4):
         own = rows[labels == c]
         assert_near(found.nesum[c], published.nesum(own), 1e-5 * 12)
@@ -261,13 +264,17 @@ def test_no_array_is_larger_than_it_must_be(shape):
     def every(z):
         return spectra.measure(z, labels, num_classes=3)
 
-    sizes = {
-        variable.aval.size
-        for equation in jaxpr_of(every, jnp.ones(shape))
-        for variable in equation.outvars
-    }
+    equations = jaxpr_of(every, jnp.ones(shape))
+    sizes = {variable.aval.size for equation in equations for variable in equation.outvars}
     assert max(sizes) <= 4 * n * d
     assert 48 * 48 not in sizes
+    decomposed = [
+        min(equation.invars[0].aval.shape[-2:])
+        for equation in equations
+        if equation.primitive.name in ("eigh", "svd", "tridiagonal")
+    ]
+    assert len(decomposed) > 3
+    assert max(decomposed) <= min(shape)
 
 
 def jaxpr_of(function, *arguments):
@@ -294,6 +301,8 @@ REFUSED = {
     "labels": (lambda: spectra.lidar(Z, Y[:5], num_classes=3), "labels of shape"),
     "no classes": (lambda: spectra.measure(Z, Y), "labels need num_classes"),
     "no labels": (lambda: spectra.measure(Z, per_class=True), "per_class=True needs labels"),
+    "numbers that are none": (lambda: spectra.alpha_req(Z, first=1.0, last=3.5), "integers"),
+    "delta without labels": (lambda: spectra.measure(Z, delta=-1.0), "delta must be positive"),
     "samples": (lambda: spectra.diff_effective_rank(Z, Z[:3]), "before of shape"),
     "no moments by class": (
         lambda: mirjax.ClassMoments.zeros(3, 7, second=False).spectra(per_class=True),
@@ -305,5 +314,57 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(name):
     call, message = REFUSED[name]
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         call()
+
+
+def test_many_samples_do_not_raise_the_cut():
+    # Singular values from 1 to 1e-3 of the largest, of many more rows than columns.
+    n, powers = 200_000, np.geomspace(1, 1e-3, 12)
+    rng = np.random.default_rng(8)
+    rows = (rng.normal(size=(n, 12)) * powers).astype(np.float32)
+    right = published.alpha_req(rows, 1, 12)
+    assert_near(spectra.alpha_req(rows, first=1), right, 1e-3)
+    turn = (rows * (np.arange(12) > 8)).astype(np.float32)
+    slope = np.sum(np.asarray(jax.grad(spectra.rankme)(rows)) * turn, dtype=np.float64)
+    step = 1e-3
+    pair = [published.rankme(rows.astype(np.float64) + s * turn) for s in (step, -step)]
+    assert_near(slope, (pair[0] - pair[1]) / (2 * step), 1e-3 * abs(slope))
+
+
+def test_rounding_of_an_offset_is_no_spectrum():
+    rng = np.random.default_rng(9)
+    basis = np.linalg.qr(rng.normal(size=(64, 10)))[0].T
+    low = (rng.normal(size=(500, 10)) / np.arange(1, 11)) @ basis
+    right = published.alpha_req(low, 6, 10)
+    for offset in (0, 100, 1e4):
+        found = spectra.alpha_req((low + offset).astype(np.float32))
+        assert_near(found, right, 5e-3)
+
+
+def test_class_means_that_coincide_have_one_direction():
+    rng = np.random.default_rng(10)
+    rows = rng.normal(size=(40, 64)).astype(np.float32)
+    rows = np.concatenate([rows, rows[::-1], rows[rng.permutation(40)]])
+    labels = np.repeat(np.arange(3), 40)
+    moments = mirjax.ClassMoments.zeros(3, 64).update(rows, labels)
+    for found in (spectra.lidar(rows, labels, num_classes=3), moments.spectra().lidar):
+        assert_near(found, 1.0, 1e-3)
+
+
+@pytest.mark.parametrize("scale", [1e2, 1e6, 1e10, 1e-25])
+def test_lidar_at_any_scale(scale):
+    rows, labels = drawn(20, 40, 5)
+    scaled = rows * np.float32(scale)
+    # Where `delta` is nothing, or everything.
+    right = published.lidar(np.float64(rows), labels, 1e-9 if scale > 1 else 1e9)
+    assert_near(spectra.lidar(scaled, labels, num_classes=5), right, 2e-3)
+    gradient = jax.grad(lambda z: spectra.lidar(z, labels, num_classes=5))(scaled)
+    assert np.all(np.isfinite(gradient))
+
+
+def test_singular_values_are_found_once():
+    rows, labels = drawn(60, 12, 4)
+    compiled = measure.lower(rows, labels, num_classes=4).compile().as_text()
+    # Of raw and of centred rows, and within the classes.
+    assert len(re.findall(r"lapack_sgesdd\w*\"", compiled)) <= 3

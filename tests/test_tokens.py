@@ -137,6 +137,8 @@ def test_degenerate_tokens():
     hidden[1, 3, 1] = np.nan
     assert np.isnan(tokens.curvature(hidden, mask)[1])
     assert np.isnan(tokens.prompt_entropy(hidden, mask)[1])
+    one = mask * (np.arange(5) == 3)
+    assert np.isnan(tokens.prompt_entropy(hidden, one, normaliser="log_tokens")[1])
 
 
 def test_prompts_of_one_document_make_no_pair():
@@ -176,6 +178,14 @@ REFUSED = {
         lambda: tokens.pool(H, M[None]),
         ValueError,
         r"mask must be \[prompts, tokens\] = \(7, 6\)",
+    ),
+    "groups": (lambda: tokens.measure(H, M, groups=np.arange(4)), ValueError, "groups must be"),
+    "mask of floats, of layers": (
+        lambda: mirjax.layerwise(mirjax.effective_rank, tokens=True)(
+            {"a": H[0]}, mask=M.astype(np.float32)
+        ),
+        TypeError,
+        "mask must be a Boolean",
     ),
     "pooling": (
         lambda: tokens.pool(H, M, pooling="first"),

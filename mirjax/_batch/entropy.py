@@ -166,7 +166,8 @@ def effective_rank(
     Returns:
         `[...]`, from 1 to `min(n, d)`.
 
-    Errors, cost, differentiability, degenerate input: as in `feature_entropy`.
+    Errors, cost, differentiability, degenerate input: as in `feature_entropy`. For the mean of
+    `centre` zero rows count as any others.
 
     Example:
         >>> import jax.numpy as jnp, mirjax

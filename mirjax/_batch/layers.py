@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mirjax._checks import ArrayLike
+from mirjax._checks import ArrayLike, as_mask
 
 
 def layerwise(metric: Callable[..., Any], /, *, tokens: bool = False) -> Callable[..., Any]:
@@ -27,7 +27,8 @@ def layerwise(metric: Callable[..., Any], /, *, tokens: bool = False) -> Callabl
         metric of each layer as its leaf. Leaves of the activations must be `[n, d]`, or with
         `tokens` have the shape of the mask and a width: others raise `ValueError`, since pooling
         and flattening of `[n, height, width, channels]` give different metrics. The mask
-        `[..., tokens]` (or `[n]`), True or 1 for what counts, goes to the metric as `weights`.
+        `[..., tokens]` (or `[n]`), True or 1 for what counts, goes to the metric as `weights`,
+        which it must have.
 
     Differentiable like `metric`; gradients reach all layers. Memory: a copy of the activations.
 
@@ -49,7 +50,7 @@ def layerwise(metric: Callable[..., Any], /, *, tokens: bool = False) -> Callabl
         for position, (path, leaf) in enumerate(paths):
             _check_leaf(jax.tree_util.keystr(path), jnp.shape(leaf), tokens, mask)
             groups.setdefault((jnp.shape(leaf), jnp.result_type(leaf)), []).append(position)
-        options = {} if mask is None else {"weights": jnp.asarray(mask)}
+        options = {} if mask is None else {"weights": as_mask(mask)}
         results: list[Any] = [None] * len(paths)
         for members in groups.values():
             stacked = jnp.stack([paths[position][1] for position in members])

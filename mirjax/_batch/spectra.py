@@ -12,7 +12,7 @@ from mirjax._batch.classes import means_by_class
 from mirjax._batch.entropy import centred, entropy_of, shares, unit_trace
 from mirjax._batch.gram import safe_sqrt, small_side
 from mirjax._batch.joint import head_coordinates
-from mirjax._linalg.decompositions import eigh, svd
+from mirjax._linalg.decompositions import eigh, noise_of, svd, triangle
 from mirjax._linalg.decompositions import singular_values as singular_values_of
 from mirjax._linalg.eigenvalues import eigenvalues as eigenvalues_of
 from mirjax._linalg.precision import matmul, total
@@ -60,11 +60,13 @@ class Rows(NamedTuple):
         rows: `[n, d]`, zero where the weight is 0.
         share: `[n]`, with the sum 1.
         scale: the unit.
+        size: the largest entry before the mean was subtracted, in this unit.
     """
 
     rows: Float[Array, "n d"]
     share: Float[Array, " n"]
     scale: Float[Array, ""]
+    size: Float[Array, ""]
 
     @property
     def weighted(self) -> Float[Array, "n d"]:
@@ -79,9 +81,10 @@ def prepared(features: Array, weights: Array, *, centre: bool) -> Rows:
     rows = jnp.where(counted, features, 0.0)
     scale = power_of_two(jnp.max(jnp.abs(rows)))
     rows = rows / scale
+    size = lax.stop_gradient(jnp.max(jnp.abs(rows)))
     if centre:
         rows = centred(rows, share)
-    return Rows(rows, share, scale)
+    return Rows(rows, share, scale, size)
 
 
 def smooth_rank(values: Float[Array, " k"]) -> Float[Array, ""]:
@@ -118,16 +121,14 @@ def rankme_of(rows: Rows) -> Array:
     return smooth_rank(singular_values_of(rows.weighted))
 
 
-def eigenvalues_of_rows(rows: Rows) -> Array:
-    """The eigenvalues of the covariance of centred rows, largest first, in their own units."""
-    return jnp.square(singular_values_of(rows.weighted) * rows.scale)
-
-
-def alpha_req_of(rows: Rows, first: int, last: int) -> Array:
-    """α-ReQ of centred rows."""
+def spectrum_of(rows: Rows, first: int, last: int) -> tuple[Array, Array]:
+    """The eigenvalues of the covariance of centred rows, in their own units, and α-ReQ."""
     values = singular_values_of(rows.weighted)
-    rounding = max(rows.rows.shape) * float(jnp.finfo(values.dtype).eps) * values[0]
-    return decay(jnp.square(values), lax.stop_gradient(jnp.square(rounding)), first, last)
+    # Each entry is known up to half a spacing of the largest, whatever was subtracted since.
+    entries = 2 * float(jnp.finfo(values.dtype).eps) * rows.size
+    rounding = lax.stop_gradient(jnp.maximum(noise_of(values), entries))
+    decays = decay(jnp.square(values), jnp.square(rounding), first, last)
+    return jnp.square(values * rows.scale), decays
 
 
 def participation_of(rows: Rows) -> Array:
@@ -195,14 +196,29 @@ def lidar_of(rows: Rows, labels: Array, num_classes: int, delta: float) -> Array
         z = head_coordinates(z)
     means, weight = means_by_class(z, labels, num_classes, rows.share)
     within = safe_sqrt(rows.share)[:, None] * (z - means[labels])
-    between = safe_sqrt(weight)[:, None] * means
-    _, values, right = svd(lax.stop_gradient(within))
-    ridge = delta / rows.scale / rows.scale
+    between = safe_sqrt(weight)[:, None] * without_noise(means, rows.size)
+    fixed = lax.stop_gradient(within)
+    # Of many rows the triangle has the same spectrum, and no vector for each row.
+    _, values, right = svd(triangle(fixed) if len(fixed) > 2 * fixed.shape[1] else fixed)
+    values = jnp.where(values <= noise_of(values), 0.0, values)
+    ridge = ridge_of(delta, rows.scale)
 
     def scatter(x: Array) -> Array:
         return matmul(within.T, matmul(within, x))
 
     return smooth_rank_of_ratio(between, scatter, jnp.square(values), right.T, ridge, width)
+
+
+def without_noise(means: Float[Array, "c k"], size: Array) -> Float[Array, "c k"]:
+    """Centred class means, 0 where they differ from the mean of all by no more than rounding."""
+    rounding = 8 * float(jnp.finfo(means.dtype).eps) * size
+    return jnp.where(jnp.max(jnp.abs(means), axis=1, keepdims=True) <= rounding, 0.0, means)
+
+
+def ridge_of(delta: float, scale: Array) -> Array:
+    """`delta` in units of `scale`, as far as its dtype can hold it."""
+    limits = jnp.finfo(scale.dtype)
+    return jnp.clip(delta / scale / scale, 1e6 * float(limits.tiny), 1e-6 * float(limits.max))
 
 
 def smooth_rank_of_ratio(

@@ -359,11 +359,12 @@ class ClassMoments(NamedTuple):
             delta: what `lidar` adds to the eigenvalues within the classes.
 
         Returns:
-            `Spectra`; `eigenvalues` are d numbers, whatever the number of samples. Sums in float32
-            do not tell eigenvalues below about 1e-6 of the largest from 0, nor singular values
-            below 1e-3: these count as 0. That can move `rankme` of a steep spectrum, `alpha_req`
-            and, where features vary by far more than `delta`, `lidar`; moments in float64 have no
-            such limit.
+            `Spectra`; `eigenvalues` are d numbers, whatever the number of samples, and `rankme` has
+            its 1e-7 for each of d singular values. Sums in float32 do not tell eigenvalues below
+            about 1e-6 of the largest from 0, nor singular values below 1e-3: these count as 0. That
+            can move `rankme` of a steep spectrum or beside a large common mean, `alpha_req` and,
+            where features vary by far more than `delta`, `lidar`; moments in float64 have no such
+            limit. Squares of rows must be normal numbers: in float32 rows from 1e-17 to 1e17.
 
         Raises:
             ValueError: the range of `alpha_req` is empty, `delta` is not positive, or there are no

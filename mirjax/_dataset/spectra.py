@@ -6,7 +6,15 @@ from jaxtyping import Float
 
 from mirjax._batch.entropy import entropy_of, unit_trace
 from mirjax._batch.gram import safe_sqrt
-from mirjax._batch.spectra import Spectra, decay, rank_of_order, smooth_rank, smooth_rank_of_ratio
+from mirjax._batch.spectra import (
+    Spectra,
+    decay,
+    rank_of_order,
+    ridge_of,
+    smooth_rank,
+    smooth_rank_of_ratio,
+    without_noise,
+)
 from mirjax._dataset.sums import Sums
 from mirjax._linalg.decompositions import eigh
 from mirjax._linalg.eigenvalues import eigenvalues
@@ -31,7 +39,13 @@ def spectra_of_sums(
     largest = jnp.max(jnp.diagonal(within)) + jnp.max(share[:, None] * jnp.square(raw))
     scale = power_of_two(jnp.sqrt(largest))
     root = safe_sqrt(share)[:, None] / scale
-    within, raw, between = within / scale / scale, root * raw, root * offsets
+    # The largest entry is not known, but that means and spreads do not exceed it.
+    size = (jnp.max(jnp.abs(raw)) + jnp.sqrt(jnp.max(jnp.diagonal(within)))) / scale
+    within, raw = within / scale / scale, root * raw
+    between, apart = (
+        root * offsets,
+        safe_sqrt(share)[:, None] * without_noise(offsets / scale, size),
+    )
     moment = within + matmul(raw.T, raw)
     covariance = within + matmul(between.T, between)
     # A column that varies by no more than rounding does not vary.
@@ -50,11 +64,11 @@ def spectra_of_sums(
         nesum=rank_of_order(covariance, jnp.inf),
         alpha_req=decay(values, jnp.zeros((), values.dtype), first, last),
         lidar=smooth_rank_of_ratio(
-            between,
+            apart,
             lambda x: matmul(within, x),
             _without_noise(inner),
             vectors,
-            delta / scale / scale,
+            ridge_of(delta, scale),
             len(within),
         ),
         effective_rank=effective_rank_of(jnp.sum(sums.second, axis=0)),

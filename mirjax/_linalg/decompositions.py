@@ -55,6 +55,11 @@ def _singular_values(matrix: Array) -> Arrays:
     return (lax.linalg.svd(matrix, full_matrices=False, compute_uv=False),)
 
 
+@_looped_on_cpu
+def _triangle(matrix: Array) -> Arrays:
+    return (jnp.linalg.qr(matrix, mode="r"),)
+
+
 def eigh(matrix: Float[Array, "k k"]) -> Arrays:
     """Eigenvectors `[k, k]` and ascending eigenvalues `[k]`; reads the lower triangle."""
     return _eigh(matrix)
@@ -70,6 +75,19 @@ def svd(matrix: Float[Array, "m n"]) -> Arrays:
     return _svd(matrix)
 
 
+def triangle(matrix: Float[Array, "m n"]) -> Float[Array, "k n"]:
+    """A matrix of `k = min(m, n)` rows with the same products of columns."""
+    return _triangle(matrix)[0]
+
+
+def noise_of(values: Float[Array, " k"]) -> Array:
+    """Below this, a descending singular value is not told from 0: rounding of the largest.
+
+    It does not depend on the longer side: measured, null values are about one eps of the largest.
+    """
+    return 8 * len(values) ** 0.5 * float(jnp.finfo(values.dtype).eps) * values[0]
+
+
 @jax.custom_jvp
 def singular_values(matrix: Float[Array, "m n"]) -> Float[Array, " k"]:
     """The `k = min(m, n)` singular values, descending.
@@ -83,9 +101,8 @@ def singular_values(matrix: Float[Array, "m n"]) -> Float[Array, " k"]:
 @singular_values.defjvp
 def _singular_values_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     left, values, right = svd(primals[0])
-    rounding = max(primals[0].shape) * float(jnp.finfo(values.dtype).eps) * values[0]
     derivative = jnp.sum(left * matmul(tangents[0], right.T), axis=0)
-    return values, jnp.where(values > rounding, derivative, 0.0)
+    return values, jnp.where(values > noise_of(values), derivative, 0.0)
 
 
 @jax.custom_jvp
