@@ -6,6 +6,7 @@ The command `mirjax report` does the same without a line of Python. Pictures nee
 
 import dataclasses
 import io
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ import numpy as np
 
 from mirjax._checks import fits
 from mirjax._report.definitions import DEFINITIONS
-from mirjax._report.measure import Inputs, Progress, Value, between, measure
+from mirjax._report.measure import LAYER_SAMPLE, Inputs, Progress, Value, between, measure
 from mirjax._report.sources import InputError as InputError
 from mirjax._report.sources import Source, open_arrays
 from mirjax._report.tables import Section as Section
@@ -230,20 +231,21 @@ def report(
             expected = "a head" if rows is None else f"shape ({len(rows)},)"
             raise InputError(f"bias: {source.name} has shape {source.shape}; expected {expected}.")
         offsets = source.all().astype(np.float32)
-    measured = []
-    for number, source in enumerate(sources):
-        is_last = number == len(sources) - 1
-        inputs = Inputs(
-            source,
-            numbers,
-            names,
-            # The head is applied to the last layer.
-            rows if is_last else None,
-            offsets if is_last else None,
-            weights,
-            token_mask,
+    inputs = [
+        # The head is applied to the last layer.
+        Inputs(source, numbers, names, *given, weights, token_mask)
+        for source, given in zip(
+            sources, [*[(None, None)] * (len(sources) - 1), (rows, offsets)], strict=True
         )
-        measured.append(measure(inputs, tolerance=tolerance, batch_size=batch_size, progress=show))
+    ]
+    measured = [
+        measure(one, tolerance=tolerance, batch_size=batch_size, progress=show) for one in inputs
+    ]
+    for number, pair in enumerate(itertools.pairwise(inputs)):
+        show("successive layers", number / (len(inputs) - 1))
+        steps, said = between(*pair, seed, name="next", most=LAYER_SAMPLE)
+        measured[number].values += steps
+        notes += [] if number else said
     last, values = measured[-1], list(measured[-1].values)
     if features2 is not None:
         other = open_arrays(features2, "features2", key=keys.get("features2"))[0]
@@ -254,7 +256,8 @@ def report(
                 f"the same samples as {first.name}."
             )
         show("both representations", 0.0)
-        pairs, said = between(sources[-1], other, seed)
+        both = inputs[-1], dataclasses.replace(inputs[-1], features=other)
+        pairs, said = between(*both, seed)
         values, notes = values + pairs, notes + said
     by_layer = ()
     if layers:
@@ -552,8 +555,11 @@ def _pictures(found: Report) -> list[tuple[str, bytes]] | None:
     if found.layers:
         names = [name for name, _ in found.layers]
         by_layer = [{v.name: v.value for v in values} for _, values in found.layers]
-        shown = [m for m in by_layer[0] if all(m in values for values in by_layer)]
-        curves = {DEFINITIONS[m][0]: [values[m] for values in by_layer] for m in shown}
+        # Of all layers, or of all but the last.
+        shown = [m for m in by_layer[0] if all(m in values for values in by_layer[:-1])]
+        curves = {
+            DEFINITIONS[m][0]: [values[m] for values in by_layer if m in values] for m in shown
+        }
         axes = plot.layers({"": curves}, names=names)
         drawn.append(("All measures over the layers", axes[0].figure))
     return [(what, _png(figure)) for what, figure in drawn]

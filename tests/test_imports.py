@@ -91,6 +91,7 @@ def test_the_library_needs_little():
         "html",
         "importlib",
         "io",
+        "itertools",
         "json",
         "math",
         "mmap",

@@ -95,7 +95,8 @@ def test_two_representations(monkeypatch):
     assert "100 of the 240 samples, drawn with seed 5" in part.notes[-1]
 
 
-def test_layers_and_tokens():
+def test_layers_and_tokens(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(1)
     hidden = rng.normal(size=(3, 40, 7, D)).astype(np.float32)
     mask = np.arange(7) < rng.integers(3, 8, 40)[:, None]
@@ -110,6 +111,16 @@ def test_layers_and_tokens():
         assert by_name["curvature"] == pytest.approx(float(measured.curvature[number]), abs=1e-5)
         entropy = float(measured.dataset_entropy[number])
         assert by_name["entropy"] == pytest.approx(entropy, abs=1e-5)
+        if number < 2:
+            expected = {
+                "next_mir": measured.between.mir,
+                "next_hdr_debiased": measured.debiased.hdr,
+            }
+            for name, right in expected.items():
+                assert by_name[name] == pytest.approx(float(right[number]), abs=2e-5), name
+    assert not any(name.startswith("next") for name in by_name)
+    found.write("layers")
+    assert read("layers").layers[0][0] == "0"
     assert "| measure | 0 | 1 | 2 |" in found.markdown()
 
 

@@ -26,8 +26,9 @@ from mirjax.spectra import measure as spectra_of_rows
 # Bytes of a chunk of rows in float32, and of second moments by class that are held.
 _CHUNK = 2**26
 _SECOND = 2**30
-# What needs all rows at once is taken of so many, drawn at random.
+# What needs all rows at once is taken of so many, drawn at random; for pairs of layers of fewer.
 SAMPLE = 8_192
+LAYER_SAMPLE = 2_048
 # Up to so many rows they are held, and measures that need them are of all.
 _HELD = 2**26
 
@@ -428,18 +429,29 @@ def _second(
     return agreed, correct, scatter
 
 
-def between(first: Source, second: Source, seed: int) -> tuple[list[Value], list[str]]:
-    """MIR and HDR of two representations of the same samples."""
-    n = first.shape[0]
-    notes = []
-    chosen = np.arange(n)
-    if n > SAMPLE:
-        chosen = np.sort(np.random.default_rng(seed).choice(n, SAMPLE, replace=False))
+def between(
+    first: Inputs, second: Inputs, seed: int, *, name: str = "feature", most: int | None = None
+) -> tuple[list[Value], list[str]]:
+    """MIR and HDR of two representations of the same samples, and how many were drawn.
+
+    Args:
+        first: one of them.
+        second: the other.
+        seed: draws samples where there are more than `most`.
+        name: the beginning of the names of the values.
+        most: how many samples to take; `SAMPLE` if not given.
+    """
+    chosen, most = np.arange(first.features.shape[0]), SAMPLE if most is None else most
+    if first.weights is not None:
+        chosen = chosen[first.weights]
+    n, notes = len(chosen), []
+    if n > most:
+        chosen = np.sort(np.random.default_rng(seed).choice(chosen, most, replace=False))
+        what = "both representations" if name == "feature" else "successive layers"
         notes.append(
-            f"MIR and HDR of both representations are of {SAMPLE:,} of the {n:,} samples, drawn "
-            f"with seed {seed}."
+            f"MIR and HDR of {what} are of {most:,} of the {n:,} samples, drawn with seed {seed}."
         )
-    one, other = (_picked(source, chosen) for source in (first, second))
+    one, other = (_picked(inputs, chosen) for inputs in (first, second))
     finite = np.isfinite(one).all(axis=1) & np.isfinite(other).all(axis=1)
     one, other = one[finite], other[finite]
     whole = dataset_feature_interplay(one, other)
@@ -448,29 +460,35 @@ def between(first: Source, second: Source, seed: int) -> tuple[list[Value], list
     counted = int(finite.sum())
     is_exact = whole.method == "exact"
     values = []
-    for name in ("mir", "hdr"):
+    for ratio in ("mir", "hdr"):
         lower, upper, error = (
-            None if is_exact else float(getattr(x, name))
+            None if is_exact else float(getattr(x, ratio))
             for x in (whole.lower, whole.upper, whole.standard_error)
         )
-        value = float(getattr(whole, name))
-        values.append(Value(f"feature_{name}", value, counted, error, lower, upper))
-    for name in ("mir", "hdr"):
-        error = float(getattr(pairs.standard_error, name))
-        value = float(getattr(pairs, name))
-        values.append(Value(f"feature_{name}_debiased", value, counted, error))
+        value = float(getattr(whole, ratio))
+        values.append(Value(f"{name}_{ratio}", value, counted, error, lower, upper))
+    for ratio in ("mir", "hdr"):
+        error = float(getattr(pairs.standard_error, ratio))
+        value = float(getattr(pairs, ratio))
+        values.append(Value(f"{name}_{ratio}_debiased", value, counted, error))
     return values, notes
 
 
-def _picked(source: Source, chosen: np.ndarray) -> np.ndarray:
-    """Some rows of a source, in order, read in parts."""
+def _picked(inputs: Inputs, chosen: np.ndarray) -> np.ndarray:
+    """Some samples, in order, read in parts; of tokens the mean of each prompt."""
+    source, parts = inputs.features, []
     step = max(1, _CHUNK // (4 * math.prod(source.shape[1:])))
-    parts = []
     for start in range(0, source.shape[0], step):
         inside = chosen[(chosen >= start) & (chosen < start + step)] - start
-        if len(inside):
-            parts.append(np.asarray(source.read(start, start + step))[inside])
-    return np.concatenate(parts).astype(np.float32)
+        if not len(inside):
+            continue
+        rows = np.asarray(source.read(start, start + step)).astype(np.float32)
+        if rows.ndim == 3:
+            mask = inputs.token_mask
+            given = None if mask is None else mask.read(start, start + step).astype(bool)
+            rows = np.asarray(tokens.pool(rows, given))
+        parts.append(rows[inside])
+    return np.concatenate(parts)
 
 
 def _hashes(rows: np.ndarray) -> np.ndarray:
