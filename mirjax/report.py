@@ -267,7 +267,8 @@ def report(
         )
     counts = tuple(last.counts) if names else ()
     warnings = tuple(dict.fromkeys(text for m in measured for text in m.warnings))
-    title = f"Report of {first.name}" + (f", {len(sources)} layers" if layers else "")
+    title = f"Report of {first.name.removesuffix(', layer 0')}"
+    title += f", {len(sources)} layers" if layers else ""
     return Report(
         title,
         described,
