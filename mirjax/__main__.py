@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -90,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bar = Bar()
     try:
         if options.command == "compare":
-            print(compare(options.folders).text())
+            print(compare(options.folders).text(), flush=True)
             return 0
         if options.batch_size is not None and options.batch_size < 1:
             raise InputError(f"batch-size: {options.batch_size} was given; expected 1 or more.")
@@ -113,16 +114,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             progress=bar,
         )
         bar.clear()
+        # Written first, whatever becomes of the terminal.
+        files = found.write(options.out)
         for table in found.tables():
             print(table.without("definition").text())
         for text in (*found.warnings, *found.notes):
             print(f"note: {text}")
-        for file in found.write(options.out):
-            print(file)
+        print("\n".join(map(str, files)), flush=True)
     except InputError as error:
         bar.clear()
         print(f"mirjax: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # `| head` has what it wants; nothing is left to be flushed at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         bar.clear()
         print("mirjax: interrupted; nothing was written.", file=sys.stderr)

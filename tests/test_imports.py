@@ -96,6 +96,7 @@ def test_the_library_needs_little():
         "math",
         "mmap",
         "operator",
+        "os",
         "pathlib",
         "re",
         "struct",

@@ -216,6 +216,14 @@ def test_reports_beside_each_other(files, capsys):
     assert "MIR, debiased" in printed
 
 
+def test_a_reader_that_stops_reading(files):
+    command = f"{sys.executable} -m mirjax report features.npy | head -n 1"
+    finished = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert finished.stdout == "n = 240\n"
+    assert "Traceback" not in finished.stderr
+    assert (files / "report" / "report.html").exists()
+
+
 def test_a_terminal_of_ascii(files):
     finished = subprocess.run(
         [sys.executable, "-m", "mirjax", "report", "features.npy"],

@@ -149,6 +149,7 @@ def malicious_torch(path):
 WRONG = {
     "missing.npy": (lambda p: p.with_name("other").touch(), "there is no file, folder or pattern"),
     "empty.npy": (lambda p: p.write_bytes(b""), "cannot be read as .npy"),
+    "foreign.npy": (lambda p: p.write_bytes(b"x"), "it is no array of NumPy"),
     "cut.npy": (lambda p: (np.save(p, ROWS), cut(p, 200)), "cannot be read as .npy"),
     "pickle.npy": (pickled, "cannot be read as .npy: .*Python objects"),
     "pickle.npz": (pickled_member, "Python objects"),

@@ -201,6 +201,11 @@ def _arrays(path: Path, role: str) -> dict[str, Callable[[], Source]]:
 
 
 def _npy(path: Path) -> dict[str, Callable[[], Source]]:
+    with path.open("rb") as file:
+        start = file.read(6)
+    # NumPy takes anything else for a pickle, and advises to load it unsafely.
+    if start != b"\x93NUMPY":
+        raise InputError(f"{path} cannot be read as .npy: it is no array of NumPy.")
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     return {"": lambda: _numeric(array, str(path))}
 
