@@ -367,3 +367,25 @@ def test_the_participation_ratio_of_others():
          for m in range(n) if len({i, j, k, m}) == 4]
     )  # fmt: skip
     assert_near(parts["B_row"] * rows.shape[1] ** 2, purity - 2 * three + four, 1e-12)
+
+
+def test_the_error_of_a_second_pass_is_that_of_the_rows(x64):
+    features, head, labels = cases.make("zero rows", 60, 6, 4)
+    weights = np.random.default_rng(13).uniform(0.5, 1, 60)
+    right = mirjax._dataset.debiased._by_moments(
+        *map(jnp.asarray, (features, head, labels, weights)), 1
+    )
+    moments = mirjax.ClassMoments.zeros(4, 6, dtype=jnp.float64).update(features, labels, weights)
+    sums = jax.tree.map(jnp.add, moments.total, moments.lost)
+    first = mirjax._dataset.debiased.error_of_pairs(sums, jnp.asarray(head))
+    parts = [
+        first.scatter(*map(jnp.asarray, (features[i::3], labels[i::3], weights[i::3])))
+        for i in range(3)
+    ]
+    found = first.interplay(sum(parts))
+    # The number of samples is told by the weights alone, not by a count.
+    counts = [right.standard_error, found.standard_error]
+    ratio = counts[1].mir / counts[0].mir
+    np.testing.assert_allclose(counts[1], np.asarray(counts[0]) * ratio, rtol=1e-9)
+    assert_near(ratio, 1.0, 1e-3)
+    np.testing.assert_allclose(found.interplay, right.interplay, rtol=1e-10)
