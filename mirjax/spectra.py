@@ -9,14 +9,17 @@ For the samples of each class on its own let the weights broadcast, `features[No
 `weights=labels == jnp.arange(num_classes)[:, None]`, or ask `measure` for it.
 """
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, Int
 
 from mirjax._batch.entropy import effective_rank
-from mirjax._batch.spectra import Spectra as Spectra
 from mirjax._batch.spectra import (
+    Rows,
     debiased_participation_of,
     largest_share_of,
     lidar_of,
@@ -25,6 +28,7 @@ from mirjax._batch.spectra import (
     rankme_of,
     spectrum_of,
 )
+from mirjax._batch.spectra import Spectra as Spectra
 from mirjax._checks import (
     ArrayLike,
     as_float,
@@ -114,12 +118,7 @@ def rankme(
 
     Source: Garrido et al. 2023 (arXiv 2210.02885), equation 1.
     """
-    features, weights = _checked(features, weights)
-
-    def single(rows: Array, w: Array) -> Array:
-        return rankme_of(prepared(rows, w, centre=False))
-
-    return automatic(jnp.vectorize(single, signature=f"{_ROWS}->()"))(features, weights)
+    return _over_batches(rankme_of, features, weights, centre=False)
 
 
 def stable_rank(
@@ -156,12 +155,7 @@ def stable_rank(
 
     Source: Rudelson & Vershynin 2007 (arXiv math/0503442).
     """
-    features, weights = _checked(features, weights)
-
-    def single(rows: Array, w: Array) -> Array:
-        return largest_share_of(prepared(rows, w, centre=False))
-
-    return automatic(jnp.vectorize(single, signature=f"{_ROWS}->()"))(features, weights)
+    return _over_batches(largest_share_of, features, weights, centre=False)
 
 
 def nesum(
@@ -198,12 +192,7 @@ def nesum(
     Source: He & Ozay 2022, "Exploring the gap between collapsed and whitened features in
     self-supervised learning" (ICML).
     """
-    features, weights = _checked(features, weights)
-
-    def single(rows: Array, w: Array) -> Array:
-        return largest_share_of(prepared(rows, w, centre=True))
-
-    return automatic(jnp.vectorize(single, signature=f"{_ROWS}->()"))(features, weights)
+    return _over_batches(largest_share_of, features, weights, centre=True)
 
 
 def participation_ratio(
@@ -251,13 +240,9 @@ def participation_ratio(
     Source: Gao et al. 2017 (bioRxiv 214262); the unbiased estimate after Chun et al. 2025
     (arXiv 2509.26560).
     """
-    features, weights = _checked(features, weights)
-
-    def single(rows: Array, w: Array) -> Array:
-        ready = prepared(rows, w, centre=centre)
-        return debiased_participation_of(ready, centre) if debiased else participation_of(ready)
-
-    return automatic(jnp.vectorize(single, signature=f"{_ROWS}->()"))(features, weights)
+    estimate = functools.partial(debiased_participation_of, centre=centre)
+    function = estimate if debiased else participation_of
+    return _over_batches(function, features, weights, centre=centre)
 
 
 def alpha_req(
@@ -305,13 +290,12 @@ def alpha_req(
     Source: Agrawal et al. 2022, "α-ReQ: assessing representation quality in self-supervised
     learning by measuring eigenspectrum decay" (NeurIPS).
     """
-    features, weights = _checked(features, weights)
     decay_range(first, last)
 
-    def single(rows: Array, w: Array) -> Array:
-        return spectrum_of(prepared(rows, w, centre=True), first, last)[1]
+    def single(rows: Rows) -> Array:
+        return spectrum_of(rows, first, last)[1]
 
-    return automatic(jnp.vectorize(single, signature=f"{_ROWS}->()"))(features, weights)
+    return _over_batches(single, features, weights, centre=True)
 
 
 def lidar(
@@ -513,6 +497,22 @@ def _of_all(features: Array, weights: Array, *, first: int, last: int) -> Spectr
         effective_rank=effective_rank(features, weights=weights),
         effective_rank_centred=effective_rank(features, weights=weights, centre=True),
     )
+
+
+def _over_batches(
+    function: Callable[[Rows], Array],
+    features: ArrayLike,
+    weights: ArrayLike | None,
+    *,
+    centre: bool,
+) -> Array:
+    """A function of prepared rows, for any number of batch axes."""
+
+    def single(rows: Array, w: Array) -> Array:
+        return function(prepared(rows, w, centre=centre))
+
+    vectorized = jnp.vectorize(single, signature=f"{_ROWS}->()")
+    return automatic(vectorized)(*_checked(features, weights))
 
 
 def _checked(features: ArrayLike, weights: ArrayLike | None) -> tuple[Array, Array]:

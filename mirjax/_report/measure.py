@@ -147,7 +147,6 @@ class _Pass:
         self.zero_rows: list[int] = []
         self.broken_rows: list[int] = []
         self.hashes: list[np.ndarray] = []
-        self.pooled: list[np.ndarray] = []
         self.token_sums = np.zeros(4)
         self._spectra: Any = None
         rows = inputs.features.shape[0]
@@ -287,8 +286,7 @@ class _Pass:
                 forms |= {"joint_entropy": 2 * entropy - information}
             names = ("mir", "hdr", "mutual_information", "entropy1", "entropy2", "joint_entropy")
             for name in names:
-                bounds = (getattr(x, name) for x in (whole.lower, whole.upper))
-                lower, upper = bounds
+                lower, upper = (getattr(x, name) for x in (whole.lower, whole.upper))
                 error = getattr(whole.standard_error, name)
                 is_exact = whole.method == "exact"
                 values.append(
@@ -311,7 +309,7 @@ class _Pass:
         """NC4 and accuracy, and the debiased values with their error."""
         inputs, n = self.inputs, self.inputs.features.shape[0]
         bias = jnp.zeros(len(head)) if inputs.bias is None else jnp.asarray(inputs.bias)
-        pairs = error_of_pairs(_sums(self.moments), head) if self.moments.has_second else None
+        pairs = error_of_pairs(self.moments.sums, head) if self.moments.has_second else None
         agreed, correct, scatter = 0.0, 0.0, jnp.zeros((3, 3))
         for start, raw, given in chunks(inputs, batch_size):
             rows, weights = self.prepared(start, raw, given)
@@ -399,11 +397,6 @@ class _Pass:
                 "samples. Values at collapse are for balanced classes."
             )
         return found
-
-
-def _sums(moments: ClassMoments) -> Any:
-    """The statistics about their origin, corrected for rounding."""
-    return jax.tree.map(jnp.add, moments.total, moments.lost)
 
 
 @jax.jit
