@@ -31,6 +31,7 @@ import numpy as np
 from flax import nnx
 
 from train.engine.optimizers import adamw_with_warmup
+from train.engine.sharding import mesh_of
 from train.engine.state import initial_state
 from train.grokking import PRESETS, Grokking, lanes_of_kinds, make_trainer, task_of
 from train.modular.network import ModularNetwork
@@ -64,14 +65,16 @@ def ours(settings: Grokking) -> tuple[Advance, dict[str, np.ndarray], Data]:
     states = initial_state(network, optimizer, lanes)
     # Copies: the states are donated.
     initial = {str(k): np.array(v) for k, v in nnx.to_pure_dict(states.params).items()}
-    trainer = make_trainer(settings, network, optimizer, lanes, tasks, states)
+    trainer = make_trainer(
+        settings, network, optimizer, lanes, tasks, states, mesh_of(len(lanes), 1, devices=1)
+    )
     step = 0
 
     def advance(count: int) -> np.ndarray:
         nonlocal step
         step += count
         terms = trainer.advance(step)
-        jax.block_until_ready(trainer.states)
+        jax.block_until_ready([group.states for group in trainer.groups])
         return np.array([of_lane["step_loss"] for of_lane in terms])
 
     return advance, initial, data

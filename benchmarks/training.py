@@ -17,7 +17,7 @@ from train.data.load import load
 from train.data.randaugment import RANGES
 from train.data.types import DataNotFound, from_arrays
 from train.engine.loader import loader_of
-from train.engine.sharding import data_mesh
+from train.engine.sharding import mesh_of
 from train.engine.state import Network, initial_state
 from train.engine.step import TermForm, UsedTerms
 from train.engine.trainer import Trainer, is_slow
@@ -56,7 +56,7 @@ def supervised(settings: Supervised, data: Any = None) -> Callable[[], float]:
     form = TermForm(settings.order, settings.debiased)
     step = make_step(network, optimizer, UsedTerms.of(lanes), form=form, augment=True)
     states = initial_state(network, optimizer, lanes)
-    mesh = data_mesh(settings.batch_size, 1)
+    mesh = mesh_of(1, settings.batch_size, devices=1)
     loader = loader_of(data.train, settings.batch_size, mesh)
     slow = is_slow(settings.model)
     return _caller(Trainer(jax.vmap(step), loader, lanes, states, mesh, slow_together=slow))
@@ -68,7 +68,7 @@ def semisupervised(settings: Semisupervised) -> Callable[[], float]:
     data = from_arrays("noise", images, labels, images[:100], labels[:100])
     pool, lanes = pool_of(settings, data, settings.labels), lanes_of(settings)
     _, step, states = start(settings, pool, lanes)
-    mesh = data_mesh(settings.batch_size, 1)
+    mesh = mesh_of(1, settings.batch_size, devices=1)
     loader = PoolLoader(pool, settings.batch_size, settings.unlabelled_batch(), mesh)
     slow = is_slow(settings.model)
     return _caller(Trainer(jax.vmap(step), loader, lanes, states, mesh, slow_together=slow))

@@ -22,8 +22,8 @@ from train.evaluation.closed_forms import closed_forms
 from train.evaluation.evaluator import Extractor
 from train.evaluation.finished import read_run
 from train.reporting.records import WITHOUT_DIRECTION, beside
-from train.run.command import enable_cache
-from train.run.errors import RunError, exit_on_user_error
+from train.run.command import enable_cache, exit_on_user_error
+from train.run.errors import RunError
 from train.run.files import write_text
 from train.run.folder import new_place
 from train.supervised import Supervised, load_data, optimizer_of

@@ -18,6 +18,7 @@ from jax import Array
 from train.data.batches import stream
 from train.data.subsets import balanced_part
 from train.data.types import ImageData, RecordSplit, Split, about, source_of
+from train.engine.sharding import LANES, mesh_of
 from train.engine.state import Network, TrainState
 from train.engine.trainer import is_slow
 from train.evaluation.evaluator import Evaluator
@@ -132,9 +133,11 @@ def path_records(
 ) -> Iterator[Record]:
     """Metrics on the split `measured` of every point on the line from copy 0 to each other copy."""
     network = Network.of(settings, data)
-    # All points under one `vmap`, but one after the other where batched convolutions are slow.
-    size = 1 if is_slow(settings.model) else settings.points
-    evaluate = Evaluator(network, measured, data.num_classes, settings, networks=size)
+    # The points are lanes. All of them under one `vmap`, but one on each row of the mesh after the
+    # other where batched convolutions are slow.
+    mesh = mesh_of(settings.points, settings.batch_size, devices=settings.devices)
+    size = mesh.shape[LANES] if is_slow(settings.model) else settings.points
+    evaluate = Evaluator(network, measured, data.num_classes, settings, mesh, networks=size)
     recompute = Statistics(
         network,
         data.train,

@@ -15,8 +15,7 @@ from train.evaluation.closed_forms import closed_forms
 from train.reporting.plots import plot_runs
 from train.reporting.records import final_records, without_direction
 from train.reporting.summary import COLUMNS, comparison, table_of
-from train.run.command import enable_cache
-from train.run.errors import exit_on_user_error
+from train.run.command import enable_cache, exit_on_user_error
 from train.run.files import write_text
 from train.supervised import Supervised, run
 

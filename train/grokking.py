@@ -7,14 +7,16 @@ Presets: `small` (the default: modulus 23 and width 48, about 15 minutes on 2 co
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from train.engine.optimizers import Optimizer, adamw_with_warmup
-from train.engine.sharding import data_mesh
+from train.engine.sharding import described, mesh_of
 from train.engine.state import TrainState, initial_state
 from train.engine.step import UsedTerms
-from train.engine.trainer import Trainer
+from train.engine.trainer import Trainer, advance
 from train.modular.measure import MAIN, TableEvaluator, progress_records
 from train.modular.network import ModularNetwork
 from train.modular.settings import Grokking
@@ -23,9 +25,10 @@ from train.modular.summary import summarize
 from train.modular.task import Task, modular_task
 from train.reporting.records import Record
 from train.reporting.summary import Summary
+from train.run import hosts
 from train.run.command import run_command
 from train.run.files import write_jsonl
-from train.run.lanes import Knobs, Lane
+from train.run.lanes import Knobs, Lane, concatenated
 from train.run.loop import open_run
 
 # Kinds of lanes beside the main ones: three controls and two interventions.
@@ -82,13 +85,17 @@ def run(settings: Grokking, *, quiet: bool = False) -> Summary:
         tasks = [task_of(settings, lane) for lane in lanes]
         network = ModularNetwork(settings.modulus, settings.width, settings.heads)
         records = fit(settings, network, lanes, tasks, quiet=quiet)
-        progress: list[Record] = []
-        # The published progress measures are those of the Fourier algorithm for addition.
-        if settings.operation == "add":
-            events = [0, *settings.events()]
-            progress = progress_records(
-                network, lanes, tasks, events=events, snapshots=settings.out / "snapshots"
-            )
+        events = [0, *settings.events()]
+
+        def progress_of_snapshots() -> list[Record]:
+            # The published progress measures are those of the Fourier algorithm for addition.
+            if settings.operation != "add":
+                return []
+            folder = settings.out / "snapshots"
+            return progress_records(network, lanes, tasks, events=events, snapshots=folder)
+
+        # The first process has written the snapshots.
+        progress = hosts.from_first(progress_of_snapshots)
         write_jsonl(settings.out / "progress.jsonl", progress)
         return summarize(settings, records, progress).write()
 
@@ -112,6 +119,15 @@ def fit(
 
     with open_run(settings, about, lanes, quiet=quiet) as run:
         states, start = run.restore(states)
+        mesh = mesh_of(
+            min(r.stop - r.start for r in slices),
+            # A table is too small to be cut over several devices.
+            1,
+            devices=settings.devices,
+            lane_devices=settings.lane_devices,
+        )
+        run.say(described(mesh, len(lanes)))
+        unfinished = run.unfinished or [None] * len(slices)
         trainers = [
             make_trainer(
                 settings,
@@ -120,15 +136,24 @@ def fit(
                 lanes[r],
                 tasks[r],
                 jax.tree.map(lambda x, r=r: x[r], states),
+                mesh,
+                part,
             )
-            for r in slices
+            for r, part in zip(slices, unfinished, strict=True)
         ]
-        evaluate = TableEvaluator(network, lanes, tasks, run.folder / "snapshots")
+
+        def all_states() -> TrainState:
+            return concatenated([trainer.all_states() for trainer in trainers])
+
+        evaluate = TableEvaluator(network, lanes, tasks, run.folder / "snapshots", mesh)
         for event in run.events(after=start):
-            terms = [of_lane for trainer in trainers for of_lane in trainer.advance(event)]
-            groups = [group for trainer in trainers for group in trainer.states]
+            terms = advance(trainers, event, stop=run.stop.asked)
+            if terms is None:
+                parts = [trainer.unfinished() for trainer in trainers]
+                run.interrupt(trainers[0].step, all_states, parts)
+            groups = [group for trainer in trainers for group in trainer.groups]
             run.record(event, terms, evaluate(groups))
-            run.save(event, groups)
+            run.save(event, all_states)
     return run.records()
 
 
@@ -139,10 +164,10 @@ def make_trainer(
     lanes: Sequence[Lane],
     tasks: Sequence[Task],
     states: TrainState,
+    mesh: Mesh,
+    unfinished: Any = None,
 ) -> Trainer:
     """The trainer of lanes whose arrays have the same shapes and whose loss has the same terms."""
-    # A table is too small to be cut over several devices.
-    mesh = data_mesh(1, 1)
     step = make_step(
         network.forward,
         optimizer,
@@ -159,6 +184,7 @@ def make_trainer(
         mesh,
         steps_per_call=settings.steps_per_call,
         lanes_per_call=settings.lanes_per_call or len(lanes),
+        unfinished=unfinished,
     )
 
 

@@ -17,7 +17,7 @@ import tyro
 from train.data.load import load
 from train.data.subsets import draw_balanced
 from train.data.types import DataError, RecordSplit
-from train.run.errors import exit_on_user_error
+from train.run.command import exit_on_user_error
 from train.run.files import write_text
 from train.ssl.labels import SPLITS, read_splits
 

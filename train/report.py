@@ -16,7 +16,8 @@ from mirjax.report import page as html_page
 from train.evaluation.closed_forms import closed_forms
 from train.reporting.records import final_records, without_direction
 from train.reporting.summary import COLUMNS, FILE, Summary, read_summary, table_of
-from train.run.errors import RunError, exit_on_user_error
+from train.run.command import exit_on_user_error
+from train.run.errors import RunError
 from train.run.files import read_jsonl, write_text
 from train.run.folder import new_place, saved_run
 

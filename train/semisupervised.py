@@ -18,10 +18,10 @@ import jax.numpy as jnp
 
 from train.data.types import DataError, about, source_of
 from train.engine.optimizers import sgd_for_few_labels
-from train.engine.sharding import data_mesh
+from train.engine.sharding import described, mesh_of
 from train.engine.state import Network, TrainState, initial_state
 from train.engine.step import Terms, UsedTerms
-from train.engine.trainer import Trainer, is_slow
+from train.engine.trainer import Trainer, advance, is_slow, mesh_for
 from train.evaluation.closed_forms import closed_forms
 from train.reporting.plots import Line, Panel, draw, levels
 from train.reporting.records import Record, curves, final_records, without_direction
@@ -88,7 +88,7 @@ def open_pool(settings: OneAlgorithm) -> Pool:
     if unlabelled and channels not in (1, 3):
         raise DataError(f"{pool.data.name}: images must have 1 or 3 channels, got {channels}.")
     Network.of(settings, pool.data)
-    data_mesh(settings.batch_size, settings.devices)
+    mesh_of(settings.seeds, settings.batch_size, devices=settings.devices)
     return pool
 
 
@@ -111,10 +111,11 @@ def fit(
         RunError, CheckpointError, TrackerError: the run cannot start or continue; see `train.run`.
     """
     lanes = lanes_of(settings) if lanes is None else lanes
-    mesh = data_mesh(settings.batch_size, settings.devices)
+    mesh = mesh_for(settings, lanes)
     network, step, states = start(settings, pool, lanes)
 
     with open_run(settings, about(pool.data), lanes, quiet=quiet) as run:
+        run.say(described(mesh, len(lanes)))
         states, begin = run.restore(states)
         # The lists may be drawn and not published, so the run stores which samples kept labels.
         lists = {str(seed): chosen.tolist() for seed, chosen in pool.labelled.items()}
@@ -128,14 +129,17 @@ def fit(
             steps_per_call=settings.steps_per_call,
             lanes_per_call=settings.lanes_per_call,
             slow_together=is_slow(settings.model),
+            unfinished=run.unfinished,
         )
         evaluate = PoolEvaluator(
             network, settings, pool, settings.method(), mesh, networks=trainer.largest_group
         )
         for event in run.events(after=begin):
-            terms = [with_pseudo_accuracy(of_lane) for of_lane in trainer.advance(event)]
-            run.record(event, terms, evaluate(trainer.states, [lane.seed for lane in lanes]))
-            run.save(event, trainer.states)
+            terms = advance([trainer], event, stop=run.stop.asked)
+            if terms is None:
+                run.interrupt(trainer.step, trainer.all_states, trainer.unfinished())
+            run.record(event, list(map(with_pseudo_accuracy, terms)), evaluate(trainer.groups))
+            run.save(event, trainer.all_states)
     return Result(run.folder, source_of(pool.data), run.records(), lanes, trainer.all_states())
 
 

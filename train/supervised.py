@@ -19,10 +19,10 @@ from mirjax.losses import Side
 from train.data.augment import crop_and_flip
 from train.data.load import load
 from train.data.subsets import balanced_part
-from train.data.types import DataError, ImageData, about, check_classes, source_of
+from train.data.types import DataError, ImageData, about, agree_on, check_classes, source_of
 from train.engine.loader import loader_of
 from train.engine.optimizers import Optimizer, sgd_with_cosine
-from train.engine.sharding import data_mesh
+from train.engine.sharding import described, mesh_of
 from train.engine.state import Network, TrainState, initial_state
 from train.engine.step import (
     PUBLISHED,
@@ -33,15 +33,14 @@ from train.engine.step import (
     descend,
     information_terms,
 )
-from train.engine.trainer import Trainer, is_slow
+from train.engine.trainer import Group, Trainer, advance, is_slow, mesh_for
 from train.evaluation.closed_forms import closed_forms
 from train.evaluation.evaluator import Evaluator
 from train.evaluation.layers import LayerEvaluator
 from train.reporting.plots import plot_runs
 from train.reporting.records import final_records, without_direction
 from train.reporting.summary import comparison
-from train.run.command import enable_cache, from_command_line
-from train.run.errors import exit_on_user_error
+from train.run.command import enable_cache, exit_on_user_error, from_command_line
 from train.run.lanes import Knobs, Lane, lanes_of
 from train.run.loop import Metrics, Result, open_run
 from train.run.settings import (
@@ -116,6 +115,7 @@ def load_data(settings: SupervisedTraining) -> ImageData:
         image_size=settings.image_size,
     )
     check_classes(data)
+    agree_on(data)
     if settings.train_size is not None:
         part = balanced_part(data.train, settings.train_size, name="train_size")
         note = f"{settings.train_size:,} of {len(data.train):,} training images"
@@ -123,7 +123,7 @@ def load_data(settings: SupervisedTraining) -> ImageData:
         data = dataclasses.replace(data, train=part, source_note=note)
     # Built only to raise their errors now, before a folder is made for a run that cannot start.
     Network.of(settings, data)
-    data_mesh(settings.batch_size, settings.devices)
+    mesh_of(settings.seeds, settings.batch_size, devices=settings.devices)
     if settings.batch_size > len(data.train):
         raise DataError(
             f"batch_size {settings.batch_size} is larger than the training split, "
@@ -154,7 +154,7 @@ def fit(
         RunError, CheckpointError, TrackerError: the run cannot start or continue; see `train.run`.
     """
     lanes = lanes_of(settings) if lanes is None else lanes
-    mesh = data_mesh(settings.batch_size, settings.devices)
+    mesh = mesh_for(settings, lanes)
     network = Network.of(settings, data)
     optimizer = optimizer_of(settings)
     step = make_step(
@@ -170,6 +170,7 @@ def fit(
         states = start_from(states)
 
     with open_run(settings, about(data), lanes, quiet=quiet) as run:
+        run.say(described(mesh, len(lanes)))
         states, start = run.restore(states)
         trainer = Trainer(
             jax.vmap(step),
@@ -180,12 +181,15 @@ def fit(
             steps_per_call=settings.steps_per_call,
             lanes_per_call=settings.lanes_per_call,
             slow_together=is_slow(settings.model),
+            unfinished=run.unfinished,
         )
         evaluate = evaluation(network, settings, data, mesh, networks=trainer.largest_group)
         for event in run.events(after=start):
-            terms = trainer.advance(event)
-            run.record(event, terms, evaluate(trainer.states))
-            run.save(event, trainer.states)
+            terms = advance([trainer], event, stop=run.stop.asked)
+            if terms is None:
+                run.interrupt(trainer.step, trainer.all_states, trainer.unfinished())
+            run.record(event, terms, evaluate(trainer.groups))
+            run.save(event, trainer.all_states)
     return Result(run.folder, source_of(data), run.records(), lanes, trainer.all_states())
 
 
@@ -239,33 +243,34 @@ def smoothed_cross_entropy(logits: Array, labels: Array, knobs: Knobs) -> Array:
 
 def evaluation(
     network: Network, settings: SupervisedTraining, data: ImageData, mesh: Mesh, *, networks: int
-) -> Callable[[Sequence[TrainState]], list[Metrics]]:
-    """A function that measures all lanes at an event: `(states of each group) -> metrics`.
+) -> Callable[[Sequence[Group]], list[Metrics]]:
+    """A function that measures all lanes at an event: `groups -> metrics`.
 
     Args:
         network: the network that the lanes share.
         settings: which splits are measured, and how.
         data: the data set with the splits.
-        mesh: the devices over which each batch is cut.
+        mesh: the devices, over which lanes and batches are divided.
         networks: the largest number of lanes in a group, whose features are held together.
     """
     splits = {"test": data.test} | ({"train": data.train} if settings.eval_train else {})
-    evaluators: dict[str, Callable[[TrainState], list[Metrics]]] = {
+    evaluators: dict[str, Evaluator | LayerEvaluator] = {
         f"{name}_": Evaluator(network, split, data.num_classes, settings, mesh, networks=networks)
         for name, split in splits.items()
     }
     if settings.eval_layers:
-        evaluators["layer_"] = LayerEvaluator(network, data.test, data.num_classes, settings)
+        evaluators["layer_"] = LayerEvaluator(network, data.test, data.num_classes, settings, mesh)
 
-    def evaluate_group(states: TrainState) -> list[Metrics]:
-        metrics: list[Metrics] = [{} for _ in states.seed]
+    def evaluate_group(group: Group) -> list[Metrics]:
+        metrics: list[Metrics] = [{} for _ in group.lanes]
         for prefix, evaluator in evaluators.items():
-            for of_lane, measured in zip(metrics, evaluator(states), strict=True):
+            measures = evaluator(group.states, lanes=len(group.lanes))
+            for of_lane, measured in zip(metrics, measures, strict=True):
                 # The prefix keeps apart what is measured under one name on several splits.
                 of_lane |= {f"{prefix}{name}": value for name, value in measured.items()}
         return metrics
 
-    return lambda groups: [metrics for states in groups for metrics in evaluate_group(states)]
+    return lambda groups: [metrics for group in groups for metrics in evaluate_group(group)]
 
 
 def describe(settings: Supervised) -> str:

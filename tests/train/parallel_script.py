@@ -19,7 +19,7 @@ import numpy as np  # noqa: E402
 from train import semisupervised  # noqa: E402
 from train.data.types import from_arrays  # noqa: E402
 from train.engine.loader import loader_of  # noqa: E402
-from train.engine.sharding import data_mesh, replicated  # noqa: E402
+from train.engine.sharding import BY_LANE, mesh_of, place  # noqa: E402
 from train.engine.state import Network, initial_state  # noqa: E402
 from train.engine.step import UsedTerms  # noqa: E402
 from train.engine.trainer import make_call  # noqa: E402
@@ -66,13 +66,18 @@ def main():
         metric_batch=8, eval_batch=16, mi_weight=0.2, statistics_momentum=0.5, out=Path(OUT + "-few"),
     )  # fmt: skip
     states = semisupervised.fit(few, pool_of(few, data, few.labels), quiet=True).states
-    text = compiled_step(settings, data)
+    text, _ = compiled_step(settings, data, 1)
+    of_lanes, states_of_lanes = compiled_step(settings, data, DEVICES)
     where = {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(result.states.params)}
     print(
         "RESULT"
         + json.dumps(
             {
                 "devices": len(jax.devices()),
+                "exchanged": [kind for kind in COLLECTIVES if kind in of_lanes],
+                "lanes_on_a_device": [
+                    shard.data.shape[0] for shard in states_of_lanes.step.addressable_shards
+                ],
                 "lie_on": sorted(where),
                 "adds_over_devices": "all-reduce" in text,
                 # The first convolution's output: 16 maps of 6 x 6, or the share of one device.
@@ -90,16 +95,19 @@ def main():
     )
 
 
-def compiled_step(settings, data):
-    """What the compiler makes of a step of one network on the mesh."""
-    lanes = lanes_of(dataclasses.replace(settings, seeds=1, mi_weight=0.0, ed_weight=0.0))
-    mesh = data_mesh(settings.batch_size, None)
+COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
+
+
+def compiled_step(settings, data, seeds):
+    """What the compiler makes of a step of so many networks on the mesh, and their states."""
+    lanes = lanes_of(dataclasses.replace(settings, seeds=seeds, mi_weight=0.0, ed_weight=0.0))
+    mesh = mesh_of(seeds, settings.batch_size)
     network, transform = Network.of(settings, data), optimizer_of(settings)
     step = make_step(network, transform, UsedTerms.of(lanes))
     loader = loader_of(data.train, settings.batch_size, mesh)
-    call = make_call(jax.vmap(step), loader.take, looped=False, mesh=mesh)
-    states = replicated(initial_state(network, transform, lanes), mesh)
-    return call.lower(states, *loader.example(lanes), 1).compile().as_text()
+    call = make_call(jax.vmap(step), loader, looped=False, mesh=mesh)
+    states = place(initial_state(network, transform, lanes), mesh, BY_LANE)
+    return call.lower(states, *loader.example(lanes), 1).compile().as_text(), states
 
 
 if __name__ == "__main__":

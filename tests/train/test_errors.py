@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train.run import checkpoint, errors
+from train.run import checkpoint, command
 from train.run.checkpoint import CheckpointError
 from train.run.command import run_command
 from train.supervised import PRESETS, run
@@ -245,7 +245,7 @@ def test_an_odd_list_of_digests_does_no_harm(made):
 
 
 def told_of(error, **options):
-    with pytest.raises(SystemExit) as found, errors.exit_on_user_error(**options):
+    with pytest.raises(SystemExit) as found, command.exit_on_user_error(**options):
         raise error
     return found.value.code
 
@@ -284,7 +284,7 @@ def test_each_kind_of_error(capsys):
 
 
 def test_what_no_user_can_mend_keeps_its_traceback():
-    with pytest.raises(AssertionError, match="bug"), errors.exit_on_user_error():
+    with pytest.raises(AssertionError, match="bug"), command.exit_on_user_error():
         raise AssertionError("bug")
-    with pytest.raises(jax.errors.JaxRuntimeError), errors.exit_on_user_error():
+    with pytest.raises(jax.errors.JaxRuntimeError), command.exit_on_user_error():
         raise jax.errors.JaxRuntimeError("INTERNAL: bug")

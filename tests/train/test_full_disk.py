@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from train.run import checkpoint, errors
+from train.run import checkpoint, command
 from train.run.checkpoint import CheckpointError
 from train.run.trackers import JsonLines
 from train.supervised import fit
@@ -50,7 +50,7 @@ def test_a_full_disk_within_the_metrics(step, tiny, settings, monkeypatch, capsy
 
     with monkeypatch.context() as patch:
         patch.setattr(JsonLines, "write", fills)
-        with pytest.raises(SystemExit, match="2"), errors.exit_on_user_error():
+        with pytest.raises(SystemExit, match="2"), command.exit_on_user_error():
             fit(settings, tiny, quiet=True)
     told = capsys.readouterr().err
     assert f"{settings.out}/metrics.jsonl could not be written: No space left on device" in told

@@ -173,6 +173,7 @@ def test_wrong_settings(change, message):
 def test_metrics_are_those_of_the_features(tmp_path):
     from train.engine.optimizers import adamw_with_warmup
     from train.engine.state import initial_state
+    from train.engine.trainer import Group
     from train.modular.measure import TableEvaluator
     from train.modular.network import ModularNetwork
     from train.modular.task import modular_task
@@ -184,7 +185,7 @@ def test_metrics_are_those_of_the_features(tmp_path):
     )
     states = initial_state(network, adamw_with_warmup(warmup_steps=10), own)
     pairs = modular_task(7, 0.5)
-    (values,) = TableEvaluator(network, own, [pairs], tmp_path)([states])
+    (values,) = TableEvaluator(network, own, [pairs], tmp_path)([Group(states, own)])
     params = jax.tree.map(lambda x: x[0], states.params)
     logits, features, head = network.forward(params, pairs.pairs)
     test = slice(pairs.train_size, None)

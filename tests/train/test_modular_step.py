@@ -7,7 +7,7 @@ from flax import nnx
 
 import mirjax
 from train.engine.optimizers import adamw_with_warmup
-from train.engine.sharding import data_mesh
+from train.engine.sharding import mesh_of
 from train.engine.state import TrainState
 from train.engine.step import UsedTerms
 from train.engine.trainer import Trainer
@@ -65,7 +65,7 @@ def trained(knobs, window, steps=(7, 23)):
     inputs = rng.normal(size=(20, 6)).astype(np.float32)
     labels = rng.integers(0, 4, 20)
     params = {"w": jnp.asarray(rng.normal(size=(6, 4)), jnp.float32), "b": jnp.ones(4)}
-    lane, mesh, optimizer = Lane(0, knobs), data_mesh(1, 1), adamw_with_warmup(warmup_steps=10)
+    lane, mesh, optimizer = Lane(0, knobs), mesh_of(1, 1), adamw_with_warmup(warmup_steps=10)
     zero, values = jnp.zeros((), jnp.int32), Knobs(*(jnp.asarray(v, jnp.float32) for v in knobs))
     opt_state = optimizer(values).init(params)
     state = TrainState(zero, zero, zero, values, zero, params, (), opt_state)

@@ -1,5 +1,6 @@
 import dataclasses
 import gc
+import itertools
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ import mirjax
 from train.evaluation.finished import read_run
 from train.run.checkpoint import CheckpointError, Checkpoints
 from train.run.errors import RunError
+from train.run.stopping import Interrupted, StopRequest
 from train.smoothing import Smoothing
 from train.supervised import Supervised, fit, load_data, optimizer_of
 
@@ -73,6 +75,28 @@ def test_a_killed_run_resumes_bit_identical(tmp_path):
     run_command(whole)
     assert (killed / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     chex.assert_trees_all_equal(final_state(killed), final_state(whole))
+
+
+def test_a_run_that_is_asked_to_stop_goes_on_where_it_was(tiny, settings, monkeypatch):
+    settings = dataclasses.replace(settings, seeds=2, steps_per_call=1, lanes_per_call=1)
+    whole = fit(settings, tiny, quiet=True)
+    stopped = dataclasses.replace(settings, out=settings.out.with_name("stopped"))
+    calls = itertools.count()
+    # Between two events; then at once, before the sums of the terms can grow; then after an event.
+    for stops_after, step in ((2, 2), (0, 2), (3, 5)):
+        first = next(calls)
+        monkeypatch.setattr(
+            StopRequest, "asked", lambda _, a=first, b=stops_after: next(calls) - a > b
+        )
+        with pytest.raises(Interrupted, match=f"interrupted at step {step}, .*--resume"):
+            fit(stopped, tiny, quiet=True)
+        stopped = dataclasses.replace(stopped, resume=True)
+        assert [p.name for p in (stopped.out / "checkpoints").iterdir()] == [str(step)]
+    monkeypatch.undo()
+    resumed = fit(stopped, tiny, quiet=True)
+    # The means of the terms over the steps between two events too.
+    assert resumed.records == whole.records
+    chex.assert_trees_all_equal(resumed.states, whole.states)
 
 
 def test_resume_of_a_finished_run_changes_nothing(tiny, settings):

@@ -11,7 +11,7 @@ from PIL import Image
 from tests.train.experiments import assert_resumes_bit_identical
 from train.data.load import load
 from train.data.types import DataError
-from train.engine.sharding import data_mesh
+from train.engine.sharding import mesh_of
 from train.engine.state import Network
 from train.labelled import Config, write_splits
 from train.reporting.records import final_records, mean_and_spread
@@ -78,7 +78,7 @@ def test_hidden_labels_are_those_that_training_is_not_told(tiny, smoke):
     assert np.array_equal(split.images, tiny.train.images[hidden])
     assert np.array_equal(split.labels, tiny.train.labels[hidden])
     # And of a batch only those are judged.
-    loader = PoolLoader(pool, 6, 12, data_mesh(6, None))
+    loader = PoolLoader(pool, 6, 12, mesh_of(1, 6))
     sources, found = loader.batches(lanes_of(smoke))(0, 2)
     one = jax.tree.map(lambda x: x[0], found)
     *_, truth, places = loader.take(sources, one)

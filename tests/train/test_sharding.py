@@ -5,13 +5,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
+from train.engine import sharding
 from train.engine.loader import loader_of
-from train.engine.sharding import data_mesh
+from train.engine.sharding import mesh_of
 from train.engine.state import Network, initial_state
 from train.engine.step import UsedTerms
 from train.engine.trainer import Trainer, largest_that_fits
@@ -43,6 +45,9 @@ def test_eight_devices_train_as_one(tmp_path):
     assert not one["adds_over_devices"]
     assert one["maps"]
     assert eight["maps"]
+    # Eight networks lie on a device each, and have nothing to tell one another.
+    assert eight["lanes_on_a_device"] == [1] * 8
+    assert eight["exchanged"] == []
     # The moving averages of FreeMatch are of the whole batch, its draws of the sample.
     for name in ("params", "few"):
         for mine, theirs in zip(one[name], eight[name], strict=True):
@@ -54,16 +59,57 @@ def test_eight_devices_train_as_one(tmp_path):
 
 
 def test_the_mesh_divides_the_batch():
-    assert data_mesh(12, None).size == 1
-    assert data_mesh(12, 1).size == 1
+    assert mesh_of(1, 12).size == 1
+    assert mesh_of(1, 12, devices=1).size == 1
     with pytest.raises(ValueError, match="devices is 2, but JAX sees 1"):
-        data_mesh(12, 2)
+        mesh_of(1, 12, devices=2)
 
 
 def test_devices_that_do_not_divide_the_batch(monkeypatch):
-    monkeypatch.setattr(jax, "devices", lambda: list(range(8)))
+    eight = [SimpleNamespace(process_index=0, id=i) for i in range(8)]
+    monkeypatch.setattr(jax, "devices", lambda: eight)
     with pytest.raises(ValueError, match="batch_size 12 cannot be cut into devices = 8 equal"):
-        data_mesh(12, 8)
+        mesh_of(1, 12, devices=8)
+
+
+@pytest.mark.parametrize(
+    ("networks", "batch", "devices", "expected"),
+    [
+        (8, 64, {}, (8, 1)),
+        (3, 64, {}, (3, 2)),
+        (16, 64, {}, (8, 1)),
+        (1, 64, {}, (1, 8)),
+        (1, 12, {}, (1, 6)),
+        (9, 64, {}, (5, 1)),
+        (5, 1, {}, (5, 1)),
+        (8, 64, {"lane_devices": 2}, (2, 4)),
+        (3, 64, {"devices": 4}, (2, 2)),
+        (1, 64, {"devices": 2}, (1, 2)),
+    ],
+)
+def test_lanes_come_first_and_batches_take_what_is_left(
+    networks, batch, devices, expected, monkeypatch
+):
+    eight = [SimpleNamespace(process_index=i // 4, id=i) for i in range(8)]
+    monkeypatch.setattr(jax, "devices", lambda: eight)
+    monkeypatch.setattr(sharding, "Mesh", lambda devices, axes: (devices, axes))
+    mesh, axes = mesh_of(networks, batch, **devices)
+    assert (mesh.shape, axes) == (expected, ("lanes", "data"))
+    # Both processes take part, and a row of the mesh lies in one of them where it can.
+    assert {device.process_index for device in mesh.flat} == {0, 1}
+    assert list(mesh.flat) == sorted(mesh.flat, key=lambda device: device.id)
+
+
+def test_what_cannot_be_divided_evenly(monkeypatch):
+    two = [SimpleNamespace(process_index=i, id=i) for i in range(2)]
+    monkeypatch.setattr(jax, "devices", lambda: two)
+    monkeypatch.setattr(sharding, "Mesh", lambda devices, _: devices)
+    # A table cannot be divided: the second process trains a copy, and takes part in all else.
+    assert mesh_of(1, 1).shape == (2, 1)
+    with pytest.raises(ValueError, match="devices is 1, but there are 2 processes"):
+        mesh_of(1, 64, devices=1)
+    with pytest.raises(ValueError, match="lane_devices is 3, but there are 2 devices"):
+        mesh_of(4, 64, lane_devices=3)
 
 
 def test_as_many_lanes_as_fit():
@@ -76,6 +122,9 @@ def test_as_many_lanes_as_fit():
     assert largest_that_fits(12, needs, available=500) == 4
     assert asked == [12, 6, 4]
     assert largest_that_fits(12, needs, available=10) == 1
+    # Whole rows of a mesh.
+    assert largest_that_fits(12, needs, available=700, multiple_of=4) == 4
+    assert largest_that_fits(12, needs, available=10, multiple_of=4) == 4
     assert largest_that_fits(12, needs) == 12  # a CPU does not say what it has
     asked.clear()
     assert largest_that_fits(1, needs, available=10) == 1
@@ -87,13 +136,13 @@ def test_the_next_call_begins_before_the_last_is_waited_for(tiny, settings, monk
     lanes = lanes_of(one)
     network, transform = Network.of(one, tiny), optimizer_of(one)
     step = make_step(network, transform, UsedTerms.of(lanes))
-    mesh = data_mesh(one.batch_size, None)
+    mesh = mesh_of(1, one.batch_size)
     loader = loader_of(tiny.train, one.batch_size, mesh)
     states = initial_state(network, transform, lanes)
     trainer = Trainer(jax.vmap(step), loader, lanes, states, mesh, steps_per_call=1)
-    order, call, get = [], trainer._call, jax.device_get
+    order, call = [], trainer._call
     monkeypatch.setattr(trainer, "_call", lambda *args: order.append("call") or call(*args))
-    monkeypatch.setattr(jax, "device_get", lambda x: order.append("get") or get(x))
+    monkeypatch.setattr(trainer, "_stop_if_not_finite", lambda *_: order.append("get"))
     trainer.advance(3)
     assert order == ["call", "call", "get", "call", "get", "get"]
 
@@ -103,7 +152,7 @@ def test_what_a_call_needs_grows_with_its_lanes(tiny, settings):
     network, transform = Network.of(settings, tiny), optimizer_of(settings)
     states = initial_state(network, transform, lanes)
     step = make_step(network, transform, UsedTerms.of(lanes))
-    mesh = data_mesh(settings.batch_size, None)
+    mesh = mesh_of(1, settings.batch_size)
     loader = loader_of(tiny.train, settings.batch_size, mesh)
     trainer = Trainer(jax.vmap(step), loader, lanes, states, mesh)
     one, four = (trainer._needs(lanes[:size], states) for size in (1, 4))

@@ -13,7 +13,7 @@ import mirjax
 from train.data.augment import crop_and_flip
 from train.data.randaugment import strong
 from train.engine.optimizers import sgd_for_few_labels
-from train.engine.sharding import data_mesh
+from train.engine.sharding import mesh_of
 from train.engine.state import Network, initial_state
 from train.engine.step import TermForm, UsedTerms, augmentation_key
 from train.run.lanes import Knobs, lanes_of
@@ -242,7 +242,7 @@ def test_terms_are_on_the_chosen_samples_and_rows(placement, tiny):
 def test_lanes_of_one_seed_see_the_same_batches_and_others_do_not(tiny):
     settings = dataclasses.replace(SETTINGS, seeds=2)
     lanes = [lane for lane in lanes_of(settings) for _ in range(2)]
-    loader = PoolLoader(pool_of(settings, tiny, 6), 6, 12, data_mesh(6, None))
+    loader = PoolLoader(pool_of(settings, tiny, 6), 6, 12, mesh_of(1, 6))
     _, found = loader.batches(lanes)(0, 4)
     for name, size in (("labelled", 6), ("unlabelled", 12)):
         assert found[name].shape == (4, 4, size)

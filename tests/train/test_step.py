@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import mirjax
-from train.engine.loader import BatchOrder, images_and_labels
+from train.engine.loader import BatchOrder, DeviceLoader
 from train.engine.optimizers import sgd_for_few_labels, sgd_with_cosine
 from train.engine.state import Network, initial_state
 from train.engine.step import TermForm, Terms, UsedTerms, information_terms
@@ -114,7 +114,7 @@ def test_calls_of_any_length_compile_once(tiny, settings):
     lanes = lanes_of(dataclasses.replace(settings, seeds=2))
     network, transform = Network.of(settings, tiny), optimizer_of(settings)
     step = make_step(network, transform, UsedTerms.of(lanes))
-    call = make_call(jax.vmap(chex.assert_max_traces(step, n=1)), images_and_labels, looped=True)
+    call = make_call(jax.vmap(chex.assert_max_traces(step, n=1)), DeviceLoader, looped=True)
     states = initial_state(network, transform, lanes)
     images, labels = jnp.asarray(tiny.train.images), jnp.asarray(tiny.train.labels)
     indices = BatchOrder(lanes, 60, 16)(0, 3)

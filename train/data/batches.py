@@ -54,7 +54,12 @@ def batch_indices(
 
 
 def stream(
-    split: Split | RecordSplit, *, batch_size: int, seed: int, start_step: int = 0
+    split: Split | RecordSplit,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    rows: np.ndarray | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Endless shuffled batches, reproducible from any step.
 
@@ -70,58 +75,79 @@ def stream(
       batch_size: examples per batch.
       seed: the seed of the order, at least 0 and below 2^32.
       start_step: the number of batches to skip, which costs nothing.
+      rows: which samples of each batch to read, in this order; if None, all of them. The order of
+        the data does not depend on it, so that several processes can share a batch.
 
     Returns:
-      An iterator of `image`, uint8 `[batch_size, h, w, c]`, and `label`, int32 `[batch_size]`.
+      An iterator of `image`, uint8 `[batch_size, h, w, c]`, and `label`, int32 `[batch_size]`; with
+      `rows`, as many as these.
     """
+    rows = np.arange(batch_size) if rows is None else rows
     if isinstance(split, Split):
         indices = batch_indices(len(split), batch_size, seed=seed, start_step=start_step)
-        return ({"image": split.images[i], "label": split.labels[i]} for i in indices)
+        chosen = (i[rows] for i in indices)
+        return ({"image": split.images[i], "label": split.labels[i]} for i in chosen)
     _check_batches(len(split), batch_size)
     if not 0 <= seed < 2**32 or start_step < 0:
         raise ValueError(f"needs 0 <= seed < 2^32 and start_step >= 0, got {seed}, {start_step}")
     grain = require("grain", "a data set that does not fit in memory")
     dataset = grain.MapDataset.range(len(split)).seed(seed).shuffle().repeat()
-    dataset = dataset.batch(batch_size, drop_remainder=True)
+    dataset = dataset.batch(batch_size, drop_remainder=True).map(lambda indices: indices[rows])
     return _read_ahead(grain, split, dataset, start_step)
 
 
-def batches(split: Split | RecordSplit, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+def batches(
+    split: Split | RecordSplit, batch_size: int, *, rows: np.ndarray | None = None
+) -> Iterator[dict[str, np.ndarray]]:
     """Goes through a split once, always in the same order, in batches of one shape.
 
     Args:
       split: what to read. A streamed split is read in a fixed random order, and so is a split in
         memory whose labels are sorted: batches of a single class would not represent the whole.
       batch_size: examples per batch; the last batch is filled up with zeros.
+      rows: which rows of each batch to give, in ascending order; if None, all of them.
 
     Returns:
       An iterator of `image`, uint8 `[batch_size, h, w, c]`, `label`, int32 `[batch_size]`, and
-      `weight`, float32 `[batch_size]`: 1 for an example, 0 for a filler.
+      `weight`, float32 `[batch_size]`: 1 for an example, 0 for a filler. With `rows`, as many as
+      these.
     """
     _check_batches(len(split), batch_size)
+    rows = np.arange(batch_size) if rows is None else rows
+
+    def some(indices: np.ndarray) -> np.ndarray:
+        # At least one, which `_fill` drops again: nothing can be read of no records.
+        chosen = indices[rows[rows < len(indices)]]
+        return chosen if len(chosen) else indices[:1]
+
     if isinstance(split, Split):
         order = np.arange(len(split))
         if np.all(np.diff(split.labels) >= 0):
             order = np.random.default_rng(0).permutation(order)
         chunks = (order[i : i + batch_size] for i in range(0, len(split), batch_size))
-        parts = ({"image": split.images[i], "label": split.labels[i]} for i in chunks)
+        chosen = map(some, chunks)
+        parts = ({"image": split.images[i], "label": split.labels[i]} for i in chosen)
     else:
         grain = require("grain", "a data set that does not fit in memory")
         dataset = grain.MapDataset.range(len(split)).seed(0).shuffle()
         # Every example counts in an evaluation, so the last batch may be short.
-        dataset = dataset.batch(batch_size, drop_remainder=False)
+        dataset = dataset.batch(batch_size, drop_remainder=False).map(some)
         parts = _read_ahead(grain, split, dataset, 0)
-    return (_fill(part, batch_size) for part in parts)
+    starts = range(0, len(split), batch_size)
+    there = (rows < len(split) - start for start in starts)
+    return (_fill(part, weight) for part, weight in zip(parts, there, strict=True))
 
 
-def _fill(batch: dict[str, np.ndarray], batch_size: int) -> dict[str, np.ndarray]:
+def _fill(batch: dict[str, np.ndarray], there: np.ndarray) -> dict[str, np.ndarray]:
     # One shape for all batches, so that what is compiled for one serves them all.
-    count = len(batch["label"])
+    count = np.count_nonzero(there)
     filled = {
-        key: np.concatenate([value, np.zeros((batch_size - count, *value.shape[1:]), value.dtype)])
+        key: np.concatenate(
+            [value[:count], np.zeros((len(there) - count, *value.shape[1:]), value.dtype)]
+        )
         for key, value in batch.items()
     }
-    return filled | {"weight": (np.arange(batch_size) < count).astype(np.float32)}
+    return filled | {"weight": there.astype(np.float32)}
 
 
 def _read_ahead(

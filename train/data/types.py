@@ -3,12 +3,14 @@
 import dataclasses
 import importlib
 import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
 
+from train.run import hosts
 from train.run.errors import UserError
 from train.run.files import legible
 from train.run.requirements import INSTALL
@@ -297,6 +299,29 @@ def _split_from_arrays(name: str, images: np.ndarray, labels: np.ndarray) -> Spl
     if images.ndim == 3:
         images = images[..., None]
     return Split(np.ascontiguousarray(images), labels.astype(np.int32))
+
+
+def agree_on(data: ImageData) -> None:
+    """Raises `RunError` if the processes of a run have different data.
+
+    Each process reads its own copy: sets that fit on a device are read in seconds, and hosts of one
+    job usually see the same place; nothing then depends on how large a message may be.
+    """
+    if not hosts.several():
+        return
+
+    def digest(array: np.ndarray, so_far: int = 0) -> int:
+        return zlib.crc32(np.ascontiguousarray(array).tobytes(), so_far)
+
+    digests = [f"{data.name}, {data.num_classes} classes"]
+    for split in (data.train, data.test, data.unlabelled):
+        if isinstance(split, Split):
+            digests.append(f"{len(split)}:{digest(split.labels, digest(split.images)):08x}")
+        elif split is not None:
+            # All records would take as long as an epoch; these tell other sets and orders apart.
+            some = split.take(np.linspace(0, len(split) - 1, 8).astype(int))
+            digests.append(f"{len(split)}:{digest(some['image']):08x}")
+    hosts.agree(" ".join(digests), "The data")
 
 
 def check_classes(data: ImageData) -> None:

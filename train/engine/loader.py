@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from train.data.batches import stream
 from train.data.types import RecordSplit, Split
-from train.engine.sharding import replicated
+from train.engine.sharding import DATA, EVERYWHERE, LANES, place, rows_here
 from train.run.lanes import ORDER, Lane, host_seed, stream_key
 
 Batches = Callable[[int, int], tuple[Any, Any]]
@@ -24,6 +24,12 @@ class Loader(Protocol):
 
     streamed: bool
     """Whether each step has new sources, so that a call can take only one step."""
+    divided: bool
+    """Whether the devices of a row divide a batch."""
+    sources_spec: PartitionSpec
+    """How the sources lie on the mesh."""
+    indices_spec: PartitionSpec
+    """How the indices of several steps lie on the mesh."""
 
     def batches(self, lanes: Sequence[Lane]) -> Batches:
         """The batches of these lanes, to be requested in the order of the steps."""
@@ -41,7 +47,7 @@ class Loader(Protocol):
 def loader_of(split: Split | RecordSplit, batch_size: int, mesh: Mesh) -> "Loader":
     """Labelled batches of a training split, from the device if it is in memory, else from disk."""
     if isinstance(split, RecordSplit):
-        return StreamLoader(split, batch_size)
+        return StreamLoader(split, batch_size, mesh)
     return DeviceLoader(split, batch_size, mesh)
 
 
@@ -52,14 +58,15 @@ def images_and_labels(sources: Any, indices: Any) -> tuple[Array, ...]:
 
 
 class DeviceLoader:
-    """Labelled batches of a split that lies on the device as a whole."""
+    """Labelled batches of a split that lies on each device as a whole."""
 
-    streamed = False
+    streamed, divided = False, True
+    sources_spec, indices_spec = EVERYWHERE, PartitionSpec(None, LANES, DATA)
 
     def __init__(self, split: Split, batch_size: int, mesh: Mesh):
         self._samples, self._batch_size = len(split), batch_size
         arrays = jnp.asarray(split.images), jnp.asarray(split.labels)
-        self._sources = replicated(arrays, mesh)
+        self._sources = place(arrays, mesh)
 
     def batches(self, lanes: Sequence[Lane]) -> Batches:
         """Batches in the order of `BatchOrder`."""
@@ -74,47 +81,73 @@ class DeviceLoader:
 
 
 class StreamLoader:
-    """Labelled batches that are read from disk, one step at a time."""
+    """Labelled batches that are read from disk, one step at a time.
 
-    streamed = True
+    Each process reads what its own devices take of each batch. The order is that of the whole
+    batches, however many processes there are.
+    """
 
-    def __init__(self, split: RecordSplit, batch_size: int):
-        self._split, self._batch_size = split, batch_size
+    streamed, divided = True, True
+    sources_spec, indices_spec = PartitionSpec(LANES, DATA), EVERYWHERE
+
+    def __init__(self, split: RecordSplit, batch_size: int, mesh: Mesh):
+        self._split, self._batch_size, self._mesh = split, batch_size, mesh
+        self._rows = rows_here(mesh, DATA, batch_size)
 
     def batches(self, lanes: Sequence[Lane]) -> Batches:
-        """Batches of one shuffled stream for each lane, and for each copy that a lane follows."""
+        """Batches of one shuffled stream for each seed, and for each copy that a lane follows."""
         streams: dict[tuple[int, int], Iterator] = {}
+        sharding = NamedSharding(self._mesh, self.sources_spec)
+        # The lanes of which a device of this process takes a part.
+        here = rows_here(self._mesh, LANES, len(lanes))
 
-        def draw(place: int, copy: int, step: int) -> dict[str, np.ndarray]:
+        def draw(key: tuple[int, int], step: int) -> dict[str, np.ndarray]:
             # Opened at the step that first asks for it: that of a resumed run or of a branch.
-            if (place, copy) not in streams:
-                seed = lanes[place].seed
+            if key not in streams:
+                seed, copy = key
                 seed = host_seed(seed, copy) if copy else seed
-                streams[place, copy] = iter(
-                    stream(self._split, batch_size=self._batch_size, seed=seed, start_step=step)
+                streams[key] = iter(
+                    stream(
+                        self._split,
+                        batch_size=self._batch_size,
+                        seed=seed,
+                        start_step=step,
+                        rows=self._rows,
+                    )
                 )
-            return next(streams[place, copy])
+            return next(streams[key])
 
         def batches(step: int, count: int) -> tuple[Any, Any]:
-            del count
-            # All lanes in one array: the indices then tell which part belongs to which lane.
-            copies = enumerate(copies_at(lanes, step))
-            parts = [draw(place, copy, step) for place, copy in copies]
-            sources = tuple(np.concatenate([part[k] for part in parts]) for k in ("image", "label"))
-            return sources, self._indices(len(lanes))
+            keys = [(lanes[i].seed, copy) for i, copy in enumerate(copies_at(lanes, step))]
+            # Lanes that follow the same stream read it once.
+            drawn = {key: draw(key, step) for key in dict.fromkeys(keys[i] for i in here)}
+
+            def stacked(name: str) -> Array:
+                example = next(iter(drawn.values()))[name]
+
+                def part(index: Any) -> np.ndarray:
+                    of_batch = np.arange(self._batch_size)[index[1]]
+                    rows = np.searchsorted(self._rows, of_batch)
+                    return np.stack([drawn[key][name][rows] for key in keys[index[0]]])
+
+                whole = (len(lanes), self._batch_size, *example.shape[1:])
+                return jax.make_array_from_callback(whole, sharding, part)
+
+            return (stacked("image"), stacked("label")), np.zeros((count, 0), np.int32)
 
         return batches
 
     def example(self, lanes: Sequence[Lane]) -> tuple[Any, Any]:
         """Zeros, since nothing is to be read for an example."""
-        samples = len(lanes) * self._batch_size
-        images = np.zeros((samples, *self._split.image_shape), np.uint8)
-        return (images, np.zeros(samples, np.int32)), self._indices(len(lanes))
+        shape = (len(lanes), self._batch_size)
+        images = np.zeros((*shape, *self._split.image_shape), np.uint8)
+        return (images, np.zeros(shape, np.int32)), np.zeros((1, 0), np.int32)
 
-    take = staticmethod(images_and_labels)
-
-    def _indices(self, lanes: int) -> np.ndarray:
-        return np.arange(lanes * self._batch_size, dtype=np.int32).reshape(1, lanes, -1)
+    @staticmethod
+    def take(sources: Any, indices: Any) -> tuple[Array, ...]:
+        """The batches as they were read; there is nothing to choose."""
+        del indices
+        return sources
 
 
 class BatchOrder:

@@ -1,7 +1,8 @@
 """Metrics of a network on a whole split: accuracy, MIR, HDR, entropies, neural collapse."""
 
+import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,16 +10,30 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import mirjax
 from train.data.batches import batches
 from train.data.types import RecordSplit, Split
-from train.engine.sharding import cut
+from train.engine.sharding import (
+    BY_LANE,
+    DATA,
+    EVERYWHERE,
+    LANES,
+    constrain,
+    from_owners,
+    local_lane,
+    over_lanes,
+    owned,
+    padded,
+    padded_states,
+    place,
+    rows_here,
+)
 from train.engine.state import Network, TrainState
 from train.evaluation.closed_forms import closed_forms
 from train.reporting.records import WITHOUT_DIRECTION, only_counts_above_zero
-from train.run.lanes import take_lane
+from train.run import hosts
 from train.run.loop import Metrics
 from train.run.settings import EvaluationSettings
 
@@ -60,63 +75,134 @@ class Evaluator:
         self._metric_batch = min(settings.metric_batch, len(split))
         metric_batches = math.ceil(min(settings.eval_batch, len(split)) / self._metric_batch)
         self._mesh = mesh
-        # Each device gets whole batches of `metric_batch`.
-        devices = 1 if mesh is None else mesh.size
+        # Each device of a row gets whole batches of `metric_batch`.
+        devices = 1 if mesh is None else mesh.shape[DATA]
         self._batch = devices * math.ceil(metric_batches / devices) * self._metric_batch
         self._width = network.width
         # float32 features of all networks that are evaluated at once.
         held = 4 * len(split) * self._width * networks
         self._held = held <= settings.memory_limit_mib * 2**20
         self._start = jax.jit(self._zeros, static_argnums=0)
-        self._add = jax.jit(self._accumulate, donate_argnums=0)
-        self._agreeing = jax.jit(self._agreement)
-        self._head = jax.jit(jax.vmap(lambda state: network.head(state.params, state.rest)))
+        # Of one split for all lanes, and of a split for each.
+        self._add = {
+            by_lane: jax.jit(
+                over_lanes(
+                    functools.partial(self._accumulate, by_lane=by_lane),
+                    mesh,
+                    (BY_LANE, BY_LANE, *[BY_LANE if by_lane else EVERYWHERE] * 3),
+                    (BY_LANE, BY_LANE, BY_LANE if by_lane else EVERYWHERE),
+                ),
+                donate_argnums=0,
+            )
+            for by_lane in (False, True)
+        }
+        self._agreeing = {
+            by_lane: jax.jit(
+                over_lanes(
+                    functools.partial(self._agreement, by_lane=by_lane),
+                    mesh,
+                    (BY_LANE, BY_LANE, *[BY_LANE if by_lane else EVERYWHERE] * 2),
+                    BY_LANE,
+                )
+            )
+            for by_lane in (False, True)
+        }
+        self._head = jax.jit(lambda state: network.head(state.params, state.rest))
         self._of_moments = jax.jit(
             lambda m, head, nc4: (m.class_interplay(head), m.collapse(head, nc4=nc4), m.spectra())
         )
         self._of_features = jax.jit(self._from_features)
 
     def __call__(
-        self, states: TrainState, split: Split | RecordSplit | None = None
+        self,
+        states: TrainState,
+        splits: Sequence[Split] | None = None,
+        *,
+        lanes: int | None = None,
     ) -> list[Metrics]:
-        """The metrics of each lane in `states`, on `split` (of the same size) if it is given."""
-        split = self._split if split is None else split
+        """The metrics of each lane.
+
+        Args:
+            states: the stacked states of the lanes.
+            splits: a split for each lane, all of the size of the first; if not given, all lanes are
+                measured on the split of the evaluator.
+            lanes: how many of the states to measure, the first; if not given, all.
+        """
+        # The optimizer's state would be copied for nothing.
+        states = states._replace(opt_state=None)
+        lanes = len(states.seed) if lanes is None else lanes
+        by_lane = splits is not None
+        if self._mesh is not None:
+            states = place(padded_states(states, self._mesh), self._mesh, BY_LANE)
+            splits = splits and padded(splits, self._mesh)
         # Metrics over the whole set need all features or moments; the rest is summed on the way.
-        lanes, n = len(states.seed), len(split)
-        tally, held, labels, agreed = self._start(lanes), [], [], jnp.zeros(lanes)
-        for batch in self._batches(split):
-            tally, features = self._add(
+        n = len(self._split)
+        tally = self._placed(self._start(len(states.seed)), BY_LANE)
+        held, labels, agreed = [], [], []
+        for batch in self._batches(splits):
+            tally, features, known = self._add[by_lane](
                 tally, states, batch["image"], batch["label"], batch["weight"]
             )
             held.append(features)
-            labels.append(np.asarray(batch["label"]))
+            labels.append(known)
         # NC4 compares with the class means of the whole set, which only the first pass gives.
         if not self._held:
-            for batch in self._batches(split):
-                agreed += self._agreeing(tally.moments, states, batch["image"], batch["weight"])
-        # The last batch was filled up; its fillers are cut off.
-        heads, biases = self._head(states)
-        labels = np.concatenate(labels)[:n]
-        # Lane by lane, so that only one at a time needs memory for its decompositions.
-        reports = []
-        for lane in range(lanes):
-            lane_tally, head = take_lane(tally, lane), heads[lane]
+            for batch in self._batches(splits):
+                agreed.append(
+                    self._agreeing[by_lane](tally.moments, states, batch["image"], batch["weight"])
+                )
+        # Lane by lane, so that only one at a time needs memory for its decompositions. They are
+        # divided over the processes, and each does its own on one of its devices.
+        reports = {}
+        for lane in owned(self._mesh, lanes):
+            state, lane_tally = local_lane((states, tally), lane)
+            head, bias = self._head(state)
             if self._held:
-                rows = jnp.concatenate([features[lane] for features in held])[:n]
-                whole = mirjax.dataset_interplay(rows, head, labels)
-                of_pairs = mirjax.dataset_debiased_interplay(rows, head, labels)
-                of_classes = self._of_features(rows, labels, head, biases[lane])
+                # The last batch was filled up; its fillers are cut off.
+                rows = jnp.concatenate([local_lane(x, lane) for x in held])[:n]
+                of_lane = [local_lane(x, lane) if by_lane else x for x in labels]
+                y = np.concatenate([np.asarray(x) for x in of_lane])[:n]
+                whole = mirjax.dataset_interplay(rows, head, y)
+                of_pairs = mirjax.dataset_debiased_interplay(rows, head, y)
+                of_classes = self._of_features(rows, y, head, bias)
             else:
                 whole = lane_tally.moments.interplay(head)
                 of_pairs = lane_tally.moments.debiased_interplay(head)
-                nc4 = agreed[lane] / lane_tally.weight
+                nc4 = sum(local_lane(x, lane) for x in agreed) / lane_tally.weight
                 of_classes = self._of_moments(lane_tally.moments, head, nc4)
-            reports.append(self._report(lane_tally, n, whole, of_pairs, *of_classes))
-        return reports
+            reports[lane] = self._report(lane_tally, n, whole, of_pairs, *of_classes)
+        return from_owners(reports)
 
-    def _batches(self, split: Split | RecordSplit) -> Iterator[Mapping[str, Array | np.ndarray]]:
-        for batch in batches(split, self._batch):
-            yield batch if self._mesh is None else {k: cut(v, self._mesh) for k, v in batch.items()}
+    def _placed(self, tree: Any, spec: PartitionSpec) -> Any:
+        return tree if self._mesh is None else place(tree, self._mesh, spec)
+
+    def _batches(self, splits: Sequence[Split] | None) -> Iterator[Mapping[str, Any]]:
+        if splits is not None:
+            # The same split, as of lanes of one seed, is read once.
+            distinct = list({id(split): split for split in splits}.values())
+            where = [next(i for i, d in enumerate(distinct) if d is split) for split in splits]
+            together = zip(*(batches(split, self._batch) for split in distinct), strict=True)
+            for parts in together:
+                stacked = {k: np.stack([parts[i][k] for i in where]) for k in parts[0]}
+                yield self._placed(stacked, PartitionSpec(LANES, DATA))
+            return
+        if self._mesh is None or isinstance(self._split, Split) or not hosts.several():
+            for batch in batches(self._split, self._batch):
+                yield self._placed(batch, PartitionSpec(DATA))
+            return
+        # Read from disk, by each process what its devices take.
+        rows = rows_here(self._mesh, DATA, self._batch)
+        sharding = NamedSharding(self._mesh, PartitionSpec(DATA))
+
+        def spread(values: np.ndarray) -> Array:
+            def part(index: Any) -> np.ndarray:
+                return values[np.searchsorted(rows, np.arange(self._batch)[index[0]])]
+
+            whole = (self._batch, *values.shape[1:])
+            return jax.make_array_from_callback(whole, sharding, part)
+
+        for batch in batches(self._split, self._batch, rows=rows):
+            yield {name: spread(values) for name, values in batch.items()}
 
     def _zeros(self, lanes: int) -> Tally:
         def one(_: Array) -> Tally:
@@ -129,15 +215,23 @@ class Evaluator:
         return jax.vmap(one)(jnp.arange(lanes))
 
     def _accumulate(
-        self, tally: Tally, states: TrainState, images: Array, labels: Array, weights: Array
-    ) -> tuple[Tally, Array | None]:
-        batched_labels, batched_weights = (
-            x.reshape(-1, self._metric_batch) for x in (labels, weights)
-        )
-        # The last batch of a split is filled up; averages over batches leave it out.
-        full = jnp.sum(batched_weights, axis=1) == self._metric_batch
-
-        def one(tally: Tally, state: TrainState) -> tuple[Tally, Array | None]:
+        self,
+        tally: Tally,
+        states: TrainState,
+        images: Array,
+        labels: Array,
+        weights: Array,
+        *,
+        by_lane: bool,
+    ) -> tuple[Tally, Array | None, Array]:
+        def one(
+            tally: Tally, state: TrainState, images: Array, labels: Array, weights: Array
+        ) -> tuple[Tally, Array | None]:
+            batched_labels, batched_weights = (
+                x.reshape(-1, self._metric_batch) for x in (labels, weights)
+            )
+            # The last batch of a split is filled up; averages over batches leave it out.
+            full = jnp.sum(batched_weights, axis=1) == self._metric_batch
             outputs = self._network.apply(state.params, state.rest, images, train=False)
             logits, features = outputs.logits, outputs.features
             batched = features.reshape(-1, self._metric_batch, self._width)
@@ -159,17 +253,32 @@ class Evaluator:
             )
             return new, features if self._held else None
 
-        return jax.vmap(one)(tally, states)
+        axis = 0 if by_lane else None
+        new, features = jax.vmap(one, in_axes=(0, 0, axis, axis, axis))(
+            tally, states, images, labels, weights
+        )
+        # Complete on each device of a row: what is decomposed is one lane on one device.
+        features = None if features is None else constrain(features, self._mesh)
+        return new, features, constrain(labels, self._mesh)
 
     def _agreement(
-        self, moments: mirjax.ClassMoments, states: TrainState, images: Array, weights: Array
+        self,
+        moments: mirjax.ClassMoments,
+        states: TrainState,
+        images: Array,
+        weights: Array,
+        *,
+        by_lane: bool,
     ) -> Array:
-        def one(moments: mirjax.ClassMoments, state: TrainState) -> Array:
+        def one(
+            moments: mirjax.ClassMoments, state: TrainState, images: Array, weights: Array
+        ) -> Array:
             features = self._network.apply(state.params, state.rest, images, train=False).features
             head, bias = self._network.head(state.params, state.rest)
             return moments.agreement(features, head, bias=bias, weights=weights)
 
-        return jax.vmap(one)(moments, states)
+        axis = 0 if by_lane else None
+        return jax.vmap(one, in_axes=(0, 0, axis, axis))(moments, states, images, weights)
 
     def _report(
         self,

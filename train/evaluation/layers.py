@@ -6,14 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 import mirjax
 from train.data.batches import batches
 from train.data.types import RecordSplit, Split
+from train.engine.sharding import from_owners, local_lane, owned
 from train.engine.state import Network, TrainState
 from train.evaluation.evaluator import debiased_metrics, spectra_metrics
 from train.reporting.records import WITHOUT_DIRECTION, only_counts_above_zero
-from train.run.lanes import take_lane
 from train.run.loop import Metrics
 from train.run.settings import EvaluationSettings
 
@@ -37,7 +38,9 @@ class LayerEvaluator:
         split: Split | RecordSplit,
         num_classes: int,
         settings: EvaluationSettings,
+        mesh: Mesh | None = None,
     ):
+        self._mesh = mesh
         self._network, self._split, self._classes = network, split, num_classes
         self._samples = min(len(split), SAMPLES)
         self._metric_batch = min(settings.metric_batch, self._samples)
@@ -50,13 +53,17 @@ class LayerEvaluator:
             lambda rows, y: mirjax.spectra.measure(rows, y, num_classes=num_classes)
         )
 
-    def __call__(self, states: TrainState) -> list[Metrics]:
-        """The metrics of each lane, named `LAYER_METRIC`."""
-        return [
-            # Not with the state of the optimizer, which would be copied for nothing.
-            self._of_lane(take_lane(states._replace(opt_state=None), i))
-            for i in range(len(states.seed))
-        ]
+    def __call__(self, states: TrainState, *, lanes: int | None = None) -> list[Metrics]:
+        """The metrics of each lane, named `LAYER_METRIC`; of the first `lanes` if that is given.
+
+        Each process measures its own lanes.
+        """
+        # Not with the state of the optimizer, which would be copied for nothing.
+        states = states._replace(opt_state=None)
+        lanes = len(states.seed) if lanes is None else lanes
+        return from_owners(
+            {i: self._of_lane(local_lane(states, i)) for i in owned(self._mesh, lanes)}
+        )
 
     def _of_lane(self, state: TrainState) -> Metrics:
         parts, labels, seen = [], [], 0

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 import mirjax
-from train.engine.state import TrainState
+from train.engine.sharding import from_owners, local_step, owned, whole
+from train.engine.trainer import Group
 from train.evaluation.evaluator import debiased_metrics
 from train.evaluation.layers import head_coordinates, headless_collapse, layer_interplay
 from train.modular.fourier import (
@@ -26,6 +28,7 @@ from train.modular.network import ModularNetwork
 from train.modular.step import precise_cross_entropy
 from train.modular.task import Task
 from train.reporting.records import WITHOUT_DIRECTION, Record, only_counts_above_zero
+from train.run import hosts
 from train.run.files import replacing
 from train.run.lanes import Lane, take_lane
 from train.run.loop import Metrics
@@ -52,29 +55,38 @@ class TableEvaluator:
         lanes: Sequence[Lane],
         tasks: Sequence[Task],
         snapshots: Path,
+        mesh: Mesh | None = None,
     ):
         self._network, self._lanes, self._tasks = network, lanes, tasks
-        self._folder = snapshots
+        self._mesh, self._folder = mesh, snapshots
         self._forward = jax.jit(jax.vmap(self._activations))
         self._collapse = jax.jit(self._of_means, static_argnums=3)
         self._layer = jax.jit(headless_collapse, static_argnums=2)
         self._weights = jax.jit(jax.vmap(self._of_weights))
 
-    def __call__(self, groups: Sequence[TrainState]) -> list[Metrics]:
-        """The metrics of each lane, from the states of all groups."""
+    def __call__(self, groups: Sequence[Group]) -> list[Metrics]:
+        """The metrics of each lane, in the order of the groups; each process measures its own."""
         metrics: list[Metrics] = []
-        for states in groups:
-            rows = slice(len(metrics), len(metrics) + len(states.seed))
+        for group in groups:
+            rows = slice(len(metrics), len(metrics) + len(group.lanes))
             tasks = self._tasks[rows]
-            _save(states, self._lanes[rows], self._folder)
-            pairs = np.stack([task.pairs for task in tasks])
-            # On the host at once: slices by lane and split would each be a call of the device.
-            activations = jax.device_get(self._forward(states.params, pairs))
-            weights = jax.device_get(self._weights(states.params))
-            metrics += [
-                self._of_lane(task, take_lane(activations, i), take_lane(weights, i))
-                for i, task in enumerate(tasks)
-            ]
+            params = jax.tree.map(np.asarray, whole(group.states.params))
+            _save(params, int(local_step(group.states)), self._lanes[rows], self._folder)
+            here = owned(self._mesh, len(tasks))
+            found = {}
+            if here:
+                mine = jax.tree.map(lambda x, here=here: x[np.asarray(here)], params)
+                pairs = np.stack([tasks[i].pairs for i in here])
+                # On the host at once: slices by lane and split would each be a call of the device.
+                activations = jax.device_get(self._forward(mine, pairs))
+                weights = jax.device_get(self._weights(mine))
+                found = {
+                    lane: self._of_lane(
+                        tasks[lane], take_lane(activations, i), take_lane(weights, i)
+                    )
+                    for i, lane in enumerate(here)
+                }
+            metrics += from_owners(found)
         return metrics
 
     def _activations(self, params: Any, pairs: Array) -> dict[str, Array]:
@@ -147,9 +159,10 @@ class TableEvaluator:
         }
 
 
-def _save(states: TrainState, lanes: Sequence[Lane], folder: Path) -> None:
+def _save(params: Any, step: int, lanes: Sequence[Lane], folder: Path) -> None:
+    if not hosts.is_first():
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    params, step = jax.device_get(states.params), int(states.step[0])
     for i, lane in enumerate(lanes):
         leaves = jax.tree.leaves(take_lane(params, i))
         # A resumed run writes the same file again; a killed one leaves no half of it.

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from train.engine.loader import Batches
 from train.engine.optimizers import Optimizer
-from train.engine.sharding import replicated
+from train.engine.sharding import BY_LANE, EVERYWHERE, place
 from train.engine.state import TrainState
 from train.engine.step import Terms, UsedTerms, descend, information_terms
 from train.modular.task import Task
@@ -85,14 +85,16 @@ def precise_cross_entropy(logits: Array, labels: Array) -> Array:
 class TableLoader:
     """Gives each lane all training pairs of its task at every step."""
 
-    streamed = False
+    # A table is too small to be cut over several devices.
+    streamed, divided = False, False
+    sources_spec, indices_spec = BY_LANE, EVERYWHERE
 
     def __init__(self, tasks: Sequence[tuple[Lane, Task]], mesh: Mesh):
         self._tasks, self._mesh = tasks, mesh
 
     def batches(self, lanes: Sequence[Lane]) -> Batches:
         """The pairs and labels of these lanes, `[lanes, n, ...]`, the same at every step."""
-        sources = replicated(self._stacked(lanes), self._mesh)
+        sources = place(self._stacked(lanes), self._mesh, BY_LANE)
         return lambda _, count: (sources, np.zeros((count, 0), np.int32))
 
     def example(self, lanes: Sequence[Lane]) -> tuple[Any, Any]:
@@ -107,7 +109,7 @@ class TableLoader:
 
     def _stacked(self, lanes: Sequence[Lane]) -> tuple[Array, Array]:
         # All lanes of a trainer have equally many pairs to train on.
-        tasks = [task for lane, task in self._tasks if lane in lanes]
+        tasks = [next(task for other, task in self._tasks if other == lane) for lane in lanes]
         size = tasks[0].train_size
         return (
             jnp.asarray(np.stack([task.pairs[:size] for task in tasks])),

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from mirjax import plot
 from train.reporting.records import Record, curves
+from train.run import hosts
 
 
 class Line(NamedTuple):
@@ -74,8 +75,10 @@ def draw(panels: Sequence[Panel], path: Path, *, title: str, columns: int = 3) -
     lines = [part for line in title.splitlines() for part in textwrap.wrap(line, 52 * columns)]
     # A dollar sign is one of a name, not the beginning of a formula.
     figure.suptitle("\n".join(lines), fontsize="medium", parse_math=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    # Of several processes the first writes.
+    if hosts.is_first():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=100)
 
 
 # Panels of a training run: the title, and the metrics with their labels.

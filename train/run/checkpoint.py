@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from train.run import hosts
 from train.run.errors import UserError
 from train.run.files import write_text
 
@@ -39,17 +40,38 @@ class Checkpoints:
         self._ocp, self.folder = ocp, folder.resolve()
         # Beside the folder and not in it, where Orbax expects nothing but steps.
         self._files = self.folder.with_name(f"{self.folder.name}.sha256.json")
-        options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
+        # Of several processes the first writes alone: the disk of another may be another.
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=0,
+            active_processes={0} if hosts.several() else None,
+            barrier_sync_key_prefix="first" if hosts.several() else None,
+        )
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=1,
+            enable_async_checkpointing=False,
+            multiprocessing_options=alone,
+            create=False,
+        )
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def latest(self) -> int | None:
         """The step of the last complete checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: Any, settings: dict[str, Any]) -> None:
-        """Writes the checkpoint of a step; a crash meanwhile leaves the earlier one."""
+    def save(self, step: int, state: Any, about: dict[str, Any]) -> None:
+        """Writes the checkpoint of a step; a crash meanwhile leaves the earlier one.
+
+        Args:
+            step: the step.
+            state: a tree of arrays.
+            about: the `settings` of the run, and what else goes with the state, as plain values.
+        """
         leaves = _leaves(state)
-        about = {"format": FORMAT, "settings": settings}
+        if hosts.several():
+            # An array of JAX would have to be one of all processes.
+            leaves = {name: np.asarray(leaf) for name, leaf in leaves.items()}
+        about = {"format": FORMAT, **about}
         args = self._ocp.args.Composite(
             state=self._ocp.args.StandardSave(leaves), about=self._ocp.args.JsonSave(about)
         )
@@ -67,7 +89,7 @@ class Checkpoints:
         write_text(self._files, json.dumps(kept))
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        """The state saved at `step`, with the structure of `like`, and the settings of its run.
+        """The state saved at `step`, with the structure of `like`, and what was saved about it.
 
         Raises:
             CheckpointError: the checkpoint is damaged, of another version or of another network.
@@ -90,7 +112,7 @@ class Checkpoints:
         abstract = jax.tree.map(_abstract, _leaves(like))
         leaves = self._read(step, state=self._ocp.args.StandardRestore(abstract))["state"]
         state = jax.tree.unflatten(jax.tree.structure(like), [leaves[k] for k in _leaves(like)])
-        return state, about["settings"]
+        return state, about
 
     def _write(self, step: int, args: Any, leaves: dict[str, Any]) -> str | None:
         """Saves, and returns why that failed, if it did."""
@@ -158,6 +180,9 @@ def _leaves(state: Any) -> dict[str, Any]:
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    # As arrays of NumPy, which the first of several processes sends on.
+    if hosts.several():
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 

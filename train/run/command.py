@@ -1,16 +1,24 @@
-"""The command line of every command: reads settings, caches compiled programs, prints results."""
+"""The command line of every command: reads settings, caches compiled programs, prints results, and
+ends on errors and interruptions.
+"""
 
+import contextlib
 import dataclasses
+import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import jax
 
-from train.run.errors import exit_on_user_error
+from train.run import hosts
+from train.run.errors import UserError, message_of, one_line
+from train.run.requirements import INSTALL
 from train.run.settings import RunSettings
+from train.run.stopping import Interrupted
 
 S = TypeVar("S", bound=RunSettings)
 
@@ -26,7 +34,7 @@ def from_command_line(presets: Mapping[str, S], arguments: Sequence[str] | None 
     """Reads `[PRESET] --option value ...`: the name of a preset, then what differs from it.
 
     Unknown options, values of a wrong type and values that a setting refuses end the program with
-    a message and status 2.
+    a message and status 2. Then the processes of the run join, if there are several.
     """
     import tyro
 
@@ -59,11 +67,16 @@ def from_command_line(presets: Mapping[str, S], arguments: Sequence[str] | None 
         type(unchecked), default=unchecked, args=arguments, description=description, prog=program
     )
     try:
-        return type(default)(**_values(parsed))
+        settings = type(default)(**_values(parsed))
     # Raised by the checks in `__post_init__`.
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    hosts.join(settings.coordinator, settings.processes, settings.process)
+    # Each host may have its data elsewhere, but all must train the same.
+    shared = settings.as_json() | {"data_dir": None, "jax": jax.__version__}
+    hosts.agree(json.dumps(shared, sort_keys=True), "The options and the version of JAX")
+    return settings
 
 
 def _unchecked(settings: S) -> S:
@@ -94,3 +107,53 @@ def enable_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(Path(".cache/jax").resolve()))
     # Lower than JAX's default: small networks compile in less than its second.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+@contextlib.contextmanager
+def exit_on_user_error(*, resumable: bool = False) -> Iterator[None]:
+    """Prints an error that the user can fix as one line, and ends the program with status 2.
+
+    All other errors keep their traceback. An interruption ends the program with status 130; a
+    `resumable` command says how to continue. Of several processes all end, and the first prints.
+    """
+    status = 2
+    try:
+        yield
+        return
+    # All processes come here together.
+    except Interrupted as stop:
+        if hosts.is_first():
+            print(f"\n{stop}", file=sys.stderr)
+        raise SystemExit(stop.status) from None
+    except KeyboardInterrupt:
+        more = " --resume continues from the last checkpoint." if resumable else ""
+        status, message = 130, f"\ninterrupted.{more}"
+    except ModuleNotFoundError as error:
+        message = f"error: the module {error.name} is not installed. {INSTALL}"
+    except jax.errors.JaxRuntimeError as error:
+        if hosts.lost(error):
+            hosts.end_lost()
+        # Any other error of the runtime is a bug, whose traceback is needed.
+        if not str(error).startswith("RESOURCE_EXHAUSTED"):
+            _end_on_bug(error)
+            raise
+        message = (
+            f"error: the device has too little memory ({one_line(error)[:200]}). Try a smaller "
+            "--batch-size, --lanes-per-call or --memory-limit-mib."
+        )
+    # A `ValueError` is a setting that was refused; the operating system refuses a path or a limit.
+    except (UserError, ValueError, OSError, MemoryError) as error:
+        message = f"error: {message_of(error)}"
+    except Exception as error:
+        _end_on_bug(error)
+        raise
+    hosts.end(status, message)
+    print(message, file=sys.stderr)
+    raise SystemExit(status)
+
+
+def _end_on_bug(error: Exception) -> None:
+    # With one process the error is raised on; of several, the others would wait for this one.
+    if hosts.several():
+        traceback.print_exception(error)
+        hosts.end(1, f"error: {type(error).__name__}: {one_line(error)[:300]}")

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from train.run import hosts
 from train.run.errors import RunError
 
 
@@ -27,7 +28,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file as UTF-8, whole or not at all."""
+    """Writes a text file as UTF-8, whole or not at all; of several processes the first does."""
+    if not hosts.is_first():
+        return
     with replacing(path) as temporary:
         temporary.write_text(legible(text), encoding="utf-8")
 

@@ -7,24 +7,37 @@ from typing import Any
 
 import jax
 
+from train.run import hosts
 from train.run.errors import RunError
 from train.run.files import write_text
 from train.run.settings import RunSettings
 
 # Settings that may differ between a run and its resumption.
-_FREE = {"resume", "out", "data_dir", "checkpoint_every", "devices", "wandb"}
+_FREE = {
+    "resume",
+    "out",
+    "data_dir",
+    "checkpoint_every",
+    "devices",
+    "lane_devices",
+    "mirror",
+    "wandb",
+}
 
 
 def claim(settings: RunSettings, about: dict[str, Any]) -> Path:
     """The folder `settings.out`: new or empty or, with `resume`, that of a run with these settings.
 
-    A new folder gets a `settings.json` with the settings and what `about` says of the run.
+    A new folder gets a `settings.json` with the settings and what `about` says of the run. Of
+    several processes the first alone looks and writes: the others may lie on other disks.
 
     Raises:
         RunError: the folder holds something else, a run although `resume` is not set, or a run with
             other settings.
     """
     folder = Path(settings.out)
+    if not hosts.is_first():
+        return folder
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file, not a folder. Name a folder with --out.")
     _can_write(folder)

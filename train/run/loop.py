@@ -1,19 +1,25 @@
-"""What surrounds the loop of a training command: folder, checkpoints, trackers, progress bar."""
+"""What surrounds the loop of a training command: folder, checkpoints, trackers, progress bar.
+
+Of several processes the first alone reads and writes the folder, and tells the others what they
+need of it: their disks may be others.
+"""
 
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
+from train.run import hosts
 from train.run.checkpoint import Checkpoints
 from train.run.errors import RunError
 from train.run.files import read_jsonl
 from train.run.folder import claim, same_settings
-from train.run.lanes import Lane, concatenated
+from train.run.lanes import Lane
 from train.run.settings import RunSettings
+from train.run.stopping import Interrupted, StopRequest
 from train.run.trackers import JsonLines, TensorBoard, Tracker, WandB, check_wandb
 
 Metrics = dict[str, float]
@@ -40,9 +46,9 @@ class Run:
     with open_run(settings, about, lanes) as run:
         states, start = run.restore(states)
         for event in run.events(after=start):
-            ...  # train up to this step
+            ...  # train up to this step, or until `run.stop.asked()`, and then `run.interrupt(...)`
             run.record(event, terms, metrics)
-            run.save(event, groups)
+            run.save(event, trainer.all_states)
     records = run.records()
     ```
     """
@@ -58,8 +64,17 @@ class Run:
         check_wandb(settings.wandb)
         self.folder = claim(settings, {**about, "lanes": [lane.as_json() for lane in lanes]})
         self._settings, self._about, self._lanes, self._quiet = settings, about, lanes, quiet
-        self._checkpoints = Checkpoints(self.folder / "checkpoints")
+        self._checkpoints = Checkpoints(self.folder / "checkpoints") if hosts.is_first() else None
         self._trackers: list[Tracker] = []
+        self.stop = StopRequest()
+        """Whether somebody asked the run to stop."""
+        self.unfinished: Any = None
+        """What `interrupt` was given by the run that is resumed, if it had not reached an event."""
+
+    def say(self, line: str | None) -> None:
+        """Prints a line about the run, unless it is quiet."""
+        if line is not None and not self._quiet:
+            print(line)
 
     def restore(self, states: Any) -> tuple[Any, int]:
         """The states to start from and the step that they have reached; opens the trackers.
@@ -72,11 +87,10 @@ class Run:
             CheckpointError: the checkpoint cannot be used.
         """
         start = -1
-        if self._settings.resume and (latest := self._checkpoints.latest()) is not None:
-            states, saved = self._checkpoints.restore(latest, states)
-            same_settings(self._settings, saved)
-            start = latest
-            _require_metrics(self.folder, start)
+        if self._settings.resume:
+            states, start, self.unfinished = self._restored(states)
+        if not hosts.is_first():
+            return states, start
         # Metrics that a killed run wrote after its last checkpoint are dropped and written again.
         self._trackers.append(JsonLines(self.folder / "metrics.jsonl", keep_to=start))
         self._trackers.append(TensorBoard(self.folder / "events", keep_to=start))
@@ -84,6 +98,17 @@ class Run:
             config = {**self._about, **self._settings.as_json()}
             self._trackers.append(WandB(self._settings.wandb, self.folder, config))
         return states, start
+
+    def _restored(self, states: Any) -> tuple[Any, int, Any]:
+        """The states of the last checkpoint, its step, and what an interruption left unfinished."""
+        start, unfinished = -1, None
+        if self._checkpoints is not None and (latest := self._checkpoints.latest()) is not None:
+            states, about = self._checkpoints.restore(latest, states)
+            same_settings(self._settings, about["settings"])
+            start, unfinished = latest, about.get("unfinished")
+            _require_metrics(self.folder, start)
+        start, unfinished = hosts.from_first(lambda: (start, unfinished))
+        return (states if start < 0 else hosts.arrays_of_first(states)), start, unfinished
 
     def events(self, *, after: int) -> Iterator[int]:
         """The steps at which the lanes are evaluated, from 0 on, under a progress bar in steps."""
@@ -106,16 +131,43 @@ class Run:
             for tracker in self._trackers:
                 tracker.write(step, lane, trained | evaluated)
 
-    def save(self, step: int, groups: Sequence[Any]) -> None:
-        """Writes a checkpoint of the states of all groups, if the settings ask for one now."""
+    def save(self, step: int, states: Callable[[], Any]) -> None:
+        """Writes a checkpoint of the states of all lanes, if the settings ask for one now."""
         if self._settings.is_saved(step):
-            self._checkpoints.save(step, concatenated(groups), self._settings.as_json())
+            self._save(step, states, {})
+
+    def interrupt(self, step: int, states: Callable[[], Any], unfinished: Any) -> NoReturn:
+        """Saves a checkpoint between two events, and ends the run as was asked.
+
+        Args:
+            step: the step that the lanes have reached.
+            states: gives the states of all lanes.
+            unfinished: what the resumed run needs besides, as plain values.
+
+        Raises:
+            Interrupted: always.
+        """
+        self._save(step, states, {"unfinished": unfinished})
+        raise Interrupted(
+            f"interrupted at step {step:,}, of which a checkpoint is in {self.folder}. Continue "
+            "with the same command and --resume.",
+            self.stop.status,
+        )
+
+    def _save(self, step: int, states: Callable[[], Any], more: dict[str, Any]) -> None:
+        whole = states()
+        if self._checkpoints is not None and self._checkpoints.latest() != step:
+            about = {"settings": self._settings.as_json(), **more}
+            self._checkpoints.save(step, whole, about)
+        # Nobody goes on before it is written: the next collective would not wait for so long.
+        hosts.gathered(None)
 
     def records(self) -> list[dict[str, Any]]:
         """All metrics of the run, including those from before it was resumed."""
-        return read_jsonl(self.folder / "metrics.jsonl")
+        return hosts.from_first(lambda: read_jsonl(self.folder / "metrics.jsonl"))
 
     def __enter__(self) -> "Run":
+        self.stop.__enter__()
         return self
 
     def __exit__(
@@ -126,7 +178,9 @@ class Run:
     ) -> None:
         # The stack closes all of them even if one raises an error, on a full disk for example.
         with contextlib.ExitStack() as stack:
-            stack.callback(self._checkpoints.close)
+            stack.callback(self.stop.__exit__)
+            if self._checkpoints is not None:
+                stack.callback(self._checkpoints.close)
             for tracker in self._trackers:
                 stack.callback(tracker.close, failed=error is not None)
 

@@ -58,10 +58,40 @@ class RunSettings(Checked):
     writes a single checkpoint at the end. Only the last one is kept."""
     wandb: str | None = None
     """Project of Weights & Biases to log to as well; this needs `pip install wandb`."""
+    mirror: str | None = None
+    """Place to which the run's folder is copied after each checkpoint: gs://BUCKET/PATH, s3://...
+    or what else fsspec knows. With `resume` and an empty `out` the run is brought back from there.
+    This needs `pip install gcsfs`, or the package of the other place."""
+    devices: int | None = None
+    """Number of devices of all hosts to use. If not given, as many as can be used: networks that
+    are trained at once lie on different devices, and what is left divides the batch."""
+    lane_devices: int | None = None
+    """Number of devices over which the networks that are trained at once are divided; the others
+    divide the batch. If not given, as many as there are networks."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, for runs of several processes that are started by hand. A TPU slice,
+    SLURM and Open MPI need nothing."""
+    processes: int | None = None
+    """Number of processes of the run, with `coordinator`."""
+    process: int | None = None
+    """Number of this process, from 0, with `coordinator`."""
 
     def __post_init__(self):
         super().__post_init__()
         self.at_least_one("steps", "seeds", "eval_every", "steps_per_call", "lanes_per_call")
+        self.at_least_one("devices", "lane_devices", "processes")
+        given = [self.coordinator, self.processes, self.process]
+        if None in given and given != [None] * 3:
+            raise ValueError(
+                "coordinator, processes and process belong together: give all of them or none."
+            )
+        if self.process is not None and not 0 <= self.process < (self.processes or 1):
+            raise ValueError(
+                f"process must be at least 0 and below processes = {self.processes}, got "
+                f"{self.process}."
+            )
+        if self.coordinator is not None and not self.coordinator.rpartition(":")[2].isdigit():
+            raise ValueError(f"coordinator must be HOST:PORT, got {self.coordinator!r}.")
         # Seeds are int32 on the device, and NumPy takes no negative ones.
         if not 0 <= self.first_seed <= 2**31 - self.seeds:
             raise ValueError(
@@ -91,6 +121,9 @@ class RunSettings(Checked):
     def as_json(self) -> dict[str, Any]:
         """The settings as plain values, for the settings file."""
         values = dataclasses.asdict(self)
+        # Where this process runs is no property of the run.
+        for name in ("coordinator", "processes", "process"):
+            del values[name]
         return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
 
 
@@ -153,12 +186,10 @@ class ImageSettings(EvaluationSettings, ModelSettings, RunSettings):
     """Momentum of SGD."""
     weight_decay: float = 5e-4
     """Weight decay of the kernels; biases and batch norm do not decay."""
-    devices: int | None = None
-    """Number of devices that share each batch; if not given, the largest that divides it."""
 
     def __post_init__(self):
         super().__post_init__()
-        self.at_least_one("batch_size", "devices")
+        self.at_least_one("batch_size")
 
 
 @dataclasses.dataclass(frozen=True)

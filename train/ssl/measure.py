@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from train.engine.state import Network, TrainState
+from train.engine.sharding import from_owners, local_lane, owned
+from train.engine.state import Network
+from train.engine.trainer import Group
 from train.evaluation.evaluator import Evaluator
-from train.run.lanes import take_lane
 from train.run.loop import Metrics
 from train.run.settings import ImageSettings
 from train.ssl.algorithms import Algorithm
@@ -28,7 +28,7 @@ class PoolEvaluator:
     """Metrics of the averaged weights on the test, labelled and unlabelled sets, and the
     thresholds.
 
-    It is called with the states of each group of lanes and the seeds of all lanes.
+    It is called with the groups of lanes.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class PoolEvaluator:
         networks: int,
     ):
         data, classes = pool.data, pool.data.num_classes
-        self._classes, self._algorithm = classes, algorithm
+        self._classes, self._algorithm, self._mesh = classes, algorithm, mesh
         self._test = Evaluator(network, data.test, classes, settings, mesh, networks=networks)
         splits = {"labelled_": {seed: pool.labelled_split(seed) for seed in pool.labelled}}
         if settings.eval_train and any(pool.hidden(seed).any() for seed in pool.labelled):
@@ -50,28 +50,41 @@ class PoolEvaluator:
         # The splits of all seeds have the same size, so that one evaluator serves them all.
         self._of_seeds = {
             prefix: (
-                Evaluator(network, next(iter(by_seed.values())), classes, settings, mesh),
+                Evaluator(
+                    network,
+                    next(iter(by_seed.values())),
+                    classes,
+                    settings,
+                    mesh,
+                    networks=networks,
+                ),
                 by_seed,
             )
             for prefix, by_seed in splits.items()
         }
 
-    def __call__(self, groups: Sequence[TrainState], seeds: Sequence[int]) -> list[Metrics]:
+    def __call__(self, groups: Sequence[Group]) -> list[Metrics]:
         """The metrics of each lane."""
-        metrics, left = [], iter(seeds)
-        for states in groups:
-            # The batch statistics are not averaged: they are those of training.
-            averaged = states._replace(params=states.ema_params)
-            on_test = self._test(averaged)
-            for i, seed in zip(range(len(on_test)), left, strict=False):
-                of_lane = self._thresholds(take_lane(states.algorithm_state, i))
-                # One lane at a time: lanes of different seeds have different sets.
-                for prefix, (evaluator, splits) in self._of_seeds.items():
-                    one = jax.tree.map(lambda x, i=i: x[i : i + 1], averaged)
-                    (measured,) = evaluator(one, splits[seed])
-                    of_lane |= {f"{prefix}{name}": value for name, value in measured.items()}
-                of_lane |= {f"test_{name}": value for name, value in on_test[i].items()}
-                metrics.append(of_lane)
+        return [metrics for group in groups for metrics in self._of_group(group)]
+
+    def _of_group(self, group: Group) -> list[Metrics]:
+        states, lanes = group.states, len(group.lanes)
+        algorithm_state = states.algorithm_state
+        metrics = from_owners(
+            {i: self._thresholds(local_lane(algorithm_state, i)) for i in owned(self._mesh, lanes)}
+        )
+        # The batch statistics are not averaged: they are those of training.
+        averaged = states._replace(
+            params=states.ema_params, ema_params=None, opt_state=None, algorithm_state=None
+        )
+        measured = {}
+        for prefix, (evaluator, splits) in self._of_seeds.items():
+            of_lanes = [splits[lane.seed] for lane in group.lanes]
+            measured[prefix] = evaluator(averaged, of_lanes, lanes=lanes)
+        measured["test_"] = self._test(averaged, lanes=lanes)
+        for prefix, values in measured.items():
+            for of_lane, found in zip(metrics, values, strict=True):
+                of_lane |= {f"{prefix}{name}": value for name, value in found.items()}
         return metrics
 
     def _thresholds(self, algorithm_state: Any) -> Metrics:

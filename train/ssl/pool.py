@@ -7,14 +7,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from train.data.batches import batch_indices
 from train.data.load import load
 from train.data.subsets import draw_balanced
-from train.data.types import DataError, ImageData, RecordSplit, Split, check_classes
+from train.data.types import DataError, ImageData, RecordSplit, Split, agree_on, check_classes
 from train.engine.loader import Batches
-from train.engine.sharding import replicated
+from train.engine.sharding import DATA, EVERYWHERE, LANES, place
 from train.run.lanes import Lane, host_seed
 from train.run.settings import ImageSettings
 from train.ssl.labels import labelled_indices
@@ -76,6 +76,7 @@ def load_pool(settings: ImageSettings, labels: int | None) -> Pool:
 def pool_of(settings: ImageSettings, data: ImageData, labels: int | None) -> Pool:
     """The same as `load_pool` for a data set that is loaded already."""
     check_classes(data)
+    agree_on(data)
     train, more = data.train, data.unlabelled
     if isinstance(train, RecordSplit) or isinstance(more, RecordSplit):
         raise DataError(
@@ -105,17 +106,18 @@ def pool_of(settings: ImageSettings, data: ImageData, labels: int | None) -> Poo
 
 
 class PoolLoader:
-    """Labelled and unlabelled batches, which are drawn independently; the images are on the device.
+    """Labelled and unlabelled batches, drawn independently; each device has the images.
 
     Both go through one permutation after another: the former of the labelled samples of a seed, the
     latter of the whole pool. Lanes with the same seed see the same batches.
     """
 
-    streamed = False
+    streamed, divided = False, True
+    sources_spec, indices_spec = EVERYWHERE, PartitionSpec(None, LANES, DATA)
 
     def __init__(self, pool: Pool, batch_size: int, unlabelled: int, mesh: Mesh):
         self._pool, self._sizes = pool, {_LABELLED: batch_size, _UNLABELLED: unlabelled}
-        self._sources = replicated((jnp.asarray(pool.images), jnp.asarray(pool.truth)), mesh)
+        self._sources = place((jnp.asarray(pool.images), jnp.asarray(pool.truth)), mesh)
 
     def batches(self, lanes: Sequence[Lane]) -> Batches:
         """Labelled and unlabelled indices into the pool, and whether the latter are hidden."""
