@@ -12,6 +12,9 @@ from train.run.errors import UserError
 
 T = TypeVar("T")
 
+# Stores of objects show an object only when all of it is there, and know no moves.
+_OBJECTS = ("gs", "gcs", "s3", "s3a", "abfs", "abfss", "az")
+
 # Trying again gives the same answer.
 _FINAL = (FileNotFoundError, PermissionError, NotImplementedError)
 
@@ -69,6 +72,7 @@ class Store:
 
     def __init__(self, url: str, *, tries: int = 5, sleep: Callable[[float], None] = time.sleep):
         self.fs, self._root = filesystem(url)
+        self._objects = url.startswith(tuple(f"{protocol}://" for protocol in _OBJECTS))
         self.url, self._tries, self._sleep = url.rstrip("/"), tries, sleep
 
     def read(self, name: str) -> bytes | None:
@@ -92,15 +96,18 @@ class Store:
 
     def write(self, content: bytes, name: str) -> None:
         """Writes a file whole or not at all."""
-        part = f"{name}.part"
+        part = name if self._objects else f"{name}.part"
         self._do("written", part, self.fs.pipe_file, self._at(part), content)
-        self.move(part, name)
+        if not self._objects:
+            self.move(part, name)
 
     def move(self, name: str, to: str) -> None:
-        """Moves a file over another one, whole or not at all."""
-        # Where the store has no such operation, this is a copy, which is whole too, and a removal.
-        move = getattr(self.fs, "mv_file", self.fs.mv)
-        self._do("moved", name, move, self._at(name), self._at(to))
+        """Moves a file, over another one if there is one."""
+        if self._objects:
+            self._do("copied", name, self.fs.cp_file, self._at(name), self._at(to))
+            self.remove(name)
+        else:
+            self._do("moved", name, self.fs.mv, self._at(name), self._at(to))
 
     def remove(self, name: str) -> None:
         """Removes a file; there may be none."""
@@ -166,4 +173,7 @@ def _how_to_install(protocol: str) -> str:
 
 
 def _reason(error: BaseException) -> str:
+    # Some stores give no more than the address of their own that they asked.
+    if isinstance(error, FileNotFoundError):
+        return "no such file, folder or bucket"
     return " ".join(str(error).split())[:300] or type(error).__name__
