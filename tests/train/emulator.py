@@ -10,7 +10,6 @@ import urllib.request
 
 import pytest
 
-
 # As published it serves one connection at a time, and keeps each open until its client closes it.
 SERVER = """
 import sys

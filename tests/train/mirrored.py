@@ -1,8 +1,11 @@
 """Folders that look like those of runs, and a store whose operations are counted and cut off."""
 
+import contextlib
 import itertools
 import json
+import os
 import shutil
+from pathlib import Path
 
 from train.run.checkpoint import _digests
 from train.run.mirror import Mirror
@@ -30,12 +33,13 @@ def write_run(folder, step, *, below="training"):
 
 
 def tree(folder):
-    """The files in a folder, by their paths."""
-    return {
-        file.relative_to(folder).as_posix(): file.read_bytes()
-        for file in folder.rglob("*")
-        if file.is_file() and ".mirror" not in file.parts
-    }
+    """The files in a folder, by their paths, without the snapshots that a mirror holds there."""
+    found = {}
+    for at, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name != ".mirror"]
+        for path in (Path(at, name) for name in files):
+            found[path.relative_to(folder).as_posix()] = path.read_bytes()
+    return found
 
 
 def stored(mirror):
@@ -83,7 +87,8 @@ class Cut:
             if self.count - 1 != self.at:
                 return operation(*arguments, **options)
             if self.how == "after":
-                operation(*arguments, **options)
+                with contextlib.suppress(Exception):
+                    operation(*arguments, **options)
             if self.how == "half":
                 self.half(name, *arguments)
             raise Killed

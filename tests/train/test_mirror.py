@@ -307,7 +307,7 @@ def test_a_store_that_fails_at_the_start_is_reported_at_once(url, out):
     mirror = Mirror(url, out, sleep=lambda _: None)
     mirror.store.fs = Failing(mirror.store.fs, 10**9)
     for use in (mirror.bring_back, lambda: mirror.claim(resume=False)):
-        with pytest.raises(StoreError, match="mirror.json cannot be read"):
+        with pytest.raises(StoreError, match=r"mirror\.json cannot be read"):
             use()
     # It was never claimed: there is nothing to say about a copy.
     assert mirror.close() is None

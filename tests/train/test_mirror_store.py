@@ -39,7 +39,9 @@ def test_a_run_is_found_elsewhere_as_it_was(bucket, tmp_path):
     assert brought_back(url, tmp_path / "elsewhere") == state
     with pytest.raises(RunError, match="holds a run already"):
         started(url, tmp_path / "other")
-    with pytest.raises(StoreError, match="gs://missing/run/mirror.json cannot be written .*bucket"):
+    with pytest.raises(
+        StoreError, match=r"gs://missing/run/mirror\.json cannot be written .*bucket"
+    ):
         started("gs://missing/run", out)
 
 
@@ -50,6 +52,7 @@ def test_killed_at_every_stage_of_a_copy(how, bucket, tmp_path):
 
 WRITER = """
 import sys
+import time
 from pathlib import Path
 from tests.train.mirrored import write_run
 from train.run.mirror import Mirror
@@ -61,6 +64,7 @@ for step in range(1, int(sys.argv[4])):
     write_run(out, step)
     mirror.copy()
     print(step, flush=True)
+    time.sleep(0.02 * (sys.argv[3] == "thread"))
 if sys.argv[3] != "abandoned":
     assert mirror.close() is None
 """
@@ -78,7 +82,7 @@ def writer(url, out, how, steps):
 @pytest.mark.parametrize("place", ["file", "gs"])
 @pytest.mark.parametrize("how", ["thread", "waiting"])
 def test_a_killed_process_leaves_a_whole_state(place, how, bucket, tmp_path):
-    expected = {n: write_run(tmp_path / "expected" / str(n), n) for n in range(1, 60)}
+    expected = {n: write_run(tmp_path / "expected" / str(n), n) for n in range(1, 100)}
     found = set()
     for case in range(6):
         url = f"file://{tmp_path}/store/{case}" if place == "file" else f"{bucket}/{how}/{case}"
@@ -86,7 +90,7 @@ def test_a_killed_process_leaves_a_whole_state(place, how, bucket, tmp_path):
         for _ in range(case + 1):
             assert process.stdout.readline()
         # Not right after a step, but at some moment of the next copies.
-        time.sleep(0.003 * case)
+        time.sleep((0.15 if how == "thread" else 0.003) * case)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         elsewhere = tmp_path / "elsewhere" / str(case)

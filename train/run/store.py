@@ -128,14 +128,14 @@ class Store:
         names = (posixpath.basename(path.rstrip("/")) for path in found if path.rstrip("/") != at)
         return sorted(names)
 
-    def files(self, folder: str) -> list[str]:
-        """The files in a folder and below, relative to it."""
+    def files(self, folder: str = "") -> dict[str, int]:
+        """The sizes of the files in a folder and below, by their paths relative to it."""
         at = self._at(folder)
         try:
-            found = self._do("listed", folder, self.fs.find, at)
+            found = self._do("listed", folder, lambda: self.fs.find(at, detail=True))
         except _Missing:
-            return []
-        return sorted(path.removeprefix(f"{at}/") for path in found)
+            return {}
+        return {path.removeprefix(f"{at}/"): found[path]["size"] for path in sorted(found)}
 
     def _forgiving(self, name: str, operation: Callable[..., Any], *arguments: Any) -> None:
         with contextlib.suppress(_Missing):
