@@ -6,7 +6,6 @@ import logging
 import os
 import posixpath
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from train.run.store import Store, StoreError
 
 _log = logging.getLogger(__name__)
 
+_INFO = "/dataset_info.json"
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
@@ -34,11 +34,11 @@ def content(url: str) -> bytes:
 
 
 def local_copy(url: str, name: str, *, unlabelled: bool = False) -> Path:
-    """The folder of prepared sets on this machine that has the set `name` of the one at `url`.
+    """A folder of prepared sets on this machine with the newest version of a set at `url`.
 
-    Its newest version is copied at the first use: records are read in a random order, for which
-    array_record needs files of this machine. A file that is there with its size is not copied
-    again, unless `dataset_info.json` has changed.
+    It is copied at the first use, and only what is missing at later ones: records are read in a
+    random order, and array_record opens gs:// with a client and an account of its own, if at all.
+    Sizes are compared; a set whose `dataset_info.json` differs is another one.
 
     Args:
       url: a folder of prepared sets.
@@ -53,55 +53,41 @@ def local_copy(url: str, name: str, *, unlabelled: bool = False) -> Path:
     with _as_data_error():
         store = Store(url)
         sizes = store.files(name)
-        complete = [
-            version
-            for path in sizes
-            if path.endswith("/dataset_info.json") and _VERSION.fullmatch(version := path[:-18])
-        ]
-        if not complete:
+        infos = [path.removesuffix(_INFO) for path in sizes if path.endswith(_INFO)]
+        versions = [path for path in infos if _VERSION.fullmatch(path)]
+        if not versions:
             raise DataNotFound(f"{name} is not in {url}/{name}.")
-        version = max(complete, key=lambda text: [int(part) for part in text.split(".")])
-        files = {
-            file.removeprefix(f"{version}/"): size
-            for file, size in sizes.items()
-            if file.startswith(f"{version}/")
-        }
-        if not unlabelled:
-            files = {k: v for k, v in files.items() if not k.startswith(f"{name}-unlabelled.")}
-        root = (
-            _cache() / f"{posixpath.basename(url)}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+        version = max(versions, key=lambda text: [int(part) for part in text.split(".")])
+        info = store.read(f"{name}/{version}{_INFO}") or b""
+        root = _cache() / f"{name}-{hashlib.sha256(url.encode() + info).hexdigest()[:16]}"
+        # As long as the last is missing, there is no version: so that it is complete or none.
+        wanted = sorted(
+            (path.endswith(_INFO), f"{name}/{path}", size)
+            for path, size in sizes.items()
+            if path.startswith(f"{version}/")
+            and (unlabelled or not path.startswith(f"{version}/{name}-unlabelled."))
         )
-        _copy(store, f"{name}/{version}", files, root / name / version)
-    for other in (root / name).iterdir():
-        if other.name != version:
-            shutil.rmtree(other)
+        missing = {path: size for _, path, size in wanted if _size(root / path) != size}
+        if missing:
+            # A warning, since those are shown: it may take a while, and it takes room on the disk.
+            total = sum(missing.values()) / 2**20
+            _log.warning("copying %s/%s (%.1f MiB) to %s", url, name, total, root)
+        for path, size in missing.items():
+            _copy(store, path, size, root)
     return root
 
 
-def _copy(store: Store, source: str, files: dict[str, int], target: Path) -> None:
-    """Copies what is missing; `dataset_info.json`, without which a version is none, comes last."""
-    last = "dataset_info.json"
-    info = store.read(f"{source}/{last}")
-    noted = target / last
-    if target.exists() and not (noted.is_file() and noted.read_bytes() == info):
-        # Of another preparation, or of a copy that was cut off, whose files may be those of one.
-        shutil.rmtree(target)
-    missing = [file for file, size in files.items() if _size(target / file) != size]
-    if missing:
-        total = sum(files[file] for file in missing) / 2**20
-        # A warning, since that is what is shown: it may take a while, and fill the disk.
-        _log.warning("copying %s/%s (%.1f MiB) to %s", store.url, source, total, target)
-    for file in sorted(missing, key=lambda file: (file == last, file)):
-        (target / file).parent.mkdir(parents=True, exist_ok=True)
-        part = target / f"{file}.{os.getpid()}.part"
-        try:
-            if not store.get(f"{source}/{file}", part) or _size(part) != files[file]:
-                raise DataError(
-                    f"{store.url}/{source}/{file} changed while it was copied: try again"
-                )
-            os.replace(part, target / file)
-        finally:
-            part.unlink(missing_ok=True)
+def _copy(store: Store, path: str, size: int, root: Path) -> None:
+    """Copies a file, whole or not at all."""
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    # Other runs may copy the same set at this moment.
+    part = root / f"{os.getpid()}.part"
+    try:
+        if not store.get(path, part) or _size(part) != size:
+            raise DataError(f"{store.url}/{path} was changed while it was copied: try again")
+        os.replace(part, root / path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _size(path: Path) -> int | None:
