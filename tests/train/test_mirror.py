@@ -19,6 +19,7 @@ from tests.train.mirrored import (
 )
 from train.run.checkpoint import Checkpoints
 from train.run.errors import RunError
+from train.run.files import read_jsonl
 from train.run.mirror import Mirror
 from train.run.store import StoreError
 from train.supervised import fit
@@ -142,7 +143,7 @@ def test_unchanged_files_are_not_copied_again(url, out, monkeypatch):
 
 @pytest.mark.parametrize("how", ["before", "half", "after"])
 def test_killed_at_every_stage_of_a_copy(how, url, tmp_path):
-    check_every_cut(url, tmp_path, how)
+    check_every_cut(url, tmp_path, how, below=None)
 
 
 def test_a_crash_while_bringing_back_leaves_nothing_like_a_run(url, out, tmp_path, monkeypatch):
@@ -162,8 +163,8 @@ def test_a_crash_while_bringing_back_leaves_nothing_like_a_run(url, out, tmp_pat
             Mirror(url, tmp_path / "elsewhere").bring_back()
     assert not (tmp_path / "elsewhere").exists()
     # What a kill leaves, which cannot tidy up.
-    (tmp_path / "elsewhere.part").mkdir()
-    (tmp_path / "elsewhere.part" / "half").write_text("half")
+    (tmp_path / "elsewhere.mirror.part").mkdir()
+    (tmp_path / "elsewhere.mirror.part" / "half").write_text("half")
     assert brought_back(url, tmp_path / "elsewhere") == state
 
 
@@ -338,9 +339,7 @@ def test_training_goes_on_while_a_checkpoint_is_copied(url, out, tmp_path):
     for step in (8, 12, 16):  # of these, only the last is copied
         last = write_run(out, step)
         mirror.copy()
-    (copied,) = [entry for entry in (out / ".mirror").iterdir() if entry.name == "1"]
-    assert tree(copied) == {}  # it is hidden from `tree`
-    assert (copied / "checkpoints/4/metadata").read_bytes() == first["checkpoints/4/metadata"]
+    assert tree(out / ".mirror" / "1") == first
     slow.go.set()
     assert mirror.close() is None
     assert tree(out) == last
@@ -403,24 +402,22 @@ def test_urls_that_cannot_be_used(url, told, out, monkeypatch):
 
 
 def test_a_run_continued_elsewhere_is_bit_identical(tiny, settings, tmp_path, monkeypatch):
-    whole = fit(dataclasses.replace(settings, out=tmp_path / "whole"), tiny, quiet=True)
-    regular = dataclasses.replace(settings, checkpoint_every=4)
-    mirror = Mirror(f"file://{tmp_path}/store", settings.out)
-    mirror.claim(resume=False)
+    settings = dataclasses.replace(settings, checkpoint_every=4)
+    url = f"file://{tmp_path}/store"
+    mirror, elsewhere = started(url, settings.out), tmp_path / "elsewhere"
     save = Checkpoints.save
 
-    def save_and_fail(self, *arguments):
-        save(self, *arguments)
+    def save_and_copy(self, step, *arguments):
+        save(self, step, *arguments)
         mirror.copy()
-        raise RunError("The machine caught fire.")
+        if step == 4:
+            assert Mirror(url, elsewhere).bring_back()
 
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "save", save_and_fail)
-        with pytest.raises(RunError, match="fire"):
-            fit(regular, tiny, quiet=True)
+        patch.setattr(Checkpoints, "save", save_and_copy)
+        whole = fit(settings, tiny, quiet=True)
     assert mirror.close() is None
-    elsewhere = dataclasses.replace(regular, out=tmp_path / "elsewhere", resume=True)
-    assert Mirror(f"file://{tmp_path}/store", elsewhere.out).bring_back()
-    again = fit(elsewhere, tiny, quiet=True)
+    again = fit(dataclasses.replace(settings, out=elsewhere, resume=True), tiny, quiet=True)
     chex.assert_trees_all_equal(whole.states, again.states)
     assert whole.records == again.records
+    assert read_jsonl(elsewhere / "metrics.jsonl") == read_jsonl(settings.out / "metrics.jsonl")

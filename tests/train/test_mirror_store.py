@@ -50,6 +50,11 @@ def test_killed_at_every_stage_of_a_copy(how, bucket, tmp_path):
     check_every_cut(f"{bucket}/cut", tmp_path, how, below=None)
 
 
+@pytest.mark.parametrize("how", ["before", "half", "after"])
+def test_killed_at_every_stage_with_a_run_in_a_folder_below(how, tmp_path):
+    check_every_cut(f"file://{tmp_path}/store", tmp_path, how, below="training")
+
+
 WRITER = """
 import sys
 import time

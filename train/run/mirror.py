@@ -72,7 +72,7 @@ class Mirror:
     def bring_back(self) -> bool:
         """Copies the run in the store to the folder, if that is missing or empty.
 
-        A folder that holds something is left alone. A crash leaves a folder `NAME.part` beside it.
+        A folder that holds something is left alone. A crash leaves `NAME.mirror.part` beside it.
 
         Returns:
             Whether a run was brought back.
@@ -88,7 +88,7 @@ class Mirror:
             return False
         # Of a link to an empty folder, that folder is replaced and not the link.
         folder = self.folder.resolve()
-        part = folder.with_name(f"{folder.name}.part")
+        part = folder.with_name(f"{folder.name}.mirror.part")
         shutil.rmtree(part, ignore_errors=True)
         try:
             for path, file in manifest.files.items():
