@@ -1,15 +1,17 @@
 """Data sets that are read where they lie: the digits, an .npz file, a folder of images."""
 
 import glob
+import io
 import logging
 import zipfile
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
+from train.data import remote
 from train.data.image_files import IMAGE_SUFFIXES, is_image, kind_of, read_image, report_left_out
 from train.data.subsets import stratified_split
 from train.data.types import (
@@ -57,8 +59,8 @@ def digits() -> ImageData:
     )
 
 
-def npz(path: Path, *, unlabelled: bool = False) -> ImageData:
-    """Reads `x_train`, `y_train`, `x_test`, `y_test` from an .npz file.
+def npz(path: Path | str, *, unlabelled: bool = False) -> ImageData:
+    """Reads `x_train`, `y_train`, `x_test`, `y_test` from an .npz file or the URL of one.
 
     The file may also hold `class_names` and `source_note` as arrays of strings, and images without
     labels in `x_unlabelled`, which are read only if `unlabelled` is set.
@@ -68,11 +70,12 @@ def npz(path: Path, *, unlabelled: bool = False) -> ImageData:
       DataError: the file is no .npz archive, lacks an array, or holds pickled objects; images have
         their channels first; or, without `class_names`, labels leave out a class.
     """
-    if not path.is_file():
+    if isinstance(path, Path) and not path.is_file():
         raise DataNotFound(f"there is no file {path}")
+    source = path if isinstance(path, Path) else io.BytesIO(remote.content(path))
     try:
         # Unpickling could run code of whoever wrote the file.
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(source, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise DataError(f"{path} holds a single array, not an .npz archive")
             wanted = [key for key in file.files if unlabelled or key != "x_unlabelled"]
@@ -92,7 +95,7 @@ def npz(path: Path, *, unlabelled: bool = False) -> ImageData:
     class_names = arrays.get("class_names")
     _check_labels(path, arrays["y_train"], arrays["y_test"], class_names)
     return from_arrays(
-        path.stem,
+        PurePath(path).stem,
         *(arrays[name] for name in names),
         class_names=None if class_names is None else [str(name) for name in class_names],
         source_note=str(arrays.get("source_note", "")),
@@ -113,7 +116,7 @@ def _is_channels_first(images: np.ndarray) -> bool:
 
 
 def _check_labels(
-    path: Path, train: np.ndarray, test: np.ndarray, class_names: np.ndarray | None
+    path: Path | str, train: np.ndarray, test: np.ndarray, class_names: np.ndarray | None
 ) -> None:
     """Raises `DataError` if labels count from 1, or leave out a class that `class_names` lacks.
 
