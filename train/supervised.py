@@ -43,6 +43,7 @@ from train.reporting.summary import comparison
 from train.run.command import enable_cache, exit_on_user_error, from_command_line
 from train.run.lanes import Knobs, Lane, lanes_of
 from train.run.loop import Metrics, Result, open_run
+from train.run.mirrored import mirrored
 from train.run.settings import (
     PAPER,
     ImageSettings,
@@ -291,12 +292,13 @@ def main() -> None:
     with exit_on_user_error(resumable=True):
         settings = from_command_line(PRESETS)
         enable_cache()
-        result = run(settings)
-        n = int(result.records[-1]["test_n"])
-        runs = {describe(settings): result.records}
-        undirected = without_direction(final_records(result.records))
-        comparison(runs, title=f"{result.data}, n = {n}{undirected}").show()
-        print(f"Metrics, events, checkpoints and pictures are in {result.folder}/")
+        with mirrored(settings):
+            result = run(settings)
+            n = int(result.records[-1]["test_n"])
+            runs = {describe(settings): result.records}
+            undirected = without_direction(final_records(result.records))
+            comparison(runs, title=f"{result.data}, n = {n}{undirected}").show()
+            print(f"Metrics, events, checkpoints and pictures are in {result.folder}/")
 
 
 if __name__ == "__main__":

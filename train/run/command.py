@@ -16,6 +16,7 @@ import jax
 
 from train.run import hosts
 from train.run.errors import UserError, message_of, one_line
+from train.run.mirrored import mirrored
 from train.run.requirements import INSTALL
 from train.run.settings import RunSettings
 from train.run.stopping import Interrupted
@@ -98,7 +99,8 @@ def run_command(presets: Mapping[str, S], run: Callable[[S], Shown]) -> None:
     with exit_on_user_error(resumable=True):
         settings = from_command_line(presets)
         enable_cache()
-        run(settings).show()
+        with mirrored(settings):
+            run(settings).show()
 
 
 def enable_cache() -> None:

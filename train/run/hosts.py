@@ -185,6 +185,7 @@ def end_lost() -> None:
 
 def _looks_like_several() -> bool:
     """Whether the environment is one in which JAX finds the other processes by itself."""
+    # A script of a job, which is no step of it, is alone however many tasks the job may have.
     slurm = all(f"SLURM_{name}" in os.environ for name in ("JOB_ID", "STEP_NODELIST", "PROCID"))
     if slurm and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
         return True

@@ -18,6 +18,7 @@ from train.run.errors import RunError
 from train.run.files import read_jsonl
 from train.run.folder import claim, same_settings
 from train.run.lanes import Lane
+from train.run.mirrored import copy_to_mirror, mirrored
 from train.run.settings import RunSettings
 from train.run.stopping import Interrupted, StopRequest
 from train.run.trackers import JsonLines, TensorBoard, Tracker, WandB, check_wandb
@@ -159,6 +160,7 @@ class Run:
         if self._checkpoints is not None and self._checkpoints.latest() != step:
             about = {"settings": self._settings.as_json(), **more}
             self._checkpoints.save(step, whole, about)
+        copy_to_mirror()
         # Nobody goes on before it is written: the next collective would not wait for so long.
         hosts.gathered(None)
 
@@ -185,14 +187,15 @@ class Run:
                 stack.callback(tracker.close, failed=error is not None)
 
 
+@contextlib.contextmanager
 def open_run(
     settings: RunSettings,
     about: Mapping[str, Any],
     lanes: Sequence[Lane],
     *,
     quiet: bool = False,
-) -> Run:
-    """Claims the folder of a new or resumed run; as a context, closes what the run has opened.
+) -> Iterator[Run]:
+    """Claims the folder of a new or resumed run, and at the end closes what the run has opened.
 
     Args:
         settings: the settings, which are written to `settings.json` in the folder.
@@ -204,7 +207,8 @@ def open_run(
         RunError: the folder holds something else.
         TrackerError: Weights & Biases was requested but is not installed.
     """
-    return Run(settings, about, lanes, quiet=quiet)
+    with mirrored(settings), Run(settings, about, lanes, quiet=quiet) as run:
+        yield run
 
 
 def _require_metrics(folder: Path, step: int) -> None:

@@ -172,10 +172,11 @@ class ImageSettings(EvaluationSettings, ModelSettings, RunSettings):
     """What every training run on images needs to know."""
 
     dataset: str = "digits"
-    """The data set: `digits`, `folder:PATH`, `npz:PATH` or one in the layout of TFDS (cifar10,
-    cifar100, stl10, svhn_cropped, fashion_mnist, mnist)."""
+    """The data set: `digits`, `folder:PATH`, `npz:PATH` (or `npz:gs://...`) or one in the layout of
+    TFDS (cifar10, cifar100, stl10, svhn_cropped, fashion_mnist, mnist)."""
     data_dir: str | None = None
-    """Folder of the prepared data sets; if not given, the default folder of TFDS."""
+    """Folder of the prepared data sets, or gs://... and the like; if not given, the default folder
+    of TFDS."""
     image_size: int | None = None
     """Side in pixels to which the images of `folder:PATH` are scaled and cropped."""
     augment: bool = False
