@@ -53,6 +53,7 @@ def dataset_interplay(
     probes: int | None = None,
     max_products: int | None = None,
     memory_limit: int | None = None,
+    exact_side: int | None = None,
 ) -> DatasetInterplay:
     r"""`interplay` of a whole data set: the same numbers, at a cost linear in n.
 
@@ -71,7 +72,7 @@ def dataset_interplay(
             absent ones are left out where there are many of them and the labels are concrete.
         weights: non-negative `[n]`; weight 0 drops a sample exactly.
         method: `"exact"` decomposes the smaller side; `"lanczos"` estimates; `"auto"` is exact up
-            to a side of 4,096.
+            to a side of `exact_side`.
         key: random key of the probes; `jax.random.key(0)` if not given, so that calls are
             repeatable.
         tolerance: relative to the joint entropy, or to 0.25 nats if that is more. Products are
@@ -84,6 +85,8 @@ def dataset_interplay(
         probes: how many random vectors estimate the rest; 16 if not given.
         max_products: the number of products at which to give up; 20,000 if not given.
         memory_limit: how many bytes may be used on each device; by default those that are free.
+        exact_side: up to which side `"auto"` decomposes; 4,096 if not given, but 2,048 on a TPU,
+            where larger decompositions are compiled for many minutes.
 
     Returns:
         `DatasetInterplay`. Degenerate input: as in `interplay`.
@@ -112,7 +115,9 @@ def dataset_interplay(
     Source: Song et al. 2024 (arXiv 2406.03999) for the metrics, which that paper computes on
     batches.
     """
-    options = Options(method, key, tolerance, target, rank, probes, max_products, memory_limit)
+    options = Options(
+        method, key, tolerance, target, rank, probes, max_products, memory_limit, exact_side
+    )
     options.checked()
     shards = row_shards(features)
     arrays = checked_arguments(features, head, labels, weights)
@@ -179,6 +184,7 @@ def dataset_feature_interplay(
     probes: int | None = None,
     max_products: int | None = None,
     memory_limit: int | None = None,
+    exact_side: int | None = None,
 ) -> DatasetInterplay:
     r"""`feature_interplay` of a whole data set: two representations of the same samples.
 
@@ -194,6 +200,7 @@ def dataset_feature_interplay(
         probes: how many random vectors estimate the rest.
         max_products: the number of products at which to give up.
         memory_limit: how many bytes may be used on each device.
+        exact_side: up to which side `"auto"` decomposes.
 
     Returns:
         `DatasetInterplay`. Where `n (d1 + d2) > 200 d1 d2` and n × n numbers do not fit, the trace
@@ -215,7 +222,9 @@ def dataset_feature_interplay(
 
     Source: Song et al. 2024 (arXiv 2406.03999), MIR and HDR between two representations.
     """
-    options = Options(method, key, tolerance, target, rank, probes, max_products, memory_limit)
+    options = Options(
+        method, key, tolerance, target, rank, probes, max_products, memory_limit, exact_side
+    )
     options.checked()
     shards = row_shards(features1)
     features1 = as_float(features1, "features1", axes="n d")

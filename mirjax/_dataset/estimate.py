@@ -40,6 +40,7 @@ class Options(NamedTuple):
     probes: int | None = None
     max_products: int | None = None
     memory_limit: int | None = None
+    exact_side: int | None = None
 
     def checked(self) -> "Options":
         """The options themselves, if they are valid.
@@ -58,7 +59,13 @@ class Options(NamedTuple):
                 )
         if self.tolerance is not None and not self.tolerance > 0:
             raise ValueError(f"tolerance must be positive, got {self.tolerance}.")
-        for name, least in (("rank", 1), ("probes", 2), ("max_products", 1), ("memory_limit", 1)):
+        for name, least in (
+            ("rank", 1),
+            ("probes", 2),
+            ("max_products", 1),
+            ("memory_limit", 1),
+            ("exact_side", 0),
+        ):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}.")

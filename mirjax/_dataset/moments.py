@@ -268,13 +268,15 @@ class ClassMoments(NamedTuple):
         probes: int | None = None,
         max_products: int | None = None,
         memory_limit: int | None = None,
+        exact_side: int | None = None,
     ) -> DatasetInterplay:
         """MIR, HDR and the entropies of the whole set and a head, as a `DatasetInterplay`.
 
         Args:
             head: `[num_classes, d]`.
             method: `"exact"` decomposes a matrix of side `d · min(num_classes, d)`; `"lanczos"`
-                estimates from products with it; `"auto"` is exact up to a side of 4,096.
+                estimates from products with it; `"auto"` is exact up to a side of
+                `exact_side`.
             key: random key of the probes; this and the other options are as in `dataset_interplay`.
             tolerance: relative to the joint entropy.
             target: what must meet the tolerance.
@@ -282,6 +284,7 @@ class ClassMoments(NamedTuple):
             probes: how many random vectors estimate the rest.
             max_products: the number of products at which to give up.
             memory_limit: how many bytes may be used on each device.
+            exact_side: up to which side `"auto"` decomposes; 4,096 if not given, 2,048 on a TPU.
 
         Raises:
             TypeError, ValueError: shapes or dtypes do not match, or an option is invalid.
@@ -289,7 +292,7 @@ class ClassMoments(NamedTuple):
                 method would fit.
         """
         options = Options(
-            method, key, tolerance, target, rank, probes, max_products, memory_limit
+            method, key, tolerance, target, rank, probes, max_products, memory_limit, exact_side
         ).checked()
         self._needs_second("dataset_interplay")
         return interplay_of_sums(self._centred(), self._head(head), options)

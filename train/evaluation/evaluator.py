@@ -74,7 +74,7 @@ class Evaluator:
         self._network, self._split, self._classes = network, split, num_classes
         self._metric_batch = min(settings.metric_batch, len(split))
         metric_batches = math.ceil(min(settings.eval_batch, len(split)) / self._metric_batch)
-        self._mesh = mesh
+        self._mesh, self._exact_side = mesh, settings.exact_side
         # Each device of a row gets whole batches of `metric_batch`.
         devices = 1 if mesh is None else mesh.shape[DATA]
         self._batch = devices * math.ceil(metric_batches / devices) * self._metric_batch
@@ -162,11 +162,11 @@ class Evaluator:
                 rows = jnp.concatenate([local_lane(x, lane) for x in held])[:n]
                 of_lane = [local_lane(x, lane) if by_lane else x for x in labels]
                 y = np.concatenate([np.asarray(x) for x in of_lane])[:n]
-                whole = mirjax.dataset_interplay(rows, head, y)
+                whole = mirjax.dataset_interplay(rows, head, y, exact_side=self._exact_side)
                 of_pairs = mirjax.dataset_debiased_interplay(rows, head, y)
                 of_classes = self._of_features(rows, y, head, bias)
             else:
-                whole = lane_tally.moments.interplay(head)
+                whole = lane_tally.moments.interplay(head, exact_side=self._exact_side)
                 of_pairs = lane_tally.moments.debiased_interplay(head)
                 nc4 = sum(local_lane(x, lane) for x in agreed) / lane_tally.weight
                 of_classes = self._of_moments(lane_tally.moments, head, nc4)

@@ -40,7 +40,7 @@ class LayerEvaluator:
         settings: EvaluationSettings,
         mesh: Mesh | None = None,
     ):
-        self._mesh = mesh
+        self._mesh, self._exact_side = mesh, settings.exact_side
         self._network, self._split, self._classes = network, split, num_classes
         self._samples = min(len(split), SAMPLES)
         self._metric_batch = min(settings.metric_batch, self._samples)
@@ -85,7 +85,7 @@ class LayerEvaluator:
         of_batches = self._mean_over_batches(layers, head[labels])
         values: dict[str, Any] = {"n": float(self._samples)}
         for name, features in layers.items():
-            whole = layer_interplay(features, head, labels)
+            whole = layer_interplay(features, head, labels, exact_side=self._exact_side)
             debiased = debiased_metrics(layer_debiased(features, head, labels))
             debiased |= debiased_metrics(self._pairs(features, head, labels), "_batch")
             spectra = spectra_metrics(self._spectra(features, labels))
@@ -136,13 +136,17 @@ def headless_collapse(features: Array, labels: Array, num_classes: int) -> mirja
 
 
 def layer_interplay(
-    features: Array, head: Array, labels: Array | np.ndarray
+    features: Array,
+    head: Array,
+    labels: Array | np.ndarray,
+    *,
+    exact_side: int | None = None,
 ) -> mirjax.DatasetInterplay:
     """`mirjax.dataset_interplay` of a layer `[n, d]` of any width with `head_coordinates`.
 
     Both are padded to one width with columns of zeros, which change no Gram matrix.
     """
-    return mirjax.dataset_interplay(*_padded(features, head), labels)
+    return mirjax.dataset_interplay(*_padded(features, head), labels, exact_side=exact_side)
 
 
 def layer_debiased(

@@ -161,10 +161,13 @@ class EvaluationSettings(Checked):
     """Splits of at most this many MiB are kept on the device; larger ones are streamed from disk.
     Features of at most this size are kept during an evaluation; larger ones take a second pass for
     NC4."""
+    exact_side: int | None = None
+    """Largest side of a matrix that is decomposed for MIR and HDR of a whole set; larger ones are
+    estimated. If not given, 4096, but 2048 on a TPU, where they are compiled for many minutes."""
 
     def __post_init__(self):
         super().__post_init__()
-        self.at_least_one("metric_batch", "eval_batch")
+        self.at_least_one("metric_batch", "eval_batch", "exact_side")
 
 
 @dataclasses.dataclass(frozen=True)
