@@ -6,6 +6,7 @@ need of it: their disks may be others.
 
 import contextlib
 import dataclasses
+import importlib.util
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -94,7 +95,9 @@ class Run:
             return states, start
         # Metrics that a killed run wrote after its last checkpoint are dropped and written again.
         self._trackers.append(JsonLines(self.folder / "metrics.jsonl", keep_to=start))
-        self._trackers.append(TensorBoard(self.folder / "events", keep_to=start))
+        # A machine that was made for other work may lack it; commands ask for it beforehand.
+        if importlib.util.find_spec("tensorboardX") is not None:
+            self._trackers.append(TensorBoard(self.folder / "events", keep_to=start))
         if self._settings.wandb is not None:
             config = {**self._about, **self._settings.as_json()}
             self._trackers.append(WandB(self._settings.wandb, self.folder, config))
