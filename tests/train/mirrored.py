@@ -19,13 +19,17 @@ def write_run(folder, step, *, below="training"):
         new = place / "checkpoints" / str(step)
         (new / "state" / "d").mkdir(parents=True)
         (place / "events" / "seed0").mkdir(parents=True, exist_ok=True)
-        (place / "settings.json").write_text(json.dumps({"settings": {"steps": 9}}))
+        (place / "settings.json").write_text(
+            json.dumps({"settings": {"steps": 9}}), encoding="utf-8"
+        )
         lines = "".join(f'{{"step": {n}}}\n' for n in range(step + 1))
-        (place / "metrics.jsonl").write_text(lines)
+        (place / "metrics.jsonl").write_text(lines, encoding="utf-8")
         (place / "events" / "seed0" / "events.tfevents").write_bytes(bytes(10 * step))
         (new / "state" / "d" / "array").write_bytes(bytes([step]) * 100)
-        (new / "metadata").write_text(f"step {step}")
-        (place / "checkpoints.sha256.json").write_text(json.dumps({str(step): _digests(new)}))
+        (new / "metadata").write_text(f"step {step}", encoding="utf-8")
+        (place / "checkpoints.sha256.json").write_text(
+            json.dumps({str(step): _digests(new)}), encoding="utf-8"
+        )
         for old in (place / "checkpoints").iterdir():
             if old != new:
                 shutil.rmtree(old)

@@ -59,9 +59,9 @@ def test_an_empty_mirror_gives_nothing_and_a_folder_with_something_is_left_alone
     mirror = started(url, out)
     assert not Mirror(url, out).bring_back()
     mirror.copy()
-    (out / "metrics.jsonl").write_text("newer")
+    (out / "metrics.jsonl").write_text("newer", encoding="utf-8")
     assert not Mirror(url, out).bring_back()
-    assert (out / "metrics.jsonl").read_text() == "newer"
+    assert (out / "metrics.jsonl").read_text(encoding="utf-8") == "newer"
 
 
 def test_an_empty_folder_or_a_link_to_one_is_filled(url, out, tmp_path):
@@ -76,13 +76,13 @@ def test_an_empty_folder_or_a_link_to_one_is_filled(url, out, tmp_path):
 def test_only_what_is_complete_is_copied(url, out, tmp_path):
     state = write_run(out, 4)
     (tmp_path / "secret").mkdir()
-    (tmp_path / "secret" / "key").write_text("private")
+    (tmp_path / "secret" / "key").write_text("private", encoding="utf-8")
     (out / "link").symlink_to(tmp_path / "secret")
     (out / "key").symlink_to(tmp_path / "secret" / "key")
-    (out / "metrics.jsonl.part").write_text("half")
+    (out / "metrics.jsonl.part").write_text("half", encoding="utf-8")
     for name in ("8", "12.orbax-checkpoint-tmp-0"):
         (out / "checkpoints" / name).mkdir()
-        (out / "checkpoints" / name / "half").write_text("half")
+        (out / "checkpoints" / name / "half").write_text("half", encoding="utf-8")
     mirror = started(url, out)
     mirror.copy()
     assert mirror.close() is None
@@ -164,7 +164,7 @@ def test_a_crash_while_bringing_back_leaves_nothing_like_a_run(url, out, tmp_pat
     assert not (tmp_path / "elsewhere").exists()
     # What a kill leaves, which cannot tidy up.
     (tmp_path / "elsewhere.mirror.part").mkdir()
-    (tmp_path / "elsewhere.mirror.part" / "half").write_text("half")
+    (tmp_path / "elsewhere.mirror.part" / "half").write_text("half", encoding="utf-8")
     assert brought_back(url, tmp_path / "elsewhere") == state
 
 
@@ -209,7 +209,9 @@ def test_another_run_is_not_overwritten(url, out, tmp_path):
     with pytest.raises(RunError, match=f"{url} holds a run already.*--resume.*--mirror"):
         started(url, tmp_path / "other")
     write_run(tmp_path / "other", 8)
-    (tmp_path / "other" / "settings.json").write_text('{"settings": {"steps": 10}}')
+    (tmp_path / "other" / "settings.json").write_text(
+        '{"settings": {"steps": 10}}', encoding="utf-8"
+    )
     with pytest.raises(RunError, match=f"{url} holds another run than .*other"):
         started(url, tmp_path / "other", resume=True)
     assert stored(mirror) == content
