@@ -134,7 +134,7 @@ def test_unchanged_files_are_not_copied_again(url, out, monkeypatch):
     again = started(url, out, resume=True)
     again.copy()
     assert copied == []
-    with (out / "metrics.jsonl").open("a") as file:
+    with (out / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"step": 5}\n')
     again.copy()
     assert [name.rpartition(".")[0] for name in copied] == [".incoming/metrics.jsonl"]
