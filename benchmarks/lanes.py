@@ -29,6 +29,8 @@ _KINDS = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
 def moved(program: str) -> dict[str, int]:
     """Bytes of the results of each kind of exchange in a compiled program."""
     found: dict[str, int] = {}
+    # Long tuples have comments with the numbers of their parts.
+    program = re.sub(r"/\*.*?\*/", "", program)
     for shapes, kind in re.findall(rf"= (\(?[^=]*?) ({_KINDS})(?:-start)?\(", program):
         size = 0
         for dtype, sides in re.findall(r"(\w+)\[([\d,]*)\]", shapes):
