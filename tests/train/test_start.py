@@ -118,7 +118,8 @@ def heeds_interruptions():
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_says_how_to_go_on(tmp_path, heeds_interruptions):
+@pytest.mark.parametrize("kind", ["once", "twice", "SIGTERM"])
+def test_an_interrupted_run_says_how_to_go_on(kind, tmp_path, heeds_interruptions):
     out = tmp_path / "run"
     process = start("supervised", "smoke", "--steps", "100000", "--out", str(out), folder=tmp_path)
     try:
@@ -127,9 +128,19 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, heeds_interruptions):
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM if kind == "SIGTERM" else signal.SIGINT)
+        told = "" if kind == "SIGTERM" else process.stderr.readline() + process.stderr.readline()
+        assert told.strip() in ("", "stopping after this call; press Ctrl-C again to end at once")
+        if kind == "twice":
+            process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=120)
     finally:
         process.kill()
-    assert process.returncode == 130
-    assert told.strip() == "interrupted. --resume continues from the last checkpoint."
+    assert process.returncode == (143 if kind == "SIGTERM" else 130)
+    (line,) = told.strip().splitlines()
+    # A second interruption may come when the run has ended by itself.
+    if kind != "twice" or "at step" in line:
+        assert line.startswith("interrupted at step ")
+        assert line.endswith("Continue with the same command and --resume.")
+    else:
+        assert line == "interrupted. --resume continues from the last checkpoint."
