@@ -67,10 +67,8 @@ class Checkpoints:
             state: a tree of arrays.
             about: the `settings` of the run, and what else goes with the state, as plain values.
         """
-        leaves = _leaves(state)
-        if hosts.several():
-            # An array of JAX would have to be one of all processes.
-            leaves = {name: np.asarray(leaf) for name, leaf in leaves.items()}
+        # Arrays of JAX are saved with their devices, and could be restored on no others.
+        leaves = {name: np.asarray(leaf) for name, leaf in _leaves(state).items()}
         about = {"format": FORMAT, **about}
         args = self._ocp.args.Composite(
             state=self._ocp.args.StandardSave(leaves), about=self._ocp.args.JsonSave(about)
@@ -117,7 +115,7 @@ class Checkpoints:
     def _write(self, step: int, args: Any, leaves: dict[str, Any]) -> str | None:
         """Saves, and returns why that failed, if it did."""
         # Checked first: Orbax writes in parallel, and when one write fails, the others go on.
-        needed = sum(np.asarray(leaf).nbytes for leaf in leaves.values()) + _OVERHEAD
+        needed = sum(leaf.nbytes for leaf in leaves.values()) + _OVERHEAD
         if (free := shutil.disk_usage(self.folder).free) < needed:
             return f"{os.strerror(errno.ENOSPC)}: {free:,} bytes are free, {needed:,} are needed"
         try:
@@ -179,10 +177,10 @@ def _leaves(state: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in paths}
 
 
-def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+def _abstract(leaf: Any) -> Any:
     # As arrays of NumPy, which the first of several processes sends on.
     if hosts.several():
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        return np.empty(leaf.shape, leaf.dtype)
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 

@@ -76,7 +76,7 @@ def from_command_line(presets: Mapping[str, S], arguments: Sequence[str] | None 
     hosts.join(settings.coordinator, settings.processes, settings.process)
     # Each host may have its data elsewhere, but all must train the same.
     shared = settings.as_json() | {"data_dir": None, "jax": jax.__version__}
-    hosts.agree(json.dumps(shared, sort_keys=True), "The options and the version of JAX")
+    hosts.agree(json.loads(json.dumps(shared)), "The options or the version of JAX")
     return settings
 
 

@@ -120,14 +120,21 @@ def arrays_of_first(tree: Any) -> Any:
 
 
 def agree(value: Any, what: str) -> None:
-    """Raises `RunError` if `what`, of which `value` is a digest, differs between the processes."""
+    """Raises `RunError` if `what` differs between the processes, which have a `value` of it each.
+
+    Of dictionaries, those entries are named that differ.
+    """
     values = gathered(value)
     differing = [i for i, other in enumerate(values) if other != values[0]]
     if differing:
+        first, other = values[0], values[differing[0]]
+        if isinstance(first, dict):
+            names = [name for name in first if first[name] != other.get(name)]
+            first, other = ({name: v.get(name) for name in names} for v in (first, other))
         listed = ", ".join(map(str, differing))
         raise RunError(
-            f"{what} of process {listed} are not those of process 0 ({values[differing[0]]} and "
-            f"{values[0]}). Start all processes with the same options, data and version of JAX."
+            f"{what} of process {listed} are not those of process 0 ({other} and {first}). Start "
+            "all processes with the same options, data and version of JAX."
         )
 
 
@@ -230,7 +237,8 @@ def _wait_for(key: str) -> Any:
 
 def _watch() -> None:
     """Ends this process as soon as another one says that it has failed."""
-    while True:
+    # There is no client any more when the program comes to its regular end.
+    while _client() is not None:
         time.sleep(0.5)
         if (failure := _try(_failure)) is not None:
             end(failure["status"], failure["message"])
@@ -274,5 +282,5 @@ def _try(action: Callable[[], Any]) -> Any:
     """The result of the action, or None if the store does not have it or cannot be reached."""
     try:
         return action()
-    except (jax.errors.JaxRuntimeError, RuntimeError, ValueError):
+    except (jax.errors.JaxRuntimeError, RuntimeError, ValueError, AttributeError):
         return None

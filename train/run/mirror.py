@@ -151,15 +151,19 @@ class Mirror:
         if dropped is not None:
             dropped.discard()
 
-    def close(self) -> str | None:
+    def close(self, *, limit: float | None = None) -> str | None:
         """Waits for the last copy, and tries once more if it failed.
+
+        Args:
+            limit: seconds to wait at most; if None, those of the mirror.
 
         Returns:
             A sentence for the user if the copy lacks something that the folder has.
         """
         if not self._claimed:
             return None
-        until = time.monotonic() + self._limit
+        limit = self._limit if limit is None else limit
+        until = time.monotonic() + limit
         self.copy()
         finished = self._wait(until)
         with self._change:
@@ -167,7 +171,7 @@ class Mirror:
         if finished:
             discard_all(self.folder)
         else:
-            problem = f"it was not finished within {self._limit:g} seconds"
+            problem = f"it was not finished within {limit:g} seconds"
         if problem is None:
             return None
         return (

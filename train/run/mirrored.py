@@ -8,11 +8,15 @@ from typing import Any
 from train.run import hosts
 from train.run.errors import UserError
 from train.run.settings import RunSettings
+from train.run.stopping import Interrupted
 
 
 class MirrorBehind(UserError):
     """The run is complete, but its mirror is not; the message says why."""
 
+
+_PATIENCE = 20
+"""Seconds that a run which has failed waits for its last copy."""
 
 # One for the command, whose runs may lie in folders below that of the command.
 _open: list[Any] = []
@@ -45,8 +49,10 @@ def mirrored(settings: RunSettings) -> Iterator[None]:
     _open.append(mirror)
     try:
         yield
-    except BaseException:
-        if mirror is not None and (problem := mirror.close()) is not None:
+    except BaseException as error:
+        # The other processes wait to hear of an error; after an interruption all are here.
+        limit = None if isinstance(error, Interrupted) else _PATIENCE
+        if mirror is not None and (problem := mirror.close(limit=limit)) is not None:
             print(f"warning: {problem}", file=sys.stderr)
         raise
     finally:
