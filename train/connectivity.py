@@ -135,7 +135,8 @@ def path_records(
     network = Network.of(settings, data)
     # The points are lanes. All of them under one `vmap`, but one on each row of the mesh after the
     # other where batched convolutions are slow.
-    mesh = mesh_of(settings.points, settings.batch_size, devices=settings.devices)
+    devices = None if settings.devices is None else min(settings.devices, settings.points)
+    mesh = mesh_of(settings.points, 1, devices=devices)
     size = mesh.shape[LANES] if is_slow(settings.model) else settings.points
     evaluate = Evaluator(network, measured, data.num_classes, settings, mesh, networks=size)
     recompute = Statistics(

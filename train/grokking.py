@@ -115,17 +115,18 @@ def fit(
     # terms.
     ends = [i for i in range(1, len(lanes)) if _shape(lanes[i]) != _shape(lanes[i - 1])]
     slices = [slice(a, b) for a, b in itertools.pairwise([0, *ends, len(lanes)])]
+    smallest = min(r.stop - r.start for r in slices)
+    mesh = mesh_of(
+        min(settings.lanes_per_call or smallest, smallest),
+        # A table is too small to be cut over several devices.
+        1,
+        devices=settings.devices,
+        lane_devices=settings.lane_devices,
+    )
     about = {"data": f"{settings.operation} modulo {settings.modulus}", "classes": settings.modulus}
 
     with open_run(settings, about, lanes, quiet=quiet) as run:
         states, start = run.restore(states)
-        mesh = mesh_of(
-            min(r.stop - r.start for r in slices),
-            # A table is too small to be cut over several devices.
-            1,
-            devices=settings.devices,
-            lane_devices=settings.lane_devices,
-        )
         run.say(described(mesh, len(lanes)))
         unfinished = run.unfinished or [None] * len(slices)
         trainers = [

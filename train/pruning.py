@@ -222,14 +222,18 @@ def pruning_records(
             record = dict(logged[lane.seed, *tags, step]) | {"stage": stage}
             # Counted in the weights themselves: evidence that the masks held during fine-tuning.
             record["zeros"] = sparsity_of(jax.tree.map(lambda x, i=place: x[i], states.params))
-            compared = _compared(dense_features[lane.seed], features, settings.metric_batch)
+            compared = _compared(
+                dense_features[lane.seed], features, settings.metric_batch, settings.exact_side
+            )
             records.append({**record, **compared})
     return records
 
 
-def _compared(before: np.ndarray, after: np.ndarray, batch: int) -> Record:
+def _compared(
+    before: np.ndarray, after: np.ndarray, batch: int, exact_side: int | None = None
+) -> Record:
     """MIR and HDR between two sets of features, of the whole set and averaged over batches."""
-    whole = mirjax.dataset_feature_interplay(before, after)
+    whole = mirjax.dataset_feature_interplay(before, after, exact_side=exact_side)
     batch = min(batch, len(before))
     count = len(before) // batch
     # The samples that fill no batch are left out of the mean over batches.

@@ -88,7 +88,8 @@ def open_pool(settings: OneAlgorithm) -> Pool:
     if unlabelled and channels not in (1, 3):
         raise DataError(f"{pool.data.name}: images must have 1 or 3 channels, got {channels}.")
     Network.of(settings, pool.data)
-    mesh_of(settings.seeds, settings.batch_size, devices=settings.devices)
+    # Only whether there are so many: how many networks there will be, the command knows.
+    mesh_of(settings.devices or 1, settings.batch_size, devices=settings.devices)
     return pool
 
 

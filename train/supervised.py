@@ -124,7 +124,8 @@ def load_data(settings: SupervisedTraining) -> ImageData:
         data = dataclasses.replace(data, train=part, source_note=note)
     # Built only to raise their errors now, before a folder is made for a run that cannot start.
     Network.of(settings, data)
-    mesh_of(settings.seeds, settings.batch_size, devices=settings.devices)
+    # Only whether there are so many: how many networks there will be, the command knows.
+    mesh_of(settings.devices or 1, settings.batch_size, devices=settings.devices)
     if settings.batch_size > len(data.train):
         raise DataError(
             f"batch_size {settings.batch_size} is larger than the training split, "

@@ -77,3 +77,12 @@ def test_a_store_that_fails_is_told_at_the_end(tiny, copied, monkeypatch, capsys
     # The run itself is complete.
     last = (copied.out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]
     assert json.loads(last)["step"] == 8
+
+
+def test_what_is_no_run_is_not_copied(tiny, copied, tmp_path):
+    copied.out.mkdir()
+    (copied.out / "letter.txt").write_text("private", encoding="utf-8")
+    with pytest.raises(RunError, match="holds something else than a run"):
+        mirrored_fit(copied, tiny)
+    assert [place.name for place in (tmp_path / "store").iterdir()] == ["mirror.json"]
+    assert [place.name for place in copied.out.iterdir()] == ["letter.txt"]

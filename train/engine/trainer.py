@@ -32,6 +32,7 @@ from train.engine.sharding import (
 from train.engine.state import TrainState
 from train.engine.step import Terms
 from train.models import is_convolutional
+from train.run import hosts
 from train.run.errors import RunError
 from train.run.lanes import Lane, concatenated
 from train.run.loop import Metrics
@@ -322,7 +323,12 @@ def make_call(
 
     sources, indices = (by_hand(spec) for spec in (loader.sources_spec, loader.indices_spec))
     arguments = BY_LANE, sources, indices, EVERYWHERE
-    return jax.jit(over_lanes(call, mesh, arguments, BY_LANE), donate_argnums=0)
+    # Said of the results too: the compiler may call lanes on one row undivided, and the next call
+    # would be compiled anew for that.
+    call = over_lanes(call, mesh, arguments, BY_LANE)
+    if mesh is None or mesh.size == 1:
+        return jax.jit(call, donate_argnums=0)
+    return jax.jit(call, donate_argnums=0, out_shardings=NamedSharding(mesh, BY_LANE))
 
 
 def mesh_for(settings: ImageSettings, lanes: Sequence[Lane]) -> Mesh:
@@ -357,9 +363,11 @@ def largest_that_fits(
     """
     if available is None:
         stats = jax.local_devices()[0].memory_stats() or {}
-        if "bytes_limit" not in stats:
+        # All processes have to come to the same number.
+        limits = hosts.gathered(stats.get("bytes_limit"))
+        if None in limits:
             return lanes
-        available = int(stats["bytes_limit"])
+        available = min(map(int, limits))
     # A single lane has to fit anyway, and asking would cost a compilation.
     sizes = [lanes // k for k in range(1, lanes) if lanes % k == 0]
     sizes = [size for size in sizes if size == lanes or size % multiple_of == 0]

@@ -183,7 +183,7 @@ class Run:
     ) -> None:
         # The stack closes all of them even if one raises an error, on a full disk for example.
         with contextlib.ExitStack() as stack:
-            stack.callback(self.stop.__exit__)
+            stack.push(lambda *_: self.stop.__exit__(kind))
             if self._checkpoints is not None:
                 stack.callback(self._checkpoints.close)
             for tracker in self._trackers:

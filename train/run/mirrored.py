@@ -20,6 +20,8 @@ _PATIENCE = 20
 
 # One for the command, whose runs may lie in folders below that of the command.
 _open: list[Any] = []
+# Whether a run has saved anything: only then is what lies in the folder known to be the command's.
+_saved: list[bool] = []
 
 
 @contextlib.contextmanager
@@ -47,12 +49,15 @@ def mirrored(settings: RunSettings) -> Iterator[None]:
     # Nobody looks for what is brought back before it is there.
     hosts.gathered(None)
     _open.append(mirror)
+    _saved.clear()
     try:
         yield
     except BaseException as error:
         # The other processes wait to hear of an error; after an interruption all are here.
         limit = None if isinstance(error, Interrupted) else _PATIENCE
-        if mirror is not None and (problem := mirror.close(limit=limit)) is not None:
+        at_once = isinstance(error, KeyboardInterrupt) and not isinstance(error, Interrupted)
+        ours = mirror is not None and _saved and not at_once
+        if ours and (problem := mirror.close(limit=limit)) is not None:
             print(f"warning: {problem}", file=sys.stderr)
         raise
     finally:
@@ -63,6 +68,7 @@ def mirrored(settings: RunSettings) -> Iterator[None]:
 
 def copy_to_mirror() -> None:
     """Starts a copy of what the command's folder holds now, if there is a mirror."""
+    _saved.append(True)
     for mirror in _open:
         if mirror is not None:
             mirror.copy()

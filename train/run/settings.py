@@ -90,7 +90,8 @@ class RunSettings(Checked):
                 f"process must be at least 0 and below processes = {self.processes}, got "
                 f"{self.process}."
             )
-        if self.coordinator is not None and not self.coordinator.rpartition(":")[2].isdigit():
+        host, _, port = (self.coordinator or "host:1").rpartition(":")
+        if not (host and port.isdigit()):
             raise ValueError(f"coordinator must be HOST:PORT, got {self.coordinator!r}.")
         # Seeds are int32 on the device, and NumPy takes no negative ones.
         if not 0 <= self.first_seed <= 2**31 - self.seeds:

@@ -3,7 +3,6 @@
 import itertools
 import os
 import signal
-import sys
 import threading
 from types import FrameType
 from typing import Any
@@ -21,6 +20,10 @@ class Interrupted(KeyboardInterrupt):
         self.status = status
 
 
+# Of all runs of a command: the runtime names one number at which every process stops.
+_calls = itertools.count(1)
+
+
 class StopRequest:
     """As a context, turns the first interruption or SIGTERM into a request to stop.
 
@@ -30,7 +33,6 @@ class StopRequest:
 
     def __init__(self):
         self._signal: int | None = None
-        self._calls = itertools.count(1)
         self._before: dict[int, Any] = {}
 
     @property
@@ -42,7 +44,7 @@ class StopRequest:
         """Whether to stop now; to be called between calls, by all processes alike."""
         if not hosts.several():
             return self._signal is not None
-        return multihost_utils.reached_preemption_sync_point(next(self._calls))
+        return multihost_utils.reached_preemption_sync_point(next(_calls))
 
     def __enter__(self) -> "StopRequest":
         # Only the main thread may handle signals; elsewhere, as in a notebook's, they stay as is.
@@ -53,10 +55,13 @@ class StopRequest:
                 self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._note)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object = None, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
+        # Asked after the last call of this run: the command may have others.
+        if kind is None and self._signal is not None and not hosts.several():
+            signal.raise_signal(self._signal)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
@@ -64,6 +69,7 @@ class StopRequest:
             raise KeyboardInterrupt
         self._signal = number
         if number == signal.SIGINT:
-            print("\nstopping after this call; press Ctrl-C again to end at once", file=sys.stderr)
+            # Not by `print`, in the middle of which the signal may have come.
+            os.write(2, b"\nstopping after this call; press Ctrl-C again to end at once\n")
         if hosts.several():
             os.kill(os.getpid(), signal.SIGTERM)
