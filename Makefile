@@ -34,7 +34,7 @@ test-slow: $(READY)
 
 # The tests of the library with the oldest JAX and NumPy that it supports, without `train`; some of
 # them: make test-oldest TESTS="tests/test_entropy.py".
-TESTS ?= $(filter-out %_benchmarks.py %_docs.py %_notebooks.py,$(wildcard tests/test_*.py))
+TESTS ?= $(filter-out %_agenda.py %_benchmarks.py %_docs.py %_lowering.py %_notebooks.py,$(wildcard tests/test_*.py))
 
 $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
 	$(CHECK_PYTHON)
