@@ -206,3 +206,18 @@ def test_class_moments_in_mid_stream(tmp_path):
     restored = jax.tree.unflatten(jax.tree.structure(empty), jax.tree.leaves(restored))
     whole, resumed = (m.update(rows[25:], labels[25:]) for m in (half, restored))
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+
+
+def test_a_stop_that_comes_after_the_last_call_is_not_lost():
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        stop = StopRequest()
+        stop.__enter__()
+        signal.raise_signal(signal.SIGINT)
+        assert stop.asked()
+        with pytest.raises(KeyboardInterrupt):
+            stop.__exit__()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)

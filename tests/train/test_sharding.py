@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from train.engine import sharding
+from train.engine import trainer as trainer_module
 from train.engine.loader import loader_of
 from train.engine.sharding import mesh_of
 from train.engine.state import Network, initial_state
@@ -160,3 +161,10 @@ def test_what_a_call_needs_grows_with_its_lanes(tiny, settings):
     # States in and out, each with weights and momentum.
     assert one > 4 * weights
     assert 3 * 4 * weights < four - one < 40 * weights
+
+
+def test_hosts_with_different_memory_come_to_the_same_groups(monkeypatch):
+    monkeypatch.setattr(trainer_module.hosts, "gathered", lambda _: [1000, 500])
+    assert largest_that_fits(12, lambda size: 100 * size) == 4
+    monkeypatch.setattr(trainer_module.hosts, "gathered", lambda _: [1000, None])
+    assert largest_that_fits(12, lambda size: 100 * size) == 12
