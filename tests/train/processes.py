@@ -20,7 +20,7 @@ def start(name, *arguments, processes=2, devices=2, environment=None, told=True,
         devices: the simulated devices of each.
         environment: gives more variables, for the number of a process and a free port.
         told: whether the processes are told of each other in their arguments.
-        first: what the first process calls before the command begins.
+        first: Python code that the first process runs before the command begins.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -37,14 +37,18 @@ def start(name, *arguments, processes=2, devices=2, environment=None, told=True,
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
             **(environment(number, port) if environment else {}),
         }
+        begin = ["-m", f"train.{name}"]
+        if first and number == 0:
+            # In the process itself: between fork and exec, JAX in the parent warns.
+            module = f"runpy.run_module('train.{name}', run_name='__main__', alter_sys=True)"
+            begin = ["-c", f"import runpy; {first}; {module}"]
         return subprocess.Popen(
-            [sys.executable, "-m", f"train.{name}", *map(str, arguments), *more],
+            [sys.executable, *begin, *map(str, arguments), *more],
             cwd=ROOT,
             env=variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=first if number == 0 else None,
         )
 
     return [one(number) for number in range(processes)]

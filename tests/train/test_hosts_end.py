@@ -1,6 +1,5 @@
 """Several processes end together, whatever happens to one of them, and resume."""
 
-import resource
 import shutil
 import signal
 import time
@@ -85,10 +84,8 @@ def test_a_killed_process_ends_the_others(victim, whole, tmp_path):
 
 
 def test_a_full_disk_on_the_first(tmp_path):
-    def full():
-        # No file of this process may have more than this.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-
+    # No file of this process may have more than this.
+    full = "import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (60_000, 60_000))"
     started = start(*LONG, "--out", tmp_path / "run", first=full)
     statuses, errors = finish(started)
     assert statuses == [2, 2]
