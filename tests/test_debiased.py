@@ -294,7 +294,7 @@ def test_whole_set_by_moments_and_by_rows(way, x64):
     weights[:9] = 0
     from mirjax._dataset import debiased as module
 
-    extra = (1,) if way == "_by_moments" else (None,)
+    extra = (None, 1, 1) if way == "_by_moments" else (None,)
     found = getattr(module, way)(features, head, labels, weights, *extra)
     assert_interplay(found, pairs.of_labels(features, head, labels, weights=weights))
     batch = debiased(features, head, labels, weights=weights)
@@ -310,6 +310,49 @@ def test_whole_set_by_moments_and_by_rows(way, x64):
         )
     )
     assert_near(moments.debiased_interplay(head).mir, found.mir, 1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_small_groups_are_taken_away_from_the_moments(size, monkeypatch, x64):
+    from mirjax._dataset import debiased as module
+
+    features, head, labels = cases.make("zero rows", 90, 2, 4)
+    rng = np.random.default_rng(5)
+    weights = rng.uniform(size=90)
+    weights[:9] = 0
+    # One group is smaller, and one sample is alone.
+    groups = rng.permutation(np.append(np.arange(89) // size, 1000)).astype(np.int32)
+    options = {"weights": weights, "groups": groups}
+    by_rows = mirjax.dataset_debiased_interplay(features, head, labels, memory_limit=0, **options)
+    monkeypatch.setattr(module, "_by_rows", None)
+    found = mirjax.dataset_debiased_interplay(features, head, labels, **options)
+    assert_interplay(found, pairs.of_labels(features, head, labels, **options))
+    for name in FIELDS:
+        mine, theirs = (getattr(x.standard_error, name) for x in (found, by_rows))
+        assert_near(mine, theirs, 1e-12)
+    # Pairs within the only group that counts are none.
+    alone = np.where(groups == groups[20], 1.0, 0.0)
+    nothing = mirjax.dataset_debiased_interplay(
+        features, head, labels, weights=alone, groups=groups
+    )
+    assert np.isnan(nothing.mir)
+
+
+def test_large_and_unknown_groups_need_the_rows(monkeypatch):
+    from mirjax._dataset import debiased as module
+
+    features, head, labels = cases.cast(cases.make("random", 400, 2, 3), "float32")
+    monkeypatch.setattr(module, "_by_moments", None)
+    for largest in (17, 100):
+        groups = np.arange(400) // largest
+        found = mirjax.dataset_debiased_interplay(features, head, labels, groups=groups)
+        expected = debiased(features, head, labels, groups=groups)
+        assert_near(found.mir, expected.mir, 1e-6)
+
+    def compiled(groups):
+        return mirjax.dataset_debiased_interplay(features, head, labels, groups=groups).mir
+
+    assert_near(jax.jit(compiled)(groups), expected.mir, 1e-6)
 
 
 def test_pair_moments_add_up():
@@ -373,7 +416,7 @@ def test_the_error_of_a_second_pass_is_that_of_the_rows(x64):
     features, head, labels = cases.make("zero rows", 60, 6, 4)
     weights = np.random.default_rng(13).uniform(0.5, 1, 60)
     right = mirjax._dataset.debiased._by_moments(
-        *map(jnp.asarray, (features, head, labels, weights)), 1
+        *map(jnp.asarray, (features, head, labels, weights)), None, 1, 1
     )
     moments = mirjax.ClassMoments.zeros(4, 6, dtype=jnp.float64).update(features, labels, weights)
     sums = jax.tree.map(jnp.add, moments.total, moments.lost)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int
 
@@ -12,7 +13,7 @@ from mirjax import _memory as memory
 from mirjax._batch.debiased import DebiasedInterplay, debiased_interplay
 from mirjax._batch.gram import normalize_rows, safe_sqrt
 from mirjax._batch.interplay import checked_arguments
-from mirjax._batch.joint import normalized_inputs
+from mirjax._batch.joint import NormalizedInputs, normalized_inputs
 from mirjax._batch.kernels import Interplay
 from mirjax._batch.pairs import from_rows, interplay_of_purities, standard_error
 from mirjax._checks import ArrayLike, as_groups
@@ -30,6 +31,8 @@ from mirjax._mesh import automatic, relabelled
 
 # The entries of an array of some classes by all classes.
 _BY_CLASS = 2**25
+# Pairs within groups up to this size are taken away from all pairs one distance at a time.
+_SMALL_GROUP = 16
 
 
 @automatic
@@ -54,7 +57,8 @@ def dataset_debiased_interplay(
         head: `[num_classes, d]`.
         labels: integers `[n]`, sharded like the features.
         weights: non-negative `[n]`; weight 0 drops a sample exactly.
-        groups: integers `[n]`; pairs within a group are left out. They need the rows.
+        groups: integers `[n]`; pairs within a group are left out. Large groups need the rows, and
+            so do those that are not known, as in a function that is compiled.
         memory_limit: how many bytes may be used on each device; by default those that are free.
 
     Returns:
@@ -83,6 +87,7 @@ def dataset_debiased_interplay(
     if features.ndim != 2:
         raise ValueError(f"features must be [n, d] without batch axes, got {features.shape}.")
     groups = as_groups(groups, features)
+    largest = _largest_group(groups)
     (samples, width), classes = features.shape, len(head)
     here = samples // shards
     places = shards * block_size(here, classes) * block_count(here, classes)
@@ -93,8 +98,9 @@ def dataset_debiased_interplay(
     held = 2 * classes * width**2 + 2 * classes**2
     needs = itemsize * (held + 3 * here * width + 2 * places * width // shards)
     limit = memory.available() if memory_limit is None else memory_limit
-    if groups is None and samples > classes and by_moments < by_rows and needs <= limit:
-        return _by_moments(features, head, labels, weights, shards)
+    known = groups is None or (largest and shards == 1)
+    if known and samples > classes and by_moments < by_rows and needs <= limit:
+        return _by_moments(features, head, labels, weights, groups, shards, largest or 1)
     return _by_rows(features, head, labels, weights, groups)
 
 
@@ -105,9 +111,23 @@ def _by_rows(
     return debiased_interplay(features, head, labels, weights=weights, groups=groups)
 
 
-@functools.partial(jax.jit, static_argnames="shards")
+def _largest_group(groups: Array | None) -> int | None:
+    """The size of the largest group, if it is known and small."""
+    if groups is None or isinstance(groups, jax.core.Tracer) or len(groups.devices()) > 1:
+        return None
+    largest = int(np.unique(np.asarray(groups), return_counts=True)[1].max(initial=1))
+    return largest if largest <= _SMALL_GROUP else None
+
+
+@functools.partial(jax.jit, static_argnames=("shards", "largest"))
 def _by_moments(
-    features: Array, head: Array, labels: Array, weights: Array, shards: int
+    features: Array,
+    head: Array,
+    labels: Array,
+    weights: Array,
+    groups: Array | None,
+    shards: int,
+    largest: int,
 ) -> DebiasedInterplay:
     inputs = normalized_inputs(features, head, labels, weights)
     share, classes = jnp.square(inputs.root[:, 0]), len(inputs.head_rows)
@@ -125,11 +145,45 @@ def _by_moments(
     joint = _squares_in(mixed, blocks) - diagonal
     row_sums = jnp.stack([first.reshape(-1), second.reshape(-1), joint.reshape(-1)], axis=1)
     own = own.reshape(-1)
-    sums = from_rows(own, own * (total(own) - own), row_sums)
+    row_weight = own * (total(own) - own)
+    if groups is not None:
+        # Back from the blocks to the samples, from which the pairs within groups are taken away.
+        place = blocks.index.reshape(-1)
+        added = jnp.concatenate([own[:, None], row_weight[:, None], row_sums], axis=1)
+        added = jnp.zeros((len(labels), 5), own.dtype).at[place].set(added, mode="drop")
+        own, row_weight, row_sums = added[:, 0], added[:, 1], added[:, 2:]
+        within = _within_groups(inputs, own, similarity, groups, largest)
+        row_weight, row_sums = row_weight - within[:, 0], row_sums - within[:, 1:]
+        # Of samples in one group alone, rounding leaves something.
+        has_pair = row_weight > 1e3 * float(jnp.finfo(own.dtype).eps) * own
+        row_weight = jnp.where(has_pair, row_weight, 0.0)
+        row_sums = jnp.where(has_pair[:, None], row_sums, 0.0)
+    sums = from_rows(own, row_weight, row_sums)
     # Exactly none with one sample, whatever rounding left.
     alone = jnp.sum(share != 0) < 2
     sums = sums._replace(weight=jnp.where(alone, jnp.nan, sums.weight))
-    return DebiasedInterplay(*interplay_of_purities(sums.purities()), standard_error(sums))
+    error = standard_error(sums, groups)
+    return DebiasedInterplay(*interplay_of_purities(sums.purities()), error)
+
+
+def _within_groups(
+    inputs: NormalizedInputs, share: Array, similarity: Array, groups: Array, largest: int
+) -> Float[Array, "n 4"]:
+    """The weight and the sums of each sample's pairs with the others of its group."""
+    order = jnp.argsort(groups)
+    rows, labels, share, groups = (x[order] for x in (inputs.rows, inputs.labels, share, groups))
+    found = jnp.zeros((len(order), 4), rows.dtype)
+    # Sorted by group, the others of a small group are a few places away.
+    for away in range(1, largest):
+        near = jax.tree.map(lambda x, away=away: jnp.roll(x, -away, axis=0), (rows, labels, share))
+        same = (jnp.roll(groups, -away) == groups) & (jnp.arange(len(order)) + away < len(order))
+        pair = jnp.where(same, share * near[2], 0.0)
+        first = jnp.square(jnp.sum(rows * near[0], axis=1))
+        second = similarity[labels, near[1]]
+        parts = jnp.stack([pair, pair * first, pair * second, pair * first * second], axis=1)
+        # Each pair counts for both of its samples.
+        found = found + parts + jnp.roll(parts, away, axis=0)
+    return jnp.zeros_like(found).at[order].set(found)
 
 
 def _squares_in(matrices: Float[Array, "c d d"], blocks: Blocks) -> Float[Array, "s m b"]:
