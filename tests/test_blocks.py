@@ -1,8 +1,9 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mirjax._dataset.blocks import block_count, block_size, class_blocks
+from mirjax._dataset.blocks import balanced_size, block_count, block_size, class_blocks
 
 RNG = np.random.default_rng(0)
 LABELS = {
@@ -32,6 +33,29 @@ def test_every_row_stands_once_in_a_block_of_its_class(name, shards):
         np.testing.assert_array_equal(blocks.rows[shard], expected)
         classes = np.broadcast_to(np.asarray(blocks.classes[shard])[:, None], index.shape)
         np.testing.assert_array_equal(labels[own[filled]], classes[filled])
+
+
+def test_balanced_classes_have_one_block_each():
+    labels = jnp.asarray(np.append(np.arange(240) % 6, [2, 2, 5]))
+    rows = jnp.arange(1.0, 244.0)[:, None]
+    assert balanced_size(labels, 6) == 42
+    blocks = class_blocks(rows, labels, 6, size=42)
+    np.testing.assert_array_equal(blocks.classes, [np.arange(6)])
+    for number in range(6):
+        block = blocks.rows[0, number, :, 0]
+        np.testing.assert_array_equal(block[block > 0], rows[labels == number, 0])
+
+
+@pytest.mark.parametrize("name", ["one class", "absent classes", "one huge", "invalid", "unknown"])
+def test_other_labels_have_blocks_of_one_size(name):
+    others = {"invalid": np.append(np.arange(240) % 6, -1)}
+    labels = jnp.asarray((LABELS | others).get(name, LABELS["balanced"]))
+    sizes = []
+    if name == "unknown":
+        jax.jit(lambda y: sizes.append(balanced_size(y, 6)))(labels)
+    else:
+        sizes.append(balanced_size(labels, 6))
+    assert sizes == [None]
 
 
 @pytest.mark.parametrize(("samples", "classes"), [(1, 1), (3, 100), (1000, 1), (1000, 1000)])

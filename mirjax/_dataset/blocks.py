@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
@@ -14,6 +15,8 @@ from mirjax._batch.classes import sums_by_class
 # which costs about as much as this many rows.
 _BLOCK_OVERHEAD = 32
 _SMALLEST, _LARGEST = 2, 4096
+# Classes are about balanced if blocks as large as the largest of them have this many places a row.
+BALANCED = 1.5
 # The numbers in the d × d matrices of so many blocks as are worked on at a time.
 _WORK = 2**25
 
@@ -47,6 +50,22 @@ def block_count(samples: int, num_classes: int) -> int:
     return samples // size + min(num_classes, samples)
 
 
+def balanced_size(labels: Int[Array, " n"], num_classes: int) -> int | None:
+    """The size of blocks of which each class has just one; None unless classes are balanced.
+
+    The labels have to be known, on one device.
+    """
+    if isinstance(labels, jax.core.Tracer) or len(labels.devices()) > 1:
+        return None
+    known = np.asarray(labels)
+    if not len(known) or known.min() < 0 or known.max() >= num_classes:
+        return None
+    counts = np.bincount(known, minlength=num_classes)
+    size = int(counts.max())
+    is_balanced = counts.min() > 0 and size * num_classes <= BALANCED * len(known)
+    return size if is_balanced and size <= _LARGEST else None
+
+
 def place_rows(rows: Float[Array, "n d"], index: Int[Array, "s m b"]) -> Float[Array, "s m b d"]:
     """The rows in their places in the blocks; 0 in empty places."""
     # An empty place has the index `n`, which is out of bounds and so filled with 0.
@@ -77,24 +96,30 @@ def some_at_a_time(blocks: Blocks) -> tuple[Array, Array]:
 
 
 def class_blocks(
-    rows: Float[Array, "n d"], labels: Int[Array, " n"], num_classes: int, shards: int = 1
+    rows: Float[Array, "n d"],
+    labels: Int[Array, " n"],
+    num_classes: int,
+    shards: int = 1,
+    size: int | None = None,
 ) -> Blocks:
     """Cuts each of `shards` equal parts of the rows into blocks; no row leaves its part.
 
     Rows that should not count must be zero. Imbalanced and absent classes need no more blocks than
-    balanced ones: there are at most `n / size` full blocks, and one more block for each class.
+    balanced ones: there are at most `n / size` full blocks, and one more block for each class. With
+    a `size` from `balanced_size`, block c holds all rows of class c.
     """
     samples = len(rows)
     if samples % shards:
         raise ValueError(f"{samples} rows cannot be cut into {shards} equal shards.")
     labels = labels.reshape(shards, samples // shards)
-    classes, index = jax.vmap(lambda y: _one_shard(y, num_classes))(labels)
+    classes, index = jax.vmap(lambda y: _one_shard(y, num_classes, size))(labels)
     return Blocks(place_rows(rows, index), classes, index)
 
 
-def _one_shard(labels: Array, num_classes: int) -> tuple[Array, Array]:
+def _one_shard(labels: Array, num_classes: int, one_each: int | None) -> tuple[Array, Array]:
     samples = len(labels)
-    size = block_size(samples, num_classes)
+    size = one_each or block_size(samples, num_classes)
+    blocks = num_classes if one_each else block_count(samples, num_classes)
     # The rows sorted by class, where those of each class start, and how many blocks they fill.
     by_class = jnp.argsort(labels)
     count = jnp.zeros(num_classes, jnp.int32).at[labels].add(1)
@@ -102,7 +127,7 @@ def _one_shard(labels: Array, num_classes: int) -> tuple[Array, Array]:
     needed = -(-count // size)
     first_block = jnp.cumsum(needed) - needed
     # Shapes must not depend on the labels: blocks beyond those that are needed stay empty.
-    block = jnp.arange(block_count(samples, num_classes), dtype=jnp.int32)
+    block = jnp.arange(blocks, dtype=jnp.int32)
     classes = jnp.searchsorted(first_block + needed, block, side="right", method="sort")
     # Blocks that are not needed lie behind the last class; any class will do for zero rows.
     used = classes < num_classes

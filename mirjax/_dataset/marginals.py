@@ -18,7 +18,7 @@ from mirjax._batch.joint import (
     joint_of_moments,
     normalized_inputs,
 )
-from mirjax._dataset.blocks import class_blocks, sum_of_blocks
+from mirjax._dataset.blocks import balanced_size, class_blocks, sum_of_blocks
 from mirjax._dataset.dense import dense_operator
 from mirjax._dataset.operators import (
     MomentOperator,
@@ -93,17 +93,25 @@ def joint_entropy_of_moments(moments: Array, head_rows: Array) -> Array:
     return entropy_of(joint_of_moments(moments, head_rows))
 
 
-@functools.partial(jax.jit, static_argnames="shards")
 def of_rows(features: Array, head: Array, labels: Array, weights: Array, shards: int) -> Marginals:
     """The marginals from rows that stay where they are on `shards` devices."""
+    size = balanced_size(labels, len(head)) if shards == 1 else None
+    return _of_rows(features, head, labels, weights, shards, size)
+
+
+@functools.partial(jax.jit, static_argnames=("shards", "size"))
+def _of_rows(
+    features: Array, head: Array, labels: Array, weights: Array, shards: int, size: int | None
+) -> Marginals:
     inputs, rows = _unit_trace_rows(features, head, labels, weights)
     classes = len(inputs.head_rows)
-    blocks = class_blocks(rows, inputs.labels, classes, shards)
+    blocks = class_blocks(rows, inputs.labels, classes, shards, size)
     # The share of a class is the trace of its moments, as in `of_sums`.
     shares = jnp.sum(jnp.square(blocks.rows), axis=(-2, -1))[:, :, None]
     shares = sum_of_blocks(shares, blocks.classes, classes)[:, 0]
     entropy2 = head_entropy(inputs.head_rows, shares)
-    operator = RowOperator(*blocks, inputs.head_rows, samples=len(features))
+    turned = jnp.swapaxes(blocks.rows[0], -1, -2) if size else None
+    operator = RowOperator(*blocks, inputs.head_rows, samples=len(features), turned=turned)
     weight = weight_of(inputs.root, weights)
     return Marginals(operator, entropy_of(small_side(rows)), entropy2, weight)
 

@@ -76,7 +76,7 @@ class MomentOperator:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["rows", "classes", "index", "head_rows"],
+    data_fields=["rows", "classes", "index", "head_rows", "turned"],
     meta_fields=["samples"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +91,8 @@ class RowOperator:
         index: which row of its shard is at each place, or `samples / s` if it is empty.
         head_rows: normalised rows of the head.
         samples: n, over all shards.
+        turned: the same rows as columns, where block c holds all of class c; otherwise None. Sums
+            by class are then one product, for which a loop would transpose the rows each time.
     """
 
     rows: Float[Array, "s m b d"]
@@ -98,6 +100,7 @@ class RowOperator:
     index: Int[Array, "s m b"]
     head_rows: Float[Array, "c d"]
     samples: int
+    turned: Float[Array, "c d b"] | None = None
 
     @property
     def size(self) -> int:
@@ -128,20 +131,26 @@ class RowOperator:
 
         # Summed by class, mixed between the classes, and back to the samples.
         def columns(x: Array) -> Array:
-            x = x.reshape(shards, blocks, size, -1)
-            summed = matmul(jnp.swapaxes(self.rows, -1, -2), x)
-            by_class = jnp.zeros((classes, *summed.shape[2:]), x.dtype)
-            by_class = by_class.at[self.classes].add(summed)
+            by_class = self._by_class(x.reshape(shards, blocks, size, -1))
             flat = by_class.reshape(classes, -1)
             if similarity is None:
                 mixed = matmul(self.head_rows, matmul(self.head_rows.T, flat))
             else:
                 mixed = matmul(similarity, flat)
-            mixed = mixed.reshape(by_class.shape)[self.classes]
+            mixed = mixed.reshape(by_class.shape)
+            mixed = mixed[self.classes] if self.turned is None else mixed[None]
             return matmul(self.rows, mixed).reshape(self.size, -1)
 
         per_column = 2 * width * (shards * blocks + classes)
         return in_chunks(columns, vectors, per_column)
+
+    def _by_class(self, vectors: Float[Array, "s m b k"]) -> Float[Array, "c d k"]:
+        """`U`, for each column of the vectors."""
+        if self.turned is not None:
+            return matmul(self.turned, vectors[0])
+        summed = matmul(jnp.swapaxes(self.rows, -1, -2), vectors)
+        by_class = jnp.zeros((len(self.head_rows), *summed.shape[2:]), summed.dtype)
+        return by_class.at[self.classes].add(summed)
 
     @property
     def purity_is_exact(self) -> bool:
@@ -191,9 +200,7 @@ class RowOperator:
             fresh = place + jnp.arange(step) >= start
             columns = jax.lax.dynamic_slice_in_dim(self.rows, place, step, axis=-1)
             columns = jnp.where(fresh[None, None, None, :], columns, 0.0)
-            part = matmul(jnp.swapaxes(self.rows, -1, -2), columns)
-            sums = jnp.zeros((classes, width, step), part.dtype).at[self.classes].add(part)
-            flat = sums.reshape(classes, -1)
+            flat = self._by_class(columns).reshape(classes, -1)
             return matmul(flat, flat.T)
 
         starts = jnp.arange(0, width, step)

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from mirjax import _memory as memory
-from mirjax._dataset.blocks import block_count, block_size
+from mirjax._dataset.blocks import BALANCED, block_count, block_size
 from mirjax._dataset.dense import WORK
 from mirjax._dataset.estimate import DEGREE, ITERATIONS, PROBES, Options
 from mirjax._dataset.operators import purity_is_worth_it
@@ -57,7 +57,10 @@ def of_labelled(
         per_product * _products(options, samples),
         max(
             data + head + placed + placed // 2,
-            placed + head + _running(places, 2 * width * (blocks + classes), itemsize, options),
+            # Of balanced classes the rows are held as rows and as columns.
+            max(placed, int(2 * BALANCED * data))
+            + head
+            + _running(places, 2 * width * (blocks + classes), itemsize, options),
         ),
     )
     plans = [moments, rows]
