@@ -71,6 +71,8 @@ PRESETS = {
         eval_every=200,
         seeds=3,
         steps_per_call=200,
+        # The 3,830 training pairs would be decomposed: most of the time of an evaluation.
+        exact_side=2048,
         out=Path("runs/grokking-paper"),
     ),
 }
@@ -146,7 +148,14 @@ def fit(
         def all_states() -> TrainState:
             return concatenated([trainer.all_states() for trainer in trainers])
 
-        evaluate = TableEvaluator(network, lanes, tasks, run.folder / "snapshots", mesh)
+        evaluate = TableEvaluator(
+            network,
+            lanes,
+            tasks,
+            run.folder / "snapshots",
+            mesh,
+            exact_side=settings.exact_side,
+        )
         for event in run.events(after=start):
             terms = advance(trainers, event, stop=run.stop.asked)
             if terms is None:

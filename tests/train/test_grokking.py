@@ -66,7 +66,7 @@ def test_grokking_end_to_end_resumed_and_alone(tmp_path, monkeypatch):
             "all_mir",
             "weight_norm",
             "train_hidden_hdr",
-            "all_attention_nc1",
+            "test_attention_nc1",
         ):
             assert mine[name] == pytest.approx(other[name], rel=1e-3, abs=1e-4), name
 

@@ -33,6 +33,16 @@ def test_the_seed_decides_the_split_and_random_labels_keep_their_number():
     assert np.mean(random.labels == first.labels) < 0.5
 
 
+def test_unmirrored_pairs_have_not_been_seen_from_either_side():
+    found = modular_task(7, 0.3, seed=2)
+    train = {tuple(sorted(p)) for p in found.pairs[: found.train_size].tolist()}
+    test = [tuple(sorted(p)) for p in found.pairs[found.train_size :].tolist()]
+    chosen = [tuple(sorted(p)) for p in found.pairs[found.unmirrored()].tolist()]
+    assert found.unmirrored().min() >= found.train_size
+    assert len(set(chosen)) == len(chosen)
+    assert set(chosen) == set(test) - train
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -39,14 +39,17 @@ MAIN = "grokking"
 # Metrics of neural collapse that have a meaning without a head.
 _OF_MEANS = ("nc1", "nc2_equinorm", "nc2_equiangle")
 
+# Of fewer samples there is no error of a debiased value.
+_FEWEST = 3
+
 
 class TableEvaluator:
     """Metrics of the training pairs, the test pairs and all pairs, of the layers and of the
     weights.
 
     They are loss, accuracy, MIR, HDR, entropies and neural collapse, and of the layers those of
-    them that have a meaning. Each evaluation also writes the parameters to a file, for
-    `progress_records`.
+    them that have a meaning. Of the unmirrored test pairs they are loss, accuracy and the debiased
+    values. Each evaluation also writes the parameters to a file, for `progress_records`.
     """
 
     def __init__(
@@ -56,12 +59,14 @@ class TableEvaluator:
         tasks: Sequence[Task],
         snapshots: Path,
         mesh: Mesh | None = None,
+        *,
+        exact_side: int | None = None,
     ):
         self._network, self._lanes, self._tasks = network, lanes, tasks
-        self._mesh, self._folder = mesh, snapshots
+        self._mesh, self._folder, self._exact_side = mesh, snapshots, exact_side
         self._forward = jax.jit(jax.vmap(self._activations))
         self._collapse = jax.jit(self._of_means, static_argnums=3)
-        self._layer = jax.jit(headless_collapse, static_argnums=2)
+        self._layer = jax.jit(self._of_layer_means, static_argnums=2)
         self._weights = jax.jit(jax.vmap(self._of_weights))
 
     def __call__(self, groups: Sequence[Group]) -> list[Metrics]:
@@ -104,16 +109,19 @@ class TableEvaluator:
         for name, part in splits.items():
             features, logits = activations["stream"][part], activations["logits"][part]
             labels = task.labels[part]
-            whole = mirjax.dataset_interplay(features, head, labels)
+            whole = mirjax.dataset_interplay(features, head, labels, exact_side=self._exact_side)
             # (a, b) and (b, a) are nearly the same sample.
             low, high = np.sort(task.pairs[part], axis=1).T
             groups = (low * self._network.modulus + high).astype(np.int32)
             debiased = mirjax.dataset_debiased_interplay(features, head, labels, groups=groups)
-            loss, collapse = self._collapse(features, labels, (logits, head), self._network.modulus)
+            loss, collapse, spectral_entropy = self._collapse(
+                features, labels, (logits, head), self._network.modulus
+            )
             of_split = {
                 "n": len(labels),
                 "accuracy": np.mean(np.argmax(logits, axis=1) == labels),
                 "loss": loss,
+                "spectral_entropy": spectral_entropy,
                 **{field: getattr(whole, field) for field in mirjax.Interplay._fields},
                 "mir_standard_error": whole.standard_error.mir,
                 **debiased_metrics(debiased),
@@ -122,30 +130,47 @@ class TableEvaluator:
                 **collapse._asdict(),
             }
             values |= {f"{name}_{k}": v for k, v in of_split.items()}
-            for layer in ("attention", "hidden"):
+            # Of the layers, what has been trained on and what has not: both at once cost the most
+            # and tell nothing more.
+            for layer in ("attention", "hidden") if name != "all" else ():
                 of_layer = self._of_layer(activations[layer][part], head_coordinates(head), labels)
                 values |= {f"{name}_{layer}_{k}": v for k, v in of_layer.items()}
+        unseen = task.unmirrored()
+        if len(unseen) >= _FEWEST:
+            features, logits = activations["stream"][unseen], activations["logits"][unseen]
+            labels = task.labels[unseen]
+            of_unseen = {
+                "n": len(unseen),
+                "accuracy": np.mean(np.argmax(logits, axis=1) == labels),
+                "loss": jnp.mean(precise_cross_entropy(*map(jnp.asarray, (logits, labels)))),
+                **debiased_metrics(mirjax.dataset_debiased_interplay(features, head, labels)),
+            }
+            values |= {f"unmirrored_{k}": v for k, v in of_unseen.items()}
         # Plain numbers, which JSON can hold.
         numbers = {k: float(v) for k, v in jax.device_get(values | weights).items()}
         return only_counts_above_zero(numbers)
 
     def _of_means(
         self, features: Array, labels: Array, others: tuple[Array, Array], classes: int
-    ) -> tuple[Array, mirjax.NeuralCollapse]:
+    ) -> tuple[Array, mirjax.NeuralCollapse, Array]:
         logits, head = others
         collapse = mirjax.neural_collapse(features, labels, head, num_classes=classes)
-        return jnp.mean(precise_cross_entropy(logits, labels)), collapse
+        loss = jnp.mean(precise_cross_entropy(logits, labels))
+        return loss, collapse, normalized_spectral_entropy(features)
 
     def _of_layer(self, features: Array, head: Array, labels: np.ndarray) -> dict[str, Any]:
-        whole = layer_interplay(features, head, labels)
-        collapse = self._layer(features, labels, self._network.modulus)
-        of_means = {k: getattr(collapse, k) for k in _OF_MEANS}
+        whole = layer_interplay(features, head, labels, exact_side=self._exact_side)
+        of_means = self._layer(features, labels, self._network.modulus)
         return {
             "mir": whole.mir,
             "hdr": whole.hdr,
             "effective_rank": np.exp(whole.entropy1),
             WITHOUT_DIRECTION: len(labels) - whole.weight,
         } | of_means
+
+    def _of_layer_means(self, features: Array, labels: Array, classes: int) -> dict[str, Array]:
+        collapse = headless_collapse(features, labels, classes)
+        return {k: getattr(collapse, k) for k in _OF_MEANS}
 
     def _of_weights(self, params: Any) -> dict[str, Array]:
         model, modulus = self._network.model(params), self._network.modulus
@@ -157,6 +182,18 @@ class TableEvaluator:
             "gini_embedding": gini(fourier_norms(model.embedding[...][:modulus])),
             "gini_neurons": gini(fourier_norms(neurons.T)),
         }
+
+
+def normalized_spectral_entropy(features: Array) -> Array:
+    """The entropy of the eigenvalues of the covariance `[d, d]`, divided by `log d`.
+
+    It is what arXiv 2604.13123 follows through grokking: 1 if the features vary alike in all
+    directions, 0 if in one.
+    """
+    values = mirjax.spectra.eigenvalues(features)
+    whole = jnp.sum(values)
+    shares = values / jnp.where(whole > 0, whole, 1.0)
+    return jnp.sum(jax.scipy.special.entr(jnp.maximum(shares, 0.0))) / np.log(features.shape[1])
 
 
 def _save(params: Any, step: int, lanes: Sequence[Lane], folder: Path) -> None:

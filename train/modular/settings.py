@@ -54,10 +54,14 @@ class Grokking(RunSettings):
     """Number of pairs on which the MI or ED term is computed, drawn anew for each step."""
     log_events: int = 20
     """Number of evaluations on a logarithmic scale of steps, besides those of `eval_every`."""
+    exact_side: int | None = None
+    """Largest side of a matrix that is decomposed for MIR and HDR of all pairs of a part of the
+    table; larger ones are estimated. If not given, 4096, but 2048 on a TPU."""
 
     def __post_init__(self):
         super().__post_init__()
         self.at_least_one("modulus", "width", "heads", "information_batch", "log_events")
+        self.at_least_one("exact_side")
         # Made only to raise its errors, of a share that leaves no pair to test on for example.
         for fraction in (*self.fractions, self.large_fraction):
             modular_task(self.modulus, fraction, self.operation)

@@ -22,6 +22,18 @@ class Task(NamedTuple):
     """int32 `[p²]`."""
     train_size: int
 
+    def unmirrored(self) -> np.ndarray:
+        """The places of the test pairs `(a, b)` that nobody has seen: `(b, a)` is no training pair.
+
+        Of `(a, b)` and `(b, a)`, which are nearly the same sample, the first one alone.
+        """
+        low, high = np.sort(self.pairs, axis=1).T
+        pair = low * (1 + high.max(initial=0)) + high
+        test = pair[self.train_size :]
+        first = np.zeros(len(test), bool)
+        first[np.unique(test, return_index=True)[1]] = True
+        return self.train_size + np.flatnonzero(first & ~np.isin(test, pair[: self.train_size]))
+
 
 def modular_task(
     modulus: int, fraction: float, operation: str = "add", *, seed: int = 0, random: bool = False
