@@ -17,6 +17,7 @@ MEASURES = {
     "train_hdr": "HDR, train",
     "test_mir_debiased": "debiased MIR, test",
     "test_hdr_debiased": "debiased HDR, test",
+    "unmirrored_mir_debiased": "debiased MIR, unmirrored",
     "train_mir_debiased": "debiased MIR, train",
     "train_hdr_debiased": "debiased HDR, train",
     "test_effective_rank": "effective rank, test",
@@ -26,9 +27,11 @@ MEASURES = {
     "excluded_loss": "excluded loss",
     "gini_embedding": "Gini, embedding",
     "gini_neurons": "Gini, neurons to logits",
+    "test_loss": "test loss",
+    "test_spectral_entropy": "spectral entropy, test",
 }
 # Metrics that span decades, of which the course is that of their logarithm.
-LOGARITHMIC = {"train_nc1", "restricted_loss", "excluded_loss", "test_effective_rank"}
+LOGARITHMIC = {"train_nc1", "restricted_loss", "excluded_loss", "test_effective_rank", "test_loss"}
 
 
 def by_seed(records: Sequence[Record]) -> list[list[Record]]:
@@ -54,11 +57,16 @@ def series(records: Sequence[Record], metric: str) -> np.ndarray:
 
 
 def halfway(records: Sequence[Record], metric: str) -> float:
-    """The event from which a metric of one seed is half-way to its final level and stays there.
+    """The event from which a metric of one seed is half-way to its final level and stays there."""
+    return reached(records, metric, 0.5)
 
-    Half-way means nearer to that level than half of the largest distance since memorisation. The
-    final level is the mean of the last three events. An early rise that is taken back later does
-    not count, only the move that leads to the end. The result is NaN if the metric does not move.
+
+def reached(records: Sequence[Record], metric: str, share: float) -> float:
+    """The event from which a metric of one seed has made a share of its way, for good.
+
+    The way is the largest distance from the final level since memorisation. The final level is the
+    mean of the last three events. An early rise that is taken back later does not count, only the
+    move that leads to the end. The result is NaN if the metric does not move.
     """
     values = series(records, metric)
     # Three events make the final level; at least one more has to differ from it.
@@ -67,7 +75,7 @@ def halfway(records: Sequence[Record], metric: str) -> float:
     away = np.abs(values - np.mean(values[-3:]))
     if np.max(away) == 0:
         return math.nan
-    far = np.flatnonzero(away >= np.max(away) / 2)
+    far = np.flatnonzero(away >= (1 - share) * np.max(away))
     steps = [r["step"] for r in records][-len(values) :]
     last = int(far[-1])
     return float(steps[last + 1]) if last + 1 < len(steps) else math.nan

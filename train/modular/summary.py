@@ -17,6 +17,7 @@ from train.modular.course import (
     leads,
 )
 from train.modular.measure import MAIN
+from train.modular.rules import rules_table, turns_table
 from train.modular.settings import Grokking
 from train.reporting.plots import Line, Panel, draw, levels
 from train.reporting.records import Record, cell, curves, mean_and_spread, select, without_direction
@@ -52,6 +53,8 @@ def summarize(settings: Grokking, records: Sequence[Record], progress: Sequence[
         interventions_table(settings, main, joined),
         leads_table(settings, main),
         halfway_table(kinds),
+        rules_table(main, kinds),
+        turns_table(main),
     )
     pictures = {
         "grokking.png": "the main runs: accuracy, MIR, HDR, collapse, weight norm, "
