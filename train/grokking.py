@@ -19,7 +19,7 @@ from train.engine.step import UsedTerms
 from train.engine.trainer import Trainer, advance
 from train.modular.measure import MAIN, TableEvaluator, progress_records
 from train.modular.network import ModularNetwork
-from train.modular.settings import Grokking
+from train.modular.settings import CONTROLS, INTERVENTIONS, Grokking
 from train.modular.step import TableLoader, make_step
 from train.modular.summary import summarize
 from train.modular.task import Task, modular_task
@@ -31,14 +31,8 @@ from train.run.files import write_jsonl
 from train.run.lanes import Knobs, Lane, concatenated
 from train.run.loop import open_run
 
-# Kinds of lanes beside the main ones: three controls and two interventions.
-RANDOM, NO_DECAY, EASY, MORE_MI, MORE_ED = (
-    "random-labels",
-    "no-decay",
-    "large-fraction",
-    "+MI",
-    "+ED",
-)
+RANDOM, NO_DECAY, EASY = CONTROLS
+MORE_MI, MORE_ED = INTERVENTIONS
 
 
 PRESETS = {
@@ -207,19 +201,23 @@ def lanes_of_kinds(settings: Grokking) -> list[Lane]:
     def kind(name: str, fraction: float, knobs: Knobs) -> list[Lane]:
         weight_decay = float(knobs.weight_decay)
         tags = {"kind": name, "fraction": fraction, "weight_decay": weight_decay}
-        return [Lane(seed, knobs, tags) for seed in settings.seed_range()]
+        count = settings.seeds if name == MAIN else settings.kind_seeds or settings.seeds
+        return [Lane(seed, knobs, tags) for seed in settings.seed_range()[:count]]
 
+    others = {
+        RANDOM: (fraction, base),
+        NO_DECAY: (fraction, base._replace(weight_decay=0.0)),
+        EASY: (settings.large_fraction, base),
+        MORE_MI: (fraction, base._replace(mi_weight=settings.mi_weight)),
+        MORE_ED: (fraction, base._replace(ed_weight=settings.ed_weight)),
+    }
     lanes = []
     for share in settings.fractions:
         for weight_decay in settings.weight_decays:
             lanes += kind(MAIN, share, base._replace(weight_decay=weight_decay))
-    if settings.controls:
-        lanes += kind(RANDOM, fraction, base)
-        lanes += kind(NO_DECAY, fraction, base._replace(weight_decay=0.0))
-        lanes += kind(EASY, settings.large_fraction, base)
-    if settings.interventions:
-        lanes += kind(MORE_MI, fraction, base._replace(mi_weight=settings.mi_weight))
-        lanes += kind(MORE_ED, fraction, base._replace(ed_weight=settings.ed_weight))
+    for name, (share, knobs) in others.items():
+        if settings.has(name):
+            lanes += kind(name, share, knobs)
     return sorted(lanes, key=_shape)
 
 

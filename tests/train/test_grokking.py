@@ -84,6 +84,17 @@ def test_lanes_of_a_kind_differ_in_their_seed_alone():
     assert len({lane.name for lane in found}) == len(found)
 
 
+def test_kinds_and_their_seeds_are_chosen():
+    chosen = {"kinds": ("random-labels", "no-decay"), "kind_seeds": 2}
+    found = lanes_of_kinds(dataclasses.replace(PRESETS["small"], **chosen))
+    kinds = [(lane.tags["kind"], lane.seed) for lane in found]
+    assert sorted(kinds) == sorted(
+        [("grokking", s) for s in range(5)]
+        + [(kind, s) for kind in ("random-labels", "no-decay") for s in range(2)]
+    )
+    assert all(lane.tags["fraction"] == 0.7 for lane in found)
+
+
 def course(accuracies, norms, seed=0):
     return [
         {
@@ -160,6 +171,9 @@ def test_interventions_are_paired_and_never_is_later():
         ({"fractions": (0.5, 0.5)}, "fractions must be different"),
         ({"information_steps": (5, 5)}, "information_steps must be FIRST < LAST"),
         ({"information_steps": (40, 50)}, "with FIRST below steps = 40"),
+        ({"kinds": ("+ED",), "interventions": False}, "kinds names .ED, which --no-interventions"),
+        ({"kind_seeds": 2}, "kind_seeds must be at most seeds = 1, got 2"),
+        ({"exact_side": 0}, "exact_side must be at least 1"),
         ({"weight_decays": (-1.0,)}, "weight_decays must not be negative"),
         ({"modulus": 0}, "modulus must be at least 1"),
         ({"heads": 3}, "heads = 3 must divide width"),

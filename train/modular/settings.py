@@ -8,6 +8,10 @@ import numpy as np
 from train.modular.task import modular_task
 from train.run.settings import RunSettings
 
+# Controls and interventions, each of which differs in one thing from the main runs.
+CONTROLS = ("random-labels", "no-decay", "large-fraction")
+INTERVENTIONS = ("+MI", "+ED")
+
 
 @dataclasses.dataclass(frozen=True)
 class Grokking(RunSettings):
@@ -42,6 +46,11 @@ class Grokking(RunSettings):
     interventions: bool = True
     """Whether to train two interventions too: with the MI term and with the ED term, which are in
     the loss during `information_steps` only."""
+    kinds: tuple[Literal["random-labels", "no-decay", "large-fraction", "+MI", "+ED"], ...] = ()
+    """Which controls and interventions to train, of those that `controls` and `interventions` ask
+    for; if none is named, all of these."""
+    kind_seeds: int | None = None
+    """Number of seeds of each control and intervention, the first ones; if not given, all seeds."""
     mi_weight: float = 0.1
     """Weight of the MI term, the mutual information of features and unembedding rows, in nats
     (maximised)."""
@@ -62,6 +71,15 @@ class Grokking(RunSettings):
         super().__post_init__()
         self.at_least_one("modulus", "width", "heads", "information_batch", "log_events")
         self.at_least_one("exact_side")
+        self.at_least_one("kind_seeds")
+        if self.kind_seeds is not None and self.kind_seeds > self.seeds:
+            raise ValueError(
+                f"kind_seeds must be at most seeds = {self.seeds}, got {self.kind_seeds}."
+            )
+        for flag, kinds in (("controls", CONTROLS), ("interventions", INTERVENTIONS)):
+            named = [kind for kind in self.kinds if kind in kinds]
+            if named and not getattr(self, flag):
+                raise ValueError(f"kinds names {named[0]}, which --no-{flag} leaves out.")
         # Made only to raise its errors, of a share that leaves no pair to test on for example.
         for fraction in (*self.fractions, self.large_fraction):
             modular_task(self.modulus, fraction, self.operation)
@@ -77,6 +95,11 @@ class Grokking(RunSettings):
         self.distinct("weight_decays")
         if min(self.weight_decays) < 0:
             raise ValueError(f"weight_decays must not be negative, got {self.weight_decays}.")
+
+    def has(self, kind: str) -> bool:
+        """Whether a control or intervention is to be trained."""
+        asked = self.controls if kind in CONTROLS else self.interventions
+        return asked and (not self.kinds or kind in self.kinds)
 
     def events(self) -> list[int]:
         """The steps of `eval_every`, and `log_events` more on a logarithmic scale."""
