@@ -26,6 +26,8 @@ def start(name, *arguments, processes=2, devices=2, environment=None, told=True,
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
 
+    flags = os.environ.get("XLA_FLAGS", "")
+
     def one(number):
         more = []
         if processes > 1 and told:
@@ -34,7 +36,9 @@ def start(name, *arguments, processes=2, devices=2, environment=None, told=True,
         variables = {
             **os.environ,
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            # Beside those of the tests, which save most of the time of the compiler.
+            "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05",
             **(environment(number, port) if environment else {}),
         }
         begin = ["-m", f"train.{name}"]
