@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -83,30 +83,10 @@ class Evaluator:
         held = 4 * len(split) * self._width * networks
         self._held = held <= settings.memory_limit_mib * 2**20
         self._start = jax.jit(self._zeros, static_argnums=0)
-        # Of one split for all lanes, and of a split for each.
-        self._add = {
-            by_lane: jax.jit(
-                over_lanes(
-                    functools.partial(self._accumulate, by_lane=by_lane),
-                    mesh,
-                    (BY_LANE, BY_LANE, *[BY_LANE if by_lane else EVERYWHERE] * 3),
-                    (BY_LANE, BY_LANE, BY_LANE if by_lane else EVERYWHERE),
-                ),
-                donate_argnums=0,
-            )
-            for by_lane in (False, True)
-        }
-        self._agreeing = {
-            by_lane: jax.jit(
-                over_lanes(
-                    functools.partial(self._agreement, by_lane=by_lane),
-                    mesh,
-                    (BY_LANE, BY_LANE, *[BY_LANE if by_lane else EVERYWHERE] * 2),
-                    BY_LANE,
-                )
-            )
-            for by_lane in (False, True)
-        }
+        self._add = self._divided(
+            self._accumulate, 3, lambda of_split: (BY_LANE, BY_LANE, of_split), donate_argnums=0
+        )
+        self._agreeing = self._divided(self._agreement, 2, lambda _: BY_LANE)
         self._head = jax.jit(lambda state: network.head(state.params, state.rest))
         self._of_moments = jax.jit(
             lambda m, head, nc4: (m.class_interplay(head), m.collapse(head, nc4=nc4), m.spectra())
@@ -172,6 +152,27 @@ class Evaluator:
                 of_classes = self._of_moments(lane_tally.moments, head, nc4)
             reports[lane] = self._report(lane_tally, n, whole, of_pairs, *of_classes)
         return from_owners(reports)
+
+    def _divided(
+        self,
+        function: Callable[..., Any],
+        arrays: int,
+        outputs: Callable[[PartitionSpec], Any],
+        **options: Any,
+    ) -> dict[bool, Callable[..., Any]]:
+        """A function over lanes, of one split for all of them (False) and of a split for each.
+
+        Behind two arguments with an entry for each lane it takes `arrays` of a split.
+        """
+        made: dict[bool, Callable[..., Any]] = {}
+        for by_lane in (False, True):
+            of_split = BY_LANE if by_lane else EVERYWHERE
+            inputs = (BY_LANE, BY_LANE, *[of_split] * arrays)
+            of_one = functools.partial(function, by_lane=by_lane)
+            made[by_lane] = jax.jit(
+                over_lanes(of_one, self._mesh, inputs, outputs(of_split)), **options
+            )
+        return made
 
     def _placed(self, tree: Any, spec: PartitionSpec) -> Any:
         return tree if self._mesh is None else place(tree, self._mesh, spec)
