@@ -93,10 +93,12 @@ def dataset_debiased_interplay(
     places = shards * block_size(here, classes) * block_count(here, classes)
     by_moments = 4.0 * places * width**2 + 2.0 * classes**2 * width**2
     by_rows = 2.0 * samples**2 * width * (1 if classes < samples else 2)
-    # The moments, the same mixed between the classes, and the rows in blocks beside the rows.
+    # The moments, the same mixed between the classes, and the rows in blocks beside the rows (with
+    # groups also those of neighbours in a group).
     itemsize = features.dtype.itemsize
     held = 2 * classes * width**2 + 2 * classes**2
-    needs = itemsize * (held + 3 * here * width + 2 * places * width // shards)
+    copies = 3 if groups is None else 6
+    needs = itemsize * (held + copies * here * width + 2 * places * width // shards)
     limit = memory.available() if memory_limit is None else memory_limit
     known = groups is None or (largest and shards == 1)
     if known and samples > classes and by_moments < by_rows and needs <= limit:
