@@ -176,9 +176,9 @@ def test_rows_of_balanced_classes_give_the_same_products(x64):
     features, head, _ = case(300, 5, 30)
     labels = np.append(np.arange(290) % 30, np.arange(10) % 3)
     arguments = tuple(map(jnp.asarray, (features, head, labels, np.ones(300))))
-    balanced = marginals.of_rows(*arguments, 1)
+    balanced = marginals.of_rows(*arguments, 1, 16)
     assert balanced.operator.turned is not None
-    other = marginals._of_rows(*arguments, 1, None)
+    other = marginals.of_rows(*arguments, 1)
     assert other.operator.turned is None
     np.testing.assert_allclose(balanced[1:], other[1:], atol=1e-12)
     vectors = np.random.default_rng(1).normal(size=(300, 3))
@@ -196,7 +196,7 @@ def test_purity_by_rows_by_classes_and_as_a_bound(steps, monkeypatch, x64):
     features, head, labels = case(300, 5, 90)
     monkeypatch.setattr(mirjax._dataset.dense, "WORK", 8 * 300 * steps)
     ones = jnp.ones(300)
-    operator = marginals.of_rows(features, head, jnp.asarray(labels), ones, 1).operator
+    operator = marginals.of_rows(features, head, labels, ones, 1).operator
     kernel = definition.gram(features) * definition.gram(head[labels]) / 300
     exact = np.sum(kernel**2)
     for how in ("classes", "rows"):
@@ -235,7 +235,7 @@ def peak(operator, n, width, classes, size=None):
         sums = build(function, features, labels, weights)
         result = build(jax.jit(lambda s, h: marginals.of_sums(s, h, samples=n)), sums, head)
     elif operator in ("dense", "rows"):
-        of = {"dense": marginals.of_samples, "rows": marginals._of_rows}[operator]
+        of = {"dense": marginals.of_samples, "rows": marginals.of_rows}[operator]
         more = (1, size) if operator == "rows" else (1,)
         function = jax.jit(lambda z, h, y, w: of(z, h, y, w, *more))
         result = build(function, features, head, labels, weights)
@@ -275,7 +275,8 @@ def _bytes(analysis):
 )
 def test_the_memory_estimate_is_that_of_the_compiler(operator, n, width, classes, size):
     of = plan.of_pair if operator == "pairs" else plan.of_labelled
-    plans = of(n, width, classes, 1, 4, Options())
+    more = () if operator == "pairs" else (size,)
+    plans = of(n, width, classes, 1, 4, Options(), *more)
     estimate = next(p.memory for p in plans if p.operator == operator)
     assert 1 / 1.5 <= estimate / peak(operator, n, width, classes, size) <= 1.5
 

@@ -70,7 +70,7 @@ assert operator.rows.sharding.spec[0] == "data", operator.rows.sharding
 key = jax.random.key(0)
 for lowered in (
     dataset._sums.lower(z, y, one, 40, 8),
-    jax.jit(lambda *a: marginals.of_rows(*a, shards=8)).lower(z, head, y, one),
+    marginals.of_rows.lower(z, head, y, one, shards=8),
     lanczos.top_subspace.lower(operator, key, rank=8, iterations=1),
     lanczos.probe_complement.lower(operator, jnp.zeros((operator.size, 2)), key, probes=2, degree=4),
 ):

@@ -16,7 +16,7 @@ from mirjax._batch.classes import sums_by_class
 _BLOCK_OVERHEAD = 32
 _SMALLEST, _LARGEST = 2, 4096
 # Classes are about balanced if blocks as large as the largest of them have this many places a row.
-BALANCED = 1.5
+_BALANCED = 1.5
 # The numbers in the d × d matrices of so many blocks as are worked on at a time.
 _WORK = 2**25
 
@@ -62,7 +62,11 @@ def balanced_size(labels: Int[Array, " n"], num_classes: int) -> int | None:
         return None
     counts = np.bincount(known, minlength=num_classes)
     size = int(counts.max())
-    is_balanced = counts.min() > 0 and size * num_classes <= BALANCED * len(known)
+    if size * num_classes > len(known):
+        # Coarse steps, or other labels would mostly have another size and compile anew.
+        step = max(8, 2 ** (size.bit_length() - 4))
+        size = -(-size // step) * step
+    is_balanced = counts.min() > 0 and size * num_classes <= _BALANCED * len(known)
     return size if is_balanced and size <= _LARGEST else None
 
 

@@ -12,6 +12,7 @@ from mirjax._batch.joint import normalized_inputs
 from mirjax._batch.kernels import Interplay
 from mirjax._checks import ArrayLike, as_float, common_float, same_size, sample_weights
 from mirjax._dataset import plan
+from mirjax._dataset.blocks import balanced_size
 from mirjax._dataset.estimate import DatasetMethod, Options, Target
 from mirjax._dataset.marginals import (
     joint_entropy_of_pair,
@@ -128,7 +129,8 @@ def dataset_interplay(
     (samples, width), classes = features.shape, len(head)
     side, itemsize = min(samples, width * min(classes, width)), features.dtype.itemsize
     exact = is_exact(options, side)
-    plans = plan.of_labelled(samples, width, classes, shards, itemsize, options)
+    size = balanced_size(labels, classes) if shards == 1 else None
+    plans = plan.of_labelled(samples, width, classes, shards, itemsize, options, size)
     chosen = plan.choose(plans, memory_limit)
     moments = next(p for p in plans if p.operator == "moments")
     decomposed = memory.of_matrix(side, itemsize)
@@ -147,8 +149,10 @@ def dataset_interplay(
         sums = _sums(features, labels, weights, classes, shards)
         decided = options._replace(method="exact" if exact else "lanczos")
         return interplay_of_sums(sums, head, decided, samples=samples)
-    build = of_samples if chosen.operator == "dense" else of_rows
-    return estimated_joint(build(features, head, labels, weights, shards), options)
+    arrays = features, head, labels, weights
+    if chosen.operator == "dense":
+        return estimated_joint(of_samples(*arrays), options)
+    return estimated_joint(of_rows(*arrays, shards, size), options)
 
 
 def _only_occurring(head: Array, labels: Array) -> tuple[Array, Array]:

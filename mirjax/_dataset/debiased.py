@@ -58,7 +58,7 @@ def dataset_debiased_interplay(
         labels: integers `[n]`, sharded like the features.
         weights: non-negative `[n]`; weight 0 drops a sample exactly.
         groups: integers `[n]`; pairs within a group are left out. Large groups need the rows, and
-            so do those that are not known, as in a function that is compiled.
+            so do those that are sharded, or not known, as in a function that is compiled.
         memory_limit: how many bytes may be used on each device; by default those that are free.
 
     Returns:
@@ -156,10 +156,9 @@ def _by_moments(
         own, row_weight, row_sums = added[:, 0], added[:, 1], added[:, 2:]
         within = _within_groups(inputs, own, similarity, groups, largest)
         row_weight, row_sums = row_weight - within[:, 0], row_sums - within[:, 1:]
-        # Of samples in one group alone, rounding leaves something.
-        has_pair = row_weight > 1e3 * float(jnp.finfo(own.dtype).eps) * own
-        row_weight = jnp.where(has_pair, row_weight, 0.0)
-        row_sums = jnp.where(has_pair[:, None], row_sums, 0.0)
+        # Of a group with nearly all of the weight, rounding leaves nothing of the pairs.
+        least = 1e3 * float(jnp.finfo(own.dtype).eps) * own
+        row_weight = jnp.where((own > 0) & (row_weight <= least), jnp.nan, row_weight)
     sums = from_rows(own, row_weight, row_sums)
     # Exactly none with one sample, whatever rounding left.
     alone = jnp.sum(share != 0) < 2
@@ -174,17 +173,20 @@ def _within_groups(
     """The weight and the sums of each sample's pairs with the others of its group."""
     order = jnp.argsort(groups)
     rows, labels, share, groups = (x[order] for x in (inputs.rows, inputs.labels, share, groups))
-    found = jnp.zeros((len(order), 4), rows.dtype)
-    # Sorted by group, the others of a small group are a few places away.
-    for away in range(1, largest):
-        near = jax.tree.map(lambda x, away=away: jnp.roll(x, -away, axis=0), (rows, labels, share))
+
+    # Sorted by group, the others of a small group are a few places away. One distance at a time, so
+    # that the neighbours of one are held.
+    def add(away: Array, found: Array) -> Array:
+        near = jax.tree.map(lambda x: jnp.roll(x, -away, axis=0), (rows, labels, share))
         same = (jnp.roll(groups, -away) == groups) & (jnp.arange(len(order)) + away < len(order))
         pair = jnp.where(same, share * near[2], 0.0)
         first = jnp.square(jnp.sum(rows * near[0], axis=1))
         second = similarity[labels, near[1]]
         parts = jnp.stack([pair, pair * first, pair * second, pair * first * second], axis=1)
         # Each pair counts for both of its samples.
-        found = found + parts + jnp.roll(parts, away, axis=0)
+        return found + parts + jnp.roll(parts, away, axis=0)
+
+    found = lax.fori_loop(1, largest, add, jnp.zeros((len(order), 4), rows.dtype))
     return jnp.zeros_like(found).at[order].set(found)
 
 

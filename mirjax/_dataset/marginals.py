@@ -18,7 +18,7 @@ from mirjax._batch.joint import (
     joint_of_moments,
     normalized_inputs,
 )
-from mirjax._dataset.blocks import balanced_size, class_blocks, sum_of_blocks
+from mirjax._dataset.blocks import class_blocks, sum_of_blocks
 from mirjax._dataset.dense import dense_operator
 from mirjax._dataset.operators import (
     MomentOperator,
@@ -93,16 +93,19 @@ def joint_entropy_of_moments(moments: Array, head_rows: Array) -> Array:
     return entropy_of(joint_of_moments(moments, head_rows))
 
 
-def of_rows(features: Array, head: Array, labels: Array, weights: Array, shards: int) -> Marginals:
-    """The marginals from rows that stay where they are on `shards` devices."""
-    size = balanced_size(labels, len(head)) if shards == 1 else None
-    return _of_rows(features, head, labels, weights, shards, size)
-
-
 @functools.partial(jax.jit, static_argnames=("shards", "size"))
-def _of_rows(
-    features: Array, head: Array, labels: Array, weights: Array, shards: int, size: int | None
+def of_rows(
+    features: Array,
+    head: Array,
+    labels: Array,
+    weights: Array,
+    shards: int,
+    size: int | None = None,
 ) -> Marginals:
+    """The marginals from rows that stay where they are on `shards` devices.
+
+    The size is that of `balanced_size`, of rows on one device.
+    """
     inputs, rows = _unit_trace_rows(features, head, labels, weights)
     classes = len(inputs.head_rows)
     blocks = class_blocks(rows, inputs.labels, classes, shards, size)

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from mirjax import _memory as memory
-from mirjax._dataset.blocks import BALANCED, block_count, block_size
+from mirjax._dataset.blocks import block_count, block_size
 from mirjax._dataset.dense import WORK
 from mirjax._dataset.estimate import DEGREE, ITERATIONS, PROBES, Options
 from mirjax._dataset.operators import purity_is_worth_it
@@ -27,15 +27,24 @@ class Plan(NamedTuple):
 
 
 def of_labelled(
-    samples: int, width: int, classes: int, shards: int, itemsize: int, options: Options
+    samples: int,
+    width: int,
+    classes: int,
+    shards: int,
+    itemsize: int,
+    options: Options,
+    size: int | None = None,
 ) -> list[Plan]:
-    """The plans for features and a head, the cheapest first."""
+    """The plans for features and a head, the cheapest first.
+
+    With the `size` of `balanced_size`, rows are held in one block for each class.
+    """
     here = samples // shards
     rank = min(width, classes)
     data, head = itemsize * here * width, itemsize * classes * width
     # Rows are held in blocks of one class, which have more places than there are rows.
-    blocks = block_count(here, classes)
-    places = block_size(here, classes) * blocks
+    blocks = classes if size else block_count(here, classes)
+    places = (size or block_size(here, classes)) * blocks
     placed = itemsize * places * width
     # By class moments, at a cost that does not depend on the number of samples.
     side, squares = width * rank, classes * width**2
@@ -56,9 +65,9 @@ def of_labelled(
         "rows",
         per_product * _products(options, samples),
         max(
-            data + head + placed + placed // 2,
             # Of balanced classes the rows are held as rows and as columns.
-            max(placed, int(2 * BALANCED * data))
+            data + head + placed + (2 * placed if size else placed // 2),
+            (2 * placed if size else placed)
             + head
             + _running(places, 2 * width * (blocks + classes), itemsize, options),
         ),

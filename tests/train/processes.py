@@ -38,7 +38,6 @@ def start(name, *arguments, processes=2, devices=2, environment=None, told=True,
             "JAX_PLATFORMS": "cpu",
             # Beside those of the tests, which save most of the time of the compiler.
             "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}",
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05",
             **(environment(number, port) if environment else {}),
         }
         begin = ["-m", f"train.{name}"]

@@ -86,7 +86,12 @@ def test_a_killed_process_ends_the_others(victim, whole, tmp_path):
 def test_a_full_disk_on_the_first(tmp_path):
     # No file of this process may have more than this.
     full = "import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (60_000, 60_000))"
-    started = start(*LONG, "--out", tmp_path / "run", first=full)
+
+    # Programs that the limit cuts off must not reach the cache of others.
+    def alone(number, _):
+        return {} if number else {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+
+    started = start(*LONG, "--out", tmp_path / "run", first=full, environment=alone)
     statuses, errors = finish(started)
     assert statuses == [2, 2]
     (message,) = messages(errors)
