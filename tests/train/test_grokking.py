@@ -172,6 +172,7 @@ def test_interventions_are_paired_and_never_is_later():
         ({"information_steps": (5, 5)}, "information_steps must be FIRST < LAST"),
         ({"information_steps": (40, 50)}, "with FIRST below steps = 40"),
         ({"kinds": ("+ED",), "interventions": False}, "kinds names .ED, which --no-interventions"),
+        ({"kinds": ("foo",)}, "kinds must be of random-labels, .*, got foo"),
         ({"kind_seeds": 2}, "kind_seeds must be at most seeds = 1, got 2"),
         ({"exact_side": 0}, "exact_side must be at least 1"),
         ({"weight_decays": (-1.0,)}, "weight_decays must not be negative"),

@@ -34,7 +34,14 @@ def rows(main, **kinds):
 
 
 def test_what_was_seen_holds():
-    found = rows(made(), random=made(test_accuracy=[0.0] * EVENTS))
+    never = {"test_accuracy": [0.0] * EVENTS}
+    controls = {
+        "random-labels, fraction 0.3": made(**never),
+        # Neither memorised nor about to generalise, and no control.
+        "no-decay, fraction 0.3": made(**never, train_accuracy=[0.5] * EVENTS),
+        "+MI, fraction 0.3": made(**never),
+    }
+    found = rows(made(), **controls)
     assert found["1. MIR of the test pairs is up"] == (
         "1 of 1",
         "0.120 ± 0.000 before, 0.290 ± 0.000 at 0.9; 0 down",
@@ -48,8 +55,11 @@ def test_what_was_seen_holds():
         "1 of 1",
         "200 ± 0 steps before accuracy 0.1",
     )
-    assert found["3. debiased MIR announces, unmirrored pairs"][0] == "0 of 1"
-    assert found["4. false alarm, test pairs: random"] == ("1 of 1", "400 ± 0")
+    assert found["3. debiased MIR announces, unmirrored pairs"][0] == "0 of 0"
+    alarms = {name: row for name, row in found.items() if name.startswith("4.")}
+    assert alarms == {
+        "4. false alarm, test pairs: random-labels, fraction 0.3": ("1 of 1", "400 ± 0")
+    }
     assert found["5. spectral entropy falls below 0.61"] == (
         "1 of 1",
         "300 ± 0 steps before accuracy 0.9",
@@ -77,6 +87,40 @@ def test_what_was_seen_holds():
 def test_what_does_not_hold(changes, rule):
     ((count, _),) = (v for k, v in rows(made(**changes)).items() if k.startswith(rule))
     assert count == "0 of 1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"test_mir": [0.5] * 8 + [None] * 4}, "1. MIR"),
+        ({"test_mir_standard_error": [None] * EVENTS}, "1. MIR"),
+        ({"test_hdr": [0.1] * 11 + [None]}, "2. HDR"),
+        ({"test_hdr": [0.0] * EVENTS}, "2. HDR"),
+        ({"test_spectral_entropy": [None] * EVENTS}, "5. spectral entropy falls"),
+        # It generalises at the event after memorisation, and there is none in between.
+        ({"test_accuracy": [0.0, 0.5] + [0.95] * 10}, "1. MIR"),
+    ],
+)
+def test_what_cannot_be_told(changes, rule):
+    ((count, _),) = (v for k, v in rows(made(**changes)).items() if k.startswith(rule))
+    assert count == "0 of 0"
+
+
+def test_unmirrored_pairs_have_their_own_accuracy():
+    own = {
+        "unmirrored_accuracy": [0] * 8 + [0.5] * 4,
+        "unmirrored_mir_debiased": [0] * 3 + [0.1] * 9,
+        "unmirrored_mir_debiased_standard_error": [0.003] * EVENTS,
+    }
+    late = own | {"unmirrored_mir_debiased": [0] * EVENTS}
+    found = rows([*made(**own), *made(seed=1, **late)])
+    assert found["3. debiased MIR announces, unmirrored pairs"] == (
+        "1 of 2",
+        "500 ± 0 steps before accuracy 0.1",
+    )
+    # Accuracy that never comes is announced by nothing.
+    never = made(**own | {"unmirrored_accuracy": [0] * EVENTS})
+    assert rows(never)["3. debiased MIR announces, unmirrored pairs"][0] == "0 of 0"
 
 
 def test_only_networks_that_memorise_first_count():

@@ -1,8 +1,9 @@
 """Rules about the course of grokking, by which a run says whether an observation holds.
 
 They were made from one network of the published size (modulus 113, 30 % of the pairs, seed 7) and
-are for other seeds, fractions and operations. Of a network only what happens after memorisation
-counts, and only networks that memorise before they generalise.
+are for other seeds, fractions and operations. Of a network only what happens from memorisation on
+counts, and only networks that memorise before they generalise. A network of which a rule cannot
+tell, because a value is missing or no event lies in between, is left out of its count.
 
 1. Up: MIR of the test pairs is higher when test accuracy first reaches 0.9 than before, by more
    than three standard errors of the estimate. Before is the median over the events from
@@ -13,13 +14,13 @@ counts, and only networks that memorise before they generalise.
 3. Announced: debiased MIR of the test pairs is above three of its standard errors at some event
    and all later ones, and the first of these events is earlier than the one at which test accuracy
    comes. The same of the unmirrored pairs and their own accuracy.
-4. False alarm: debiased MIR does so in a control that does not generalise within the run. Where
-   there is one, 3 is no announcement.
-5. Entropy: the normalised spectral entropy of the test pairs falls below 0.61 after memorisation
-   and before test accuracy is 0.9 (arXiv 2604.13123; about 1,020 steps before). What a threshold
-   predicts is judged on seeds that it does not come from: for each seed, the threshold is the mean
-   over the others of the entropy 1,000 steps before they generalise, and the prediction is 1,000
-   steps after the seed falls below it.
+4. False alarm: debiased MIR does so in a control that memorises and does not generalise within the
+   run. Where there is one, 3 is no announcement.
+5. Entropy: the normalised spectral entropy of the test pairs is below 0.61 at some event from
+   memorisation on and before test accuracy is 0.9 (arXiv 2604.13123; about 1,020 steps before).
+   What a threshold predicts is judged on seeds that it does not come from: for each seed, the
+   threshold is the mean over the others of the entropy 1,000 steps before they generalise, and the
+   prediction is 1,000 steps after the seed falls below it.
 """
 
 import math
@@ -36,7 +37,7 @@ from train.modular.course import (
     first_step,
     reached,
 )
-from train.modular.measure import MAIN
+from train.modular.settings import CONTROLS
 from train.reporting.records import Record, mean_and_spread
 from train.reporting.summary import Table
 
@@ -85,10 +86,13 @@ def rises(course: Course) -> tuple[int, float, float] | None:
     before = _values(course.before(), "test_mir")
     if not len(before):
         return None
-    (now,) = (r for r in course.records if r["step"] == course.generalised)
-    level, error = float(np.median(before)), ERRORS * (now.get("test_mir_standard_error") or 0.0)
-    change = now["test_mir"] - level
-    return int(change > error) - int(change < -error), level, now["test_mir"]
+    now = [r for r in course.records if r["step"] == course.generalised]
+    (value,), (error,) = _values(now, "test_mir"), _values(now, "test_mir_standard_error")
+    level = float(np.median(before))
+    if not math.isfinite(value + level + error):
+        return None
+    change = value - level
+    return int(change > ERRORS * error) - int(change < -ERRORS * error), level, float(value)
 
 
 def hump(course: Course) -> tuple[bool, float, float, float] | None:
@@ -101,6 +105,8 @@ def hump(course: Course) -> tuple[bool, float, float, float] | None:
     lowest = float(np.min(_values(before, "test_hdr")))
     highest = float(np.max(_values(around, "test_hdr")))
     end = float(np.mean(course.values("test_hdr")[-3:]))
+    if not math.isfinite(lowest + highest + end) or highest == 0:
+        return None
     return highest >= TWICE * max(lowest, end), lowest, highest, end
 
 
@@ -119,22 +125,18 @@ def alarm(records: Sequence[Record], split: str) -> float:
 def crossing(records: Sequence[Record], threshold: float) -> float:
     """Rule 5: the first event after memorisation with an entropy below this; infinity if none."""
     start = first_step(records, "train_accuracy", MEMORISED)
-    steps = (
-        r["step"]
-        for r in records
-        if r["step"] >= start and r.get("test_spectral_entropy", math.inf) < threshold
-    )
-    return next(steps, math.inf)
+    later = [r for r in records if r["step"] >= start]
+    below = np.flatnonzero(_values(later, "test_spectral_entropy") < threshold)
+    return later[int(below[0])]["step"] if len(below) else math.inf
 
 
 def predictions(found: Sequence[Course]) -> list[tuple[float, float]]:
     """Rule 5: the predicted and the true step of generalisation of each seed, from the others."""
     pairs = []
-    for left_out in found:
-        others = [c for c in found if c is not left_out]
-        levels = [_entropy_ahead(c) for c in others]
-        if not levels or any(math.isnan(level) for level in levels):
-            return []
+    # A network that generalises soon has no event so far ahead.
+    known = [c for c in found if math.isfinite(_entropy_ahead(c))]
+    for left_out in known if len(known) > 1 else ():
+        levels = [_entropy_ahead(c) for c in known if c is not left_out]
         step = crossing(left_out.records, float(np.mean(levels)))
         pairs.append((step + AHEAD, left_out.generalised))
     return pairs
@@ -142,7 +144,7 @@ def predictions(found: Sequence[Course]) -> list[tuple[float, float]]:
 
 def _entropy_ahead(course: Course) -> float:
     early = [r for r in course.records if r["step"] <= course.generalised - AHEAD]
-    return early[-1].get("test_spectral_entropy", math.nan) if early else math.nan
+    return float(_values(early, "test_spectral_entropy")[-1]) if early else math.nan
 
 
 def rules_table(main: Sequence[Record], kinds: Mapping[str, Sequence[Record]]) -> Table:
@@ -153,12 +155,14 @@ def rules_table(main: Sequence[Record], kinds: Mapping[str, Sequence[Record]]) -
     splits = {"test": "test pairs", "unmirrored": "unmirrored pairs"}
     rows += [_row_alarm(found, split, name) for split, name in splits.items()]
     for kind, records in kinds.items():
-        # A main run that does not generalise may be about to.
-        for split, name in splits.items() if not kind.startswith(MAIN) else ():
+        # Another run that does not generalise may be about to.
+        for split, name in splits.items() if kind.startswith(CONTROLS) else ():
             still = [
                 of_seed
                 for of_seed in by_seed(records)
                 if math.isinf(first_step(of_seed, "test_accuracy", GENERALISED))
+                and math.isfinite(first_step(of_seed, "train_accuracy", MEMORISED))
+                and any(r.get(f"{split}_mir_debiased") is not None for r in of_seed)
             ]
             alarms = [alarm(of_seed, split) for of_seed in still]
             ringing = [step for step in alarms if math.isfinite(step)]
@@ -216,7 +220,7 @@ def _row_up(found: Sequence[Course]) -> tuple[str, str, str]:
     known = [x for x in map(rises, found) if x is not None]
     down = sum(sign < 0 for sign, *_ in known)
     text = f"{_cell(x[1] for x in known)} before, {_cell(x[2] for x in known)} at 0.9; {down} down"
-    return "1. MIR of the test pairs is up", _of([x for x in known if x[0] > 0], found), text
+    return "1. MIR of the test pairs is up", _of([x for x in known if x[0] > 0], known), text
 
 
 def _row_hump(found: Sequence[Course]) -> tuple[str, str, str]:
@@ -225,7 +229,7 @@ def _row_hump(found: Sequence[Course]) -> tuple[str, str, str]:
     levels = (f"{_cell(x[i] for x in known)} {name}" for i, name in enumerate(names, 1))
     return (
         "2. HDR of the test pairs has a hump",
-        _of([x for x in known if x[0]], found),
+        _of([x for x in known if x[0]], known),
         ", ".join(levels),
     )
 
@@ -234,20 +238,22 @@ def _row_alarm(found: Sequence[Course], split: str, name: str) -> tuple[str, str
     accuracy = f"{split}_accuracy"
     leads = []
     for course in found:
-        if any(accuracy not in r for r in course.records):
-            continue
-        comes = first_step(course.records, accuracy, COMES)
-        leads.append(comes - alarm(course.records, split))
+        known = all(r.get(accuracy) is not None for r in course.records)
+        comes = first_step(course.records, accuracy, COMES) if known else math.inf
+        if math.isfinite(comes):
+            leads.append(comes - alarm(course.records, split))
     early = [lead for lead in leads if lead > 0]
+    # Late ones count in the mean, and those without any alarm do not.
     text = f"{_steps([x for x in leads if math.isfinite(x)])} steps before accuracy {COMES:g}"
-    return f"3. debiased MIR announces, {name}", _of(early, found), text
+    return f"3. debiased MIR announces, {name}", _of(early, leads), text
 
 
 def _row_entropy(found: Sequence[Course]) -> tuple[str, str, str]:
-    leads = [c.generalised - crossing(c.records, ENTROPY) for c in found]
+    known = [c for c in found if np.all(np.isfinite(c.values("test_spectral_entropy")))]
+    leads = [c.generalised - crossing(c.records, ENTROPY) for c in known]
     early = [lead for lead in leads if math.isfinite(lead) and lead > 0]
     text = f"{_steps(early)} steps before accuracy {GENERALISED:g}"
-    return f"5. spectral entropy falls below {ENTROPY:g}", _of(early, found), text
+    return f"5. spectral entropy falls below {ENTROPY:g}", _of(early, known), text
 
 
 def _row_prediction(found: Sequence[Course]) -> tuple[str, str, str]:
@@ -258,7 +264,7 @@ def _row_prediction(found: Sequence[Course]) -> tuple[str, str, str]:
     text = "-"
     if known:
         text = f"off by {_steps(errors)} steps, {100 * np.mean(shares):.0f} % of the step"
-    return "5. a threshold from the other seeds is crossed", _of(known, found), text
+    return "5. a threshold from the other seeds is crossed", _of(known, pairs), text
 
 
 def _values(records: Sequence[Record], metric: str) -> np.ndarray:

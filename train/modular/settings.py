@@ -76,6 +76,11 @@ class Grokking(RunSettings):
             raise ValueError(
                 f"kind_seeds must be at most seeds = {self.seeds}, got {self.kind_seeds}."
             )
+        unknown = sorted(set(self.kinds) - {*CONTROLS, *INTERVENTIONS})
+        if unknown:
+            raise ValueError(
+                f"kinds must be of {', '.join((*CONTROLS, *INTERVENTIONS))}, got {unknown[0]}."
+            )
         for flag, kinds in (("controls", CONTROLS), ("interventions", INTERVENTIONS)):
             named = [kind for kind in self.kinds if kind in kinds]
             if named and not getattr(self, flag):
@@ -86,7 +91,8 @@ class Grokking(RunSettings):
         if self.width % self.heads:
             raise ValueError(f"heads = {self.heads} must divide width = {self.width}.")
         start, stop = self.information_steps
-        if not 0 <= start < stop or (self.interventions and start >= self.steps):
+        informed = any(map(self.has, INTERVENTIONS))
+        if not 0 <= start < stop or (informed and start >= self.steps):
             raise ValueError(
                 f"information_steps must be FIRST < LAST with FIRST below steps = {self.steps}, "
                 f"got {start} and {stop} (or give --no-interventions)."
