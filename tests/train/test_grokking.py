@@ -95,6 +95,18 @@ def test_kinds_and_their_seeds_are_chosen():
     assert all(lane.tags["fraction"] == 0.7 for lane in found)
 
 
+def test_means_over_batches_are_those_of_full_batches():
+    from train.modular.measure import means_over_batches
+
+    rng = np.random.default_rng(0)
+    features, head = (rng.normal(size=s).astype(np.float32) for s in ((150, 8), (5, 8)))
+    labels = rng.integers(0, 5, 150).astype(np.int32)
+    found = means_over_batches(features, head, labels)
+    parts = [mirjax.interplay(features[i : i + 64], head, labels[i : i + 64]) for i in (0, 64)]
+    for name in ("mir", "hdr"):
+        assert float(found[name]) == pytest.approx(np.mean([getattr(p, name) for p in parts]))
+
+
 def course(accuracies, norms, seed=0):
     return [
         {

@@ -125,7 +125,7 @@ def of_grokking(settings):
         (semisupervised, of_semisupervised, 4),
         (few_labels, of_few_labels, 2),
         (placement, of_placement, 4),
-        (grokking, of_grokking, 2),
+        (grokking, of_grokking, 4),
     ],
 )
 def test_beside_the_n_of_summaries(command, summarize, places, tmp_path, monkeypatch):

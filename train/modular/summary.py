@@ -36,12 +36,19 @@ def summarize(settings: Grokking, records: Sequence[Record], progress: Sequence[
         f"{name} n = {int(main[0][f'{split}_n']):,}{without_direction(main, f'{split}_')}"
         for name, split in (("training", "train"), ("test", "test"))
     )
-    note = (
-        f"fraction {settings.fractions[0]:g}, weight decay {settings.weight_decays[0]:g}; {sizes}; "
-    )
-    note += "mean ± standard deviation over seeds"
+    fraction, decay = settings.fractions[0], settings.weight_decays[0]
+    note = f"fraction {fraction:g}, weight decay {decay:g}; {sizes}"
     forms = closed_forms(settings.modulus)
-    draw(main_panels(main, forms), settings.out / "grokking.png", title=f"{title}\n{note}")
+    draw(
+        main_panels(main, forms),
+        settings.out / "grokking.png",
+        title=f"{title}\n{note}; mean ± standard deviation over seeds",
+    )
+    draw(
+        seed_panels(main),
+        settings.out / "seeds.png",
+        title=f"{title}\n{note}; a line for each seed",
+    )
     kinds = kinds_of(joined)
     draw(
         kind_panels(kinds, forms),
@@ -59,6 +66,7 @@ def summarize(settings: Grokking, records: Sequence[Record], progress: Sequence[
     pictures = {
         "grokking.png": "the main runs: accuracy, MIR, HDR, collapse, weight norm, "
         "Fourier measures",
+        "seeds.png": "each seed: test accuracy, MIR, HDR and debiased MIR",
         "controls.png": "controls and interventions beside the main runs",
     }
     return Summary(settings.out, title, tables, pictures, claims(main))
@@ -256,6 +264,28 @@ def main_panels(main: Sequence[Record], forms: Mapping[str, float]) -> list[Pane
         log = title in ("cross-entropy", "neural collapse (train)")
         scale = "log" if log else "linear"
         panels.append(Panel(title, "step", lines, marks, "log", scale))
+    return panels
+
+
+def seed_panels(main: Sequence[Record]) -> list[Panel]:
+    """The six panels with a line for each seed: means smear what seeds do at different steps."""
+    shown = {
+        "test accuracy": "test_accuracy",
+        "MIR, test": "test_mir",
+        "HDR, test": "test_hdr",
+        "test loss": "test_loss",
+        "debiased MIR, test": "test_mir_debiased",
+        "debiased MIR, unmirrored": "unmirrored_mir_debiased",
+    }
+    panels = []
+    for title, metric in shown.items():
+        lines = [
+            Line(f"seed {of_seed[0]['seed']}", *_from_step_one(of_seed, metric), colour=f"C{i}")
+            for i, of_seed in enumerate(by_seed(main))
+        ]
+        lines = [line for line in lines if line.x]
+        scale = "log" if metric == "test_loss" else "linear"
+        panels.append(Panel(title, "step", lines, {}, "log", scale))
     return panels
 
 
