@@ -103,4 +103,5 @@ def assert_same(mine, theirs, *, tolerance=1e-6):
             assert abs(value - other[name]) <= allowed * max(1, abs(value)), name
 
 
-_STEEP = ("alpha_req", "nc1", "layer_", "attention_", "hidden_")
+# What divides by small numbers, or comes from a few samples.
+_STEEP = ("alpha_req", "nc1", "layer_", "attention_", "hidden_", "unmirrored_")
