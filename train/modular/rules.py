@@ -38,7 +38,7 @@ from train.modular.course import (
     reached,
 )
 from train.modular.settings import CONTROLS
-from train.reporting.records import Record, mean_and_spread
+from train.reporting.records import Record, cell_of_steps, mean_and_spread
 from train.reporting.summary import Table
 
 COMES, FULL = 0.1, 0.99
@@ -168,7 +168,7 @@ def rules_table(main: Sequence[Record], kinds: Mapping[str, Sequence[Record]]) -
             ringing = [step for step in alarms if math.isfinite(step)]
             if still:
                 rule = f"4. false alarm, {name}: {kind}"
-                rows.append((rule, _of(ringing, still), _steps(ringing)))
+                rows.append((rule, _of(ringing, still), cell_of_steps(ringing)))
     rows += [_row_entropy(found), _row_prediction(found)]
     title = (
         f"Rules (`train/modular/rules.py`), in the {count} seeds that memorise before they "
@@ -208,7 +208,7 @@ def turns_table(main: Sequence[Record]) -> Table:
     for name, steps in marks.items():
         known = [step for step in steps if math.isfinite(step)]
         earlier = [c for c, step in zip(found, steps, strict=True) if step < c.comes]
-        rows.append((name, _steps(known), f"{len(known)}", _of(earlier, found)))
+        rows.append((name, cell_of_steps(known), f"{len(known)}", _of(earlier, found)))
     title = (
         "Turns: steps (mean ± standard deviation over the seeds that have one), and in how many "
         "seeds before test accuracy 0.1"
@@ -244,7 +244,9 @@ def _row_alarm(found: Sequence[Course], split: str, name: str) -> tuple[str, str
             leads.append(comes - alarm(course.records, split))
     early = [lead for lead in leads if lead > 0]
     # Late ones count in the mean, and those without any alarm do not.
-    text = f"{_steps([x for x in leads if math.isfinite(x)])} steps before accuracy {COMES:g}"
+    text = (
+        f"{cell_of_steps([x for x in leads if math.isfinite(x)])} steps before accuracy {COMES:g}"
+    )
     return f"3. debiased MIR announces, {name}", _of(early, leads), text
 
 
@@ -252,7 +254,7 @@ def _row_entropy(found: Sequence[Course]) -> tuple[str, str, str]:
     known = [c for c in found if np.all(np.isfinite(c.values("test_spectral_entropy")))]
     leads = [c.generalised - crossing(c.records, ENTROPY) for c in known]
     early = [lead for lead in leads if math.isfinite(lead) and lead > 0]
-    text = f"{_steps(early)} steps before accuracy {GENERALISED:g}"
+    text = f"{cell_of_steps(early)} steps before accuracy {GENERALISED:g}"
     return f"5. spectral entropy falls below {ENTROPY:g}", _of(early, known), text
 
 
@@ -263,7 +265,7 @@ def _row_prediction(found: Sequence[Course]) -> tuple[str, str, str]:
     shares = [abs(mine - true) / true for mine, true in known]
     text = "-"
     if known:
-        text = f"off by {_steps(errors)} steps, {100 * np.mean(shares):.0f} % of the step"
+        text = f"off by {cell_of_steps(errors)} steps, {100 * np.mean(shares):.0f} % of the step"
     return "5. a threshold from the other seeds is crossed", _of(known, pairs), text
 
 
@@ -283,10 +285,3 @@ def _cell(values: Iterable[float]) -> str:
         return "-"
     mean, spread = mean_and_spread(values)
     return f"{mean:.3f} ± {spread:.3f}"
-
-
-def _steps(values: Sequence[float]) -> str:
-    if not values:
-        return "-"
-    mean, spread = mean_and_spread(values)
-    return f"{mean:,.0f} ± {spread:,.0f}"

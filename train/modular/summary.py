@@ -20,7 +20,7 @@ from train.modular.measure import MAIN
 from train.modular.rules import rules_table, turns_table
 from train.modular.settings import Grokking
 from train.reporting.plots import Line, Panel, draw, levels
-from train.reporting.records import Record, cell, curves, mean_and_spread, select, without_direction
+from train.reporting.records import Record, cell, cell_of_steps, curves, select, without_direction
 from train.reporting.summary import Claim, Summary, Table
 
 
@@ -103,8 +103,7 @@ def leads_table(settings: Grokking, main: Sequence[Record]) -> Table:
     """By how many steps each measure moves before test accuracy."""
     rows = []
     for metric, of_seeds in leads(main).items():
-        mean, spread = mean_and_spread(of_seeds)
-        text = f"{mean:,.0f} ± {spread:,.0f}" if len(of_seeds) > 1 else f"{mean:,.0f}"
+        text = cell_of_steps(of_seeds)
         counts = (sum(sign * lead > 0 for lead in of_seeds) for sign in (1, 0, -1))
         earlier, _, later = counts
         rows.append(
@@ -182,8 +181,7 @@ def _steps(steps: Sequence[float]) -> str:
     reached = [step for step in steps if math.isfinite(step)]
     if not reached:
         return f"never (0 of {len(steps)})"
-    mean, spread = mean_and_spread(reached)
-    return f"{mean:,.0f} ± {spread:,.0f} ({len(reached)} of {len(steps)})"
+    return f"{cell_of_steps(reached)} ({len(reached)} of {len(steps)})"
 
 
 def halfway_table(kinds: Mapping[str, Sequence[Record]]) -> Table:
@@ -195,11 +193,7 @@ def halfway_table(kinds: Mapping[str, Sequence[Record]]) -> Table:
             steps = [halfway(of_seed, metric) for of_seed in by_seed(records)]
             # Seeds without a move have no such step.
             known = [step for step in steps if not math.isnan(step)]
-            if not known:
-                cells.append("-")
-                continue
-            mean, spread = mean_and_spread(known)
-            cells.append(f"{mean:,.0f} ± {spread:,.0f}" if len(known) > 1 else f"{mean:,.0f}")
+            cells.append(cell_of_steps(known))
         rows.append((name, *cells))
     title = (
         "Step from which on a measure is half-way to its final level, for good, after "

@@ -73,6 +73,14 @@ def beside(counts: Iterable[int]) -> str:
     return f" ({numbers} without a direction)"
 
 
+def cell_of_steps(steps: Sequence[float]) -> str:
+    """`mean ± sample standard deviation` of steps, a single one alone, or `-` for none."""
+    if not steps:
+        return "-"
+    mean, spread = mean_and_spread(steps)
+    return f"{mean:,.0f} ± {spread:,.0f}" if len(steps) > 1 else f"{mean:,.0f}"
+
+
 def cell(records: Sequence[Record], metric: str) -> str:
     """`mean ± sample standard deviation` over the records, or `-` where a value is missing."""
     # No mean over the rest: the seeds without a value may be those that went wrong.
