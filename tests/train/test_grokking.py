@@ -7,7 +7,9 @@ import pytest
 
 import mirjax
 from tests.train.experiments import assert_resumes_bit_identical
+from tests.train.test_grokking_summary import halves
 from train.grokking import PRESETS, lanes_of_kinds, run
+from train.grokking_summary import sum_up
 from train.modular.course import first_step, halfway, leads
 from train.modular.summary import claims, interventions_table
 from train.reporting.records import select
@@ -52,6 +54,11 @@ def test_grokking_end_to_end_resumed_and_alone(tmp_path, monkeypatch):
     assert norms["grokking", 0] == pytest.approx(norms["no-decay", 0])
     assert norms["grokking", 40] < norms["no-decay", 40]
     assert_resumes_bit_identical(run, settings, settings.out, monkeypatch)
+    # The seeds in two folders are summed up to what they are in one, and so is the sum.
+    together = sum_up(halves(settings.out), tmp_path / "sum")
+    assert dataclasses.replace(together, folder=settings.out) == summary
+    again = sum_up([together.folder], tmp_path / "again")
+    assert dataclasses.replace(again, folder=settings.out) == summary
     # A lane among others is what it is alone.
     alone = dataclasses.replace(
         settings, seeds=1, first_seed=1, controls=False, interventions=False, out=tmp_path / "alone"

@@ -15,6 +15,7 @@ from train.run.lanes import Lane, lanes_of
 from train.run.settings import ImageSettings, RunSettings
 
 S = TypeVar("S", bound=ImageSettings)
+R = TypeVar("R", bound=RunSettings)
 
 
 class FinishedRun(NamedTuple):
@@ -31,7 +32,7 @@ class FinishedRun(NamedTuple):
     """The stacked states with which training began."""
 
 
-def read_settings(folder: Path, kind: type[S]) -> S:
+def read_settings(folder: Path, kind: type[R]) -> R:
     """The settings that a run was made with.
 
     Raises:
