@@ -63,17 +63,16 @@ class ModularTransformer(nnx.Module):
         query = jnp.einsum("d,hid->hi", last, self.query[...]) / math.sqrt(self.query.shape[1])
         # With one block, a number has the same key and value in all pairs: p rows, not p².
         rows = [numbers + places[0], numbers + places[1], last[None]]
-        # Scores and outputs of each position, picked by the token that stands there.
-        scores, outputs = [], []
-        for x, token in zip(
-            rows, (pairs[:, 0], pairs[:, 1], jnp.zeros_like(pairs[:, 0])), strict=True
-        ):
-            key = jnp.einsum("td,hid->thi", x, self.key[...])
-            value = jnp.einsum("td,hid->thi", x, self.value[...])
-            scores.append(jnp.einsum("hi,thi->th", query, key)[token])
-            outputs.append(jnp.einsum("thi,hid->thd", value, self.output[...])[token])
-        shares = jax.nn.softmax(jnp.stack(scores), axis=0)
-        attended = last + jnp.einsum("tnh,tnhd->nd", shares, jnp.stack(outputs))
+        keys = [jnp.einsum("td,hid->thi", x, self.key[...]) for x in rows]
+        scores = [jnp.einsum("hi,thi->th", query, key) for key in keys]
+        values = [jnp.einsum("td,hid->thi", x, self.value[...]) for x in rows]
+        # Of the numbers, each pair picks two rows; the row of `=` is that of all pairs.
+        picked = [scores[0][pairs[:, 0]], scores[1][pairs[:, 1]]]
+        picked.append(jnp.broadcast_to(scores[2], picked[0].shape))
+        shares = jax.nn.softmax(jnp.stack(picked), axis=0)[..., None]
+        mixed = shares[0] * values[0][pairs[:, 0]] + shares[1] * values[1][pairs[:, 1]]
+        mixed += shares[2] * values[2]
+        attended = last + jnp.einsum("nhi,hid->nd", mixed, self.output[...])
         hidden = jax.nn.relu(attended @ self.hidden[...] + self.hidden_bias[...])
         stream = attended + hidden @ self.back[...] + self.back_bias[...]
         return {"attention": attended, "hidden": hidden, "stream": stream}

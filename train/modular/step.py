@@ -53,7 +53,7 @@ def make_step(
             gradient, terms = jax.grad(loss, has_aux=True)(state.params)
             return descend(state, gradient, optimizer), terms
 
-        return jax.vmap(step)
+        return over_lanes(step)
 
     # Outside of `information_steps` the terms are not even computed.
     plain = step_with(UsedTerms(False, False))
@@ -68,6 +68,18 @@ def make_step(
         return jax.lax.cond(inside, informed, plain, states, pairs, labels)
 
     return step
+
+
+def over_lanes(step: Callable[..., Any]) -> Callable[..., Any]:
+    """The step with a leading axis of lanes on its arguments and results."""
+
+    def stepped(*arguments: Any) -> Any:
+        if len(jax.tree.leaves(arguments)[0]) > 1:
+            return jax.vmap(step)(*arguments)
+        # Under `vmap`, rows that pairs pick take a CPU much longer, even if there is one lane.
+        return jax.tree.map(lambda x: x[None], step(*jax.tree.map(lambda x: x[0], arguments)))
+
+    return stepped
 
 
 def precise_cross_entropy(logits: Array, labels: Array) -> Array:
