@@ -60,32 +60,36 @@ def linear(params, inputs):
     return inputs @ params["w"] + params["b"], inputs, params["w"].T
 
 
-def trained(knobs, window, steps=(7, 23)):
+def trained(knobs, window, steps=(7, 23), *, count=1):
+    """The last of so many lanes, which all begin alike, and the terms of the first."""
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(20, 6)).astype(np.float32)
     labels = rng.integers(0, 4, 20)
     params = {"w": jnp.asarray(rng.normal(size=(6, 4)), jnp.float32), "b": jnp.ones(4)}
-    lane, mesh, optimizer = Lane(0, knobs), mesh_of(1, 1), adamw_with_warmup(warmup_steps=10)
+    lanes = [Lane(seed, knobs) for seed in range(count)]
+    mesh, optimizer = mesh_of(1, 1), adamw_with_warmup(warmup_steps=10)
     zero, values = jnp.zeros((), jnp.int32), Knobs(*(jnp.asarray(v, jnp.float32) for v in knobs))
     opt_state = optimizer(values).init(params)
     state = TrainState(zero, zero, zero, values, zero, params, (), opt_state)
     trainer = Trainer(
         make_step(
-            linear, optimizer, UsedTerms.of([lane]), information_steps=window, information_batch=50
+            linear, optimizer, UsedTerms.of(lanes), information_steps=window, information_batch=50
         ),
-        TableLoader([(lane, Task(inputs, labels, 20))], mesh),
-        [lane],
-        jax.tree.map(lambda x: x[None], state),
+        TableLoader([(lane, Task(inputs, labels, 20)) for lane in lanes], mesh),
+        lanes,
+        jax.tree.map(lambda x: jnp.stack([x] * count), state),
         mesh,
         steps_per_call=4,
     )
     terms = [trainer.advance(step)[0] for step in steps]
-    after = jax.tree.map(lambda x: x[0], trainer.all_states().params)
+    after = jax.tree.map(lambda x: x[-1], trainer.all_states().params)
     return params, inputs, labels, after, terms
 
 
-def test_steps_are_those_of_adamw_with_a_warm_up_and_decay_on_all():
-    params, inputs, labels, after, _ = trained(Knobs(0.01, 0.5), (0, 0))
+# One lane is not computed by `vmap`.
+@pytest.mark.parametrize("count", [1, 2])
+def test_steps_are_those_of_adamw_with_a_warm_up_and_decay_on_all(count):
+    params, inputs, labels, after, _ = trained(Knobs(0.01, 0.5), (0, 0), count=count)
     schedule = lambda count: 0.01 * jnp.minimum((count + 1) / 10, 1.0)  # noqa: E731
     adamw = optax.adamw(schedule, b1=0.9, b2=0.98, weight_decay=0.5)
     state = adamw.init(params)
