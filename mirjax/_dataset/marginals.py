@@ -119,12 +119,9 @@ def of_rows(
     return Marginals(operator, entropy_of(small_side(rows)), entropy2, weight)
 
 
-@functools.partial(jax.jit, static_argnames="shards")
-def of_samples(
-    features: Array, head: Array, labels: Array, weights: Array, shards: int = 1
-) -> Marginals:
+@jax.jit
+def of_samples(features: Array, head: Array, labels: Array, weights: Array) -> Marginals:
     """The marginals, and the joint kernel of all samples as a matrix."""
-    del shards  # of one device only
     inputs, rows = _unit_trace_rows(features, head, labels, weights)
     head_rows = inputs.head_rows[inputs.labels]
     share = jnp.sqrt(jnp.sum(jnp.square(rows), axis=-1, keepdims=True))
