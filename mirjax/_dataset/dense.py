@@ -44,6 +44,11 @@ class DenseOperator:
         """The number of eigenvalues that can be non-zero: that of the samples that count."""
         return jnp.sum(self.support())
 
+    @property
+    def dimension(self) -> Array:
+        """As many entries of a vector are drawn."""
+        return self.rank_bound
+
     def support(self) -> Array:
         """1 for samples that count, 0 for others."""
         return (jnp.diagonal(self.matrix) != 0).astype(self.matrix.dtype)

@@ -11,6 +11,7 @@ from mirjax._dataset.lanczos import (
     Estimate,
     Quadrature,
     Subspace,
+    known_of,
     probe_complement,
     summarize,
     top_subspace,
@@ -81,7 +82,7 @@ def estimate_entropy(operator: Operator, options: Options) -> tuple[Estimate, in
     key = jax.random.key(0) if options.key is None else options.key
     probes = options.probes or PROBES
     rank, iterations = options.rank_for(operator.size), ITERATIONS
-    purity, rank_bound = _purity_and_rank_bound(operator)
+    known = known_of(operator)
     purity_is_exact = operator.purity_is_exact
 
     # Even and odd numbers, so that no random key is used twice.
@@ -100,9 +101,7 @@ def estimate_entropy(operator: Operator, options: Options) -> tuple[Estimate, in
     limit = memory.available() if options.memory_limit is None else options.memory_limit
     round_ = 0
     while True:
-        estimate = summarize(
-            subspace, quadrature, rank_bound, purity, purity_is_exact=purity_is_exact
-        )
+        estimate = summarize(subspace, quadrature, known, purity_is_exact=purity_is_exact)
         if options.tolerance is None or is_met(estimate, options):
             return estimate, products, True
         # More products do not turn NaN into a number.
@@ -152,8 +151,3 @@ def _probes_help(estimate: Estimate, tolerance: float) -> bool:
     size = max(float(estimate.value), SMALL) * tolerance
     systematic = float(estimate.standard_error) ** 2 - float(estimate.sampling_error) ** 2
     return systematic + float(estimate.sampling_error) ** 2 / 16 < size**2
-
-
-@jax.jit
-def _purity_and_rank_bound(operator: Operator) -> tuple[Array, Array]:
-    return operator.purity(), operator.rank_bound

@@ -50,6 +50,20 @@ class Quadrature(NamedTuple):
     weights: Float[Array, "m t"]
 
 
+class Known(NamedTuple):
+    """What is known of an operator before any product.
+
+    Attributes:
+        purity: `tr(A²)`, or an upper bound of it.
+        rank_bound: the number of eigenvalues that can be non-zero.
+        dimension: that of the space in which random vectors are drawn.
+    """
+
+    purity: Float[Array, ""]
+    rank_bound: Float[Array, ""]
+    dimension: Float[Array, ""]
+
+
 class Estimate(NamedTuple):
     """An entropy in nats, its standard error, and deterministic bounds.
 
@@ -191,22 +205,30 @@ def _with_zero(alpha: Array, beta: Array) -> Array:
     return alpha.at[-1].set(jnp.minimum(last, alpha[-1]))
 
 
+@jax.jit
+def known_of(operator: Operator) -> Known:
+    """What an operator tells of itself."""
+    return Known(operator.purity(), operator.rank_bound, operator.dimension)
+
+
 @functools.partial(jax.jit, static_argnames="purity_is_exact")
 def summarize(
     subspace: Subspace,
     probes: Quadrature,
-    rank_bound: Array,
-    purity: Array,
+    known: Known,
     *,
     purity_is_exact: bool,
 ) -> Estimate:
-    """The estimate from a subspace and probes on its complement.
-
-    `purity` is `tr(A²)`, or an upper bound of it if not `purity_is_exact`.
-    """
+    """The estimate from a subspace and probes on its complement."""
     parts = split(
-        subspace.values, subspace.leaks, rank_bound, purity, purity_is_exact=purity_is_exact
+        subspace.values,
+        subspace.leaks,
+        known.rank_bound,
+        known.purity,
+        purity_is_exact=purity_is_exact,
     )
+    # The mean of a probe times this is a trace.
+    drawn = jnp.maximum(known.dimension - len(subspace.values), 0.0)
     lower, upper = entropy_bounds(parts)
     theta = parts.values
     # `⟨q, -A log A q⟩` lies between f(θ) and f(θ) - θ log(1 + leak/θ²). The estimate is
@@ -215,20 +237,22 @@ def summarize(
         jnp.where(theta > 0, parts.leaks / jnp.square(jnp.where(theta > 0, theta, 1.0)), 0.0)
     )
     top = jnp.sum(entropy_terms(theta)) - 0.5 * jnp.sum(doubtful)
-    rest, variance = _complement(parts, probes, purity_is_exact)
+    rest, variance = _complement(parts, drawn, probes, purity_is_exact)
     # With no mass left there is no complement, and the probes are rounding errors.
     empty = parts.mass == 0
     value = top + jnp.where(empty, 0.0, rest)
     variance = jnp.where(empty, 0.0, variance)
     # Systematic errors. The divisors of half the distance between the bounds come from experiments:
     # with them two standard errors cover at least 90 % (tests/test_lanczos.py).
-    gap = jnp.where(empty, 0.0, parts.side * jnp.mean(probes.gap[:, 1]))
+    gap = jnp.where(empty, 0.0, drawn * jnp.mean(probes.gap[:, 1]))
     systematic = jnp.sum(doubtful) / 4, gap / 5, parts.rounding / 4
     error = jnp.sqrt(variance + sum(jnp.square(s) for s in systematic))
     return Estimate(jnp.clip(value, lower, upper), error, jnp.sqrt(variance), lower, upper)
 
 
-def _complement(parts: Split, probes: Quadrature, purity_is_exact: bool) -> tuple[Array, Array]:
+def _complement(
+    parts: Split, drawn: Array, probes: Quadrature, purity_is_exact: bool
+) -> tuple[Array, Array]:
     """Estimate of the trace of `-A log A` on the complement, and its variance."""
     # Nodes are scaled to [0, 1], for a well-conditioned fit.
     scale = jnp.max(probes.nodes)
@@ -242,9 +266,9 @@ def _complement(parts: Split, probes: Quadrature, purity_is_exact: bool) -> tupl
     terms = probes.nodes.reshape(-1) * -jnp.log(jnp.where(x > 0, x, 1.0))
     design = jnp.stack(powers, axis=1) * root[:, None]
     fit = jnp.linalg.lstsq(design, terms * root)[0]
-    controls = [parts.mass - parts.side * probes.first]
+    controls = [parts.mass - drawn * probes.first]
     if purity_is_exact:
-        controls.append(parts.squares - parts.side * probes.second)
+        controls.append(parts.squares - drawn * probes.second)
     # f(x) = -x log(x / scale) - x log(scale); the second term is a multiple of the first control.
     slope = fit[1] / scale - jnp.log(scale)
     # The true value lies at about the same relative position between the two rules after any number
@@ -255,7 +279,7 @@ def _complement(parts: Split, probes: Quadrature, purity_is_exact: bool) -> tupl
         closed > 0, (middle[1] - middle[0]) / jnp.where(closed > 0, closed, 1.0), 0.0
     )
     entropy = probes.entropy[:, 1] + jnp.clip(position, -1.0, 1.0) * probes.gap[:, 1]
-    estimates = parts.side * entropy + slope * controls[0]
+    estimates = drawn * entropy + slope * controls[0]
     if purity_is_exact:
         estimates = estimates + fit[2] / jnp.square(scale) * controls[1]
     # Each fitted slope takes a degree of freedom.

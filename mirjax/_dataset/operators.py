@@ -1,7 +1,8 @@
 """`A = √p (K1 ⊙ K2) √p` of a whole data set as an operator: its products and `tr(A²)`.
 
 There are four representations, each a pytree. Vectors are the columns of a `[size, k]` array.
-`rank_bound` is the number of eigenvalues that can be non-zero. `plan` chooses among them.
+`rank_bound` is the number of eigenvalues that can be non-zero, `dimension` that of the space in
+which random vectors are drawn. `plan` chooses among them.
 """
 
 import dataclasses
@@ -45,6 +46,11 @@ class MomentOperator:
     def size(self) -> int:
         """Length of the vectors."""
         return self.moments.shape[-1] * self.coordinates.shape[-1]
+
+    @property
+    def dimension(self) -> Array:
+        """All entries of a vector are drawn, also where there are fewer samples than that."""
+        return jnp.asarray(self.size, self.moments.dtype)
 
     def draw(self, sample: Sampler, columns: int) -> Array:
         """Random vectors `[size, columns]`."""
@@ -111,6 +117,11 @@ class RowOperator:
     def rank_bound(self) -> Array:
         """The number of eigenvalues that can be non-zero: that of the samples that count."""
         return jnp.sum(self.support())
+
+    @property
+    def dimension(self) -> Array:
+        """As many entries of a vector are drawn."""
+        return self.rank_bound
 
     def support(self) -> Array:
         """1 at the places of samples that count, 0 at the others."""
@@ -244,6 +255,11 @@ class PairOperator:
     def rank_bound(self) -> Array:
         """The number of eigenvalues that can be non-zero."""
         return jnp.sum(self.support())
+
+    @property
+    def dimension(self) -> Array:
+        """As many entries of a vector are drawn."""
+        return self.rank_bound
 
     def support(self) -> Array:
         """1 where a vector in the range can be non-zero, 0 elsewhere."""
