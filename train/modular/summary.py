@@ -69,6 +69,8 @@ def summarize(settings: Grokking, records: Sequence[Record], progress: Sequence[
         "seeds.png": "each seed: test accuracy, MIR, HDR and debiased MIR",
         "controls.png": "controls and interventions beside the main runs",
     }
+    # Without interventions there is nothing to say of them.
+    tables = tuple(table for table in tables if table.rows)
     return Summary(settings.out, title, tables, pictures, claims(main))
 
 
@@ -284,21 +286,26 @@ def seed_panels(main: Sequence[Record]) -> list[Panel]:
 
 
 def kind_panels(kinds: Mapping[str, Sequence[Record]], forms: Mapping[str, float]) -> list[Panel]:
-    """The six panels of controls and interventions, with a line for each kind."""
+    """The nine panels of controls and interventions, with a line for each kind."""
     panels = []
     for title, metric in {
         "test accuracy": "test_accuracy",
         "MIR, test": "test_mir",
         "HDR, test": "test_hdr",
-        "weight norm": "weight_norm",
+        "test loss": "test_loss",
         "MIR, train": "train_mir",
         "HDR, train": "train_hdr",
+        "weight norm": "weight_norm",
+        "debiased MIR, test": "test_mir_debiased",
+        "debiased MIR, unmirrored": "unmirrored_mir_debiased",
     }.items():
         lines = [
             Line(name, *_from_step_one(records, metric), colour=f"C{number}")
             for number, (name, records) in enumerate(kinds.items())
         ]
-        panels.append(Panel(title, "step", lines, levels(forms, [metric]), "log"))
+        lines = [line for line in lines if line.x]
+        scale = "log" if metric == "test_loss" else "linear"
+        panels.append(Panel(title, "step", lines, levels(forms, [metric]), "log", scale))
     return panels
 
 
