@@ -205,7 +205,7 @@ def halfway_table(kinds: Mapping[str, Sequence[Record]]) -> Table:
 
 
 def main_panels(main: Sequence[Record], forms: Mapping[str, float]) -> list[Panel]:
-    """The nine panels of the main runs, over the steps."""
+    """The panels of the main runs, over the steps; those of which nothing was measured are none."""
     shown: dict[str, dict[str, str]] = {
         "accuracy": {"train": "train_accuracy", "test": "test_accuracy"},
         "cross-entropy": {
@@ -259,12 +259,13 @@ def main_panels(main: Sequence[Record], forms: Mapping[str, float]) -> list[Pane
         marks = levels(forms, list(metrics.values())) if title in ("MIR", "HDR") else {}
         log = title in ("cross-entropy", "neural collapse (train)")
         scale = "log" if log else "linear"
-        panels.append(Panel(title, "step", lines, marks, "log", scale))
+        if lines:
+            panels.append(Panel(title, "step", lines, marks, "log", scale))
     return panels
 
 
 def seed_panels(main: Sequence[Record]) -> list[Panel]:
-    """The six panels with a line for each seed: means smear what seeds do at different steps."""
+    """The panels with a line for each seed: means smear what seeds do at different steps."""
     shown = {
         "test accuracy": "test_accuracy",
         "MIR, test": "test_mir",
@@ -281,12 +282,13 @@ def seed_panels(main: Sequence[Record]) -> list[Panel]:
         ]
         lines = [line for line in lines if line.x]
         scale = "log" if metric == "test_loss" else "linear"
-        panels.append(Panel(title, "step", lines, {}, "log", scale))
+        if lines:
+            panels.append(Panel(title, "step", lines, {}, "log", scale))
     return panels
 
 
 def kind_panels(kinds: Mapping[str, Sequence[Record]], forms: Mapping[str, float]) -> list[Panel]:
-    """The nine panels of controls and interventions, with a line for each kind."""
+    """The panels of controls and interventions, with a line for each kind."""
     panels = []
     for title, metric in {
         "test accuracy": "test_accuracy",
@@ -305,7 +307,8 @@ def kind_panels(kinds: Mapping[str, Sequence[Record]], forms: Mapping[str, float
         ]
         lines = [line for line in lines if line.x]
         scale = "log" if metric == "test_loss" else "linear"
-        panels.append(Panel(title, "step", lines, levels(forms, [metric]), "log", scale))
+        if lines:
+            panels.append(Panel(title, "step", lines, levels(forms, [metric]), "log", scale))
     return panels
 
 
