@@ -11,7 +11,7 @@ from tests.train.test_grokking_summary import halves
 from train.grokking import PRESETS, lanes_of_kinds, run
 from train.grokking_summary import sum_up
 from train.modular.course import first_step, halfway, leads
-from train.modular.summary import claims, interventions_table
+from train.modular.summary import claims, interventions_table, kind_panels, seed_panels
 from train.reporting.records import select
 from train.reporting.summary import read_summary
 from train.run.files import read_jsonl
@@ -121,6 +121,13 @@ def course(accuracies, norms, seed=0):
         }
         for i, (a, w) in enumerate(zip(accuracies, norms, strict=True))
     ]  # fmt: skip
+
+
+def test_what_was_not_measured_has_no_panel():
+    records = course([0.0, 0.1, 0.9], [3.0, 2.0, 1.0])
+    assert [p.title for p in seed_panels(records)] == ["test accuracy"]
+    found = [p.title for p in kind_panels({"grokking": records}, {})]
+    assert found == ["test accuracy", "weight norm"]
 
 
 def test_half_way_is_the_move_that_leads_to_the_end():
