@@ -172,10 +172,10 @@ def test_the_sum_of_centred_means_is_no_direction(streamed, classes):
         moments = mirjax.ClassMoments.zeros(classes, width)
         for start in range(0, n, 4000):
             part = slice(start, start + 4000)
-            moments = moments.update(features[part], labels[part])
-        found = moments.collapse(head)
+            moments = compiled.update(moments, features[part], labels[part])
+        found = compiled.collapse_of_moments(moments, head)
     else:
-        found = mirjax.neural_collapse(features, labels, head, num_classes=classes)
+        found = compiled.neural_collapse(features, labels, head, num_classes=classes)
     exact = features.astype(np.float64)
     means = np.stack([exact[labels == c].mean(0) for c in range(classes)])
     offsets = means - exact.mean(0)
@@ -190,7 +190,7 @@ def test_the_sum_of_centred_means_is_no_direction(streamed, classes):
 def test_one_class_alone_is_not_collapsed(n):
     features = 5 + np.random.default_rng(0).normal(size=(n, 6)).astype(np.float32)
     head = np.eye(3, 6, dtype=np.float32)
-    found = mirjax.neural_collapse(features, np.zeros(n, np.int32), head, num_classes=3)
+    found = compiled.neural_collapse(features, np.zeros(n, np.int32), head, num_classes=3)
     assert np.isinf(found.nc1)
 
 
@@ -252,9 +252,10 @@ def test_rounding_of_the_data_is_no_direction_of_the_means(made_in, streamed, x6
     for given, precision in cases_of:
         if streamed:
             moments = mirjax.ClassMoments.zeros(12, 32, dtype=jnp.float64)
-            found = moments.update(given, labels, precision=precision).collapse(head)
+            moments = compiled.update(moments, given, labels, precision=precision)
+            found = compiled.collapse_of_moments(moments, head)
         else:
-            found = mirjax.neural_collapse(
+            found = compiled.neural_collapse(
                 given, labels, head.astype(given.dtype), num_classes=12, precision=precision
             )
         assert_near(found.nc1, expected, slack * expected)
@@ -267,7 +268,7 @@ def test_exact_values_of_few_bits_are_not_taken_for_rounded_ones(x64):
     pixels = rng.integers(0, 200, (90, 5)) + 50 * (labels[:, None] == np.arange(5))
     for features in (pixels, pixels % 2 + labels[:, None], np.sign(pixels - 100)):
         head = rng.normal(size=(3, 5))
-        found = mirjax.neural_collapse(features.astype(float), labels, head, num_classes=3)
+        found = compiled.neural_collapse(features.astype(float), labels, head, num_classes=3)
         expected = reference.neural_collapse(features, labels, head)["nc1"]
         assert_near(found.nc1, expected, 1e-9 * expected)
 
@@ -280,7 +281,7 @@ def test_means_that_differ_by_rounding_alone_coincide(x64):
     features = (3 + features).astype(np.float32).astype(np.float64)
     for c in range(12):
         features[labels == c] += 3 - features[labels == c].mean(0)
-    found = mirjax.neural_collapse(features, labels, head, num_classes=12, precision="float32")
+    found = compiled.neural_collapse(features, labels, head, num_classes=12, precision="float32")
     assert np.isinf(found.nc1)
 
 
@@ -299,8 +300,8 @@ def test_a_common_offset_costs_no_digits(streamed, offset):
     if streamed:
         moments = mirjax.ClassMoments.zeros(C, D)
         for part in (slice(0, 10), slice(10, N)):
-            moments = moments.update(features[part], labels[part])
-        found = moments.collapse(head)
+            moments = compiled.update(moments, features[part], labels[part])
+        found = compiled.collapse_of_moments(moments, head)
     else:
         found = compiled.neural_collapse(features, labels, head, num_classes=C)
     expected = reference.neural_collapse(features, labels, head)

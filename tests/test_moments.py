@@ -12,12 +12,11 @@ import mirjax
 from mirjax import ClassMoments
 from mirjax._dataset.sums import Sums
 from tests import cases
+from tests.compiled import update
 from tests.reference import definition
 from tests.tolerances import assert_near
 
 N, D, C = 60, 8, 4
-
-update = jax.jit(ClassMoments.update, static_argnames="shards")
 
 
 def case(degeneracy="random", dtype="float64"):
