@@ -8,6 +8,7 @@ import mirjax
 interplay = jax.jit(mirjax.interplay)
 class_interplay = jax.jit(mirjax.class_interplay)
 update = jax.jit(mirjax.ClassMoments.update, static_argnames=("shards", "precision"))
+update_pairs = jax.jit(mirjax.PairMoments.update)
 collapse_of_moments = jax.jit(mirjax.ClassMoments.collapse)
 spectra_of_moments = jax.jit(mirjax.ClassMoments.spectra, static_argnames="per_class")
 neural_collapse = jax.jit(mirjax.neural_collapse, static_argnames=("num_classes", "precision"))

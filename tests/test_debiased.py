@@ -10,6 +10,7 @@ import pytest
 import mirjax
 from mirjax import losses
 from tests import cases
+from tests.compiled import update, update_pairs
 from tests.reference import definition, pairs
 from tests.tolerances import assert_interplay, assert_near
 from tests.versions import enable_x64
@@ -77,9 +78,9 @@ def test_few_samples(samples):
     assert np.isnan(result.standard_error.mir) == (samples < 3)
     whole = mirjax.dataset_debiased_interplay(features, head, labels, weights=weights)
     assert np.isnan(whole.mir) == (samples < 2)
-    moments = mirjax.ClassMoments.zeros(3, 5).update(features, labels, weights)
+    moments = update(mirjax.ClassMoments.zeros(3, 5), features, labels, weights)
     assert np.isnan(moments.debiased_interplay(head).mir) == (samples < 2)
-    state = mirjax.PairMoments.zeros().update(features, head, labels, weights)
+    state = update_pairs(mirjax.PairMoments.zeros(), features, head, labels, weights)
     assert np.isnan(state.interplay().mir) == (samples < 2)
 
 
@@ -104,7 +105,7 @@ def test_a_sample_with_most_of_the_weight(heavy):
     found = debiased(features, head, labels, weights=weights)
     assert_near(found.mir, expected.mir, 1e-4)
     assert np.isfinite(found.standard_error.mir)
-    moments = mirjax.ClassMoments.zeros(3, 5).update(features, labels, weights)
+    moments = update(mirjax.ClassMoments.zeros(3, 5), features, labels, weights)
     of_moments = moments.debiased_interplay(head).mir
     # Rather nothing than a number without a digit.
     assert np.isnan(of_moments) == (heavy > 1e6)
@@ -122,7 +123,7 @@ def test_nan_in_a_row_of_the_head_that_no_sample_uses(samples):
         debiased(features, head, labels).mir,
         mirjax.dataset_debiased_interplay(features, head, labels).mir,
         mirjax.dataset_debiased_interplay(features, head, labels, memory_limit=0).mir,
-        mirjax.PairMoments.zeros().update(features, head, labels).interplay().mir,
+        update_pairs(mirjax.PairMoments.zeros(), features, head, labels).interplay().mir,
         losses.mutual_information_loss(features, head, labels, **options),
     ):
         assert np.isnan(mir)
@@ -139,7 +140,7 @@ def test_groups_of_narrow_integers():
 def test_classes_some_at_a_time(monkeypatch, x64):
     features, head, labels = cases.make("random", 90, 4, 7)
     monkeypatch.setattr(mirjax._dataset.debiased, "_BY_CLASS", 7 * 3)
-    moments = mirjax.ClassMoments.zeros(7, 4, dtype=jnp.float64).update(features, labels)
+    moments = update(mirjax.ClassMoments.zeros(7, 4, dtype=jnp.float64), features, labels)
     found = moments.debiased_interplay(head).interplay
     assert_interplay(found, pairs.of_labels(features, head, labels))
 
@@ -191,8 +192,8 @@ def population(kind):
     if kind == "collapse":
         return np.array([1 / 7, 1 / 7, (1 + 7.0**-3) / 8])
     features, head, labels = draw(kind, np.random.default_rng(1), 100_000)
-    moments = mirjax.ClassMoments.zeros(*head.shape).update(
-        features.astype(np.float32), labels.astype(np.int32)
+    moments = update(
+        mirjax.ClassMoments.zeros(*head.shape), features.astype(np.float32), labels.astype(np.int32)
     )
     return np.exp(-np.asarray(moments.debiased_interplay(head.astype(np.float32))[:3]))
 
@@ -274,8 +275,8 @@ def test_a_set_that_is_sorted_by_class():
     exact = pairs.of_labels(z, w, y)
     moments, state = mirjax.ClassMoments.zeros(*head.shape), mirjax.PairMoments.zeros()
     for part in np.split(np.arange(960), 15):
-        moments = moments.update(z[part], y[part])
-        state = state.update(z[part], w, y[part])
+        moments = update(moments, z[part], y[part])
+        state = update_pairs(state, z[part], w, y[part])
     assert_near(moments.debiased_interplay(w).mir, exact.mir, 2e-5)
     assert_near(mirjax.dataset_debiased_interplay(z, w, y).mir, exact.mir, 2e-5)
     # Batches in this order mostly have pairs of one class.
@@ -303,10 +304,13 @@ def test_whole_set_by_moments_and_by_rows(way, x64):
     larger = found.standard_error.mutual_information / batch.standard_error.mutual_information
     assert way == "_by_rows" or larger > 1.05
     moments = mirjax.ClassMoments.zeros(4, 6, dtype=jnp.float64)
-    moments = moments.update(features[:50], labels[:50], weights[:50])
+    moments = update(moments, features[:50], labels[:50], weights[:50])
     moments = moments.merge(
-        mirjax.ClassMoments.zeros(4, 6, dtype=jnp.float64).update(
-            features[50:], labels[50:], weights[50:]
+        update(
+            mirjax.ClassMoments.zeros(4, 6, dtype=jnp.float64),
+            features[50:],
+            labels[50:],
+            weights[50:],
         )
     )
     assert_near(moments.debiased_interplay(head).mir, found.mir, 1e-12)
@@ -418,7 +422,7 @@ def test_the_error_of_a_second_pass_is_that_of_the_rows(x64):
     right = mirjax._dataset.debiased._by_moments(
         *map(jnp.asarray, (features, head, labels, weights)), None, 1, 1
     )
-    moments = mirjax.ClassMoments.zeros(4, 6, dtype=jnp.float64).update(features, labels, weights)
+    moments = update(mirjax.ClassMoments.zeros(4, 6, dtype=jnp.float64), features, labels, weights)
     sums = jax.tree.map(jnp.add, moments.total, moments.lost)
     first = mirjax._dataset.debiased.error_of_pairs(sums, jnp.asarray(head))
     parts = [
