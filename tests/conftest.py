@@ -1,30 +1,23 @@
 """One numerical setting for all tests: float32 by default, no silent promotion, a compile cache."""
 
-import functools
 import gc
 import os
 from pathlib import Path
 
 import jax
 import pytest
-from jax._src.interpreters import mlir
 
+from tests import contexts
 from tests.versions import enable_x64
 
+contexts.share()
 jax.config.update("jax_enable_x64", False)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
-# Most of the time of the tests is compilation, half of that before XLA begins: every program is
-# lowered in an MLIR context of its own, which takes longer to make than a small program to lower.
-# One for each module of tests, so that constants of earlier ones are not kept.
-mlir.make_ir_context = functools.cache(mlir.make_ir_context)
-# Nor does anybody read from which line of Python an operation comes. Processes of tests inherit it.
-os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
-jax.config.update("jax_traceback_in_locations_limit", 0)
-# Without these passes XLA takes a quarter as long.
+# Most of the time of the tests is compilation: without these passes it takes a quarter as long.
 UNOPTIMISED = [
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
@@ -68,6 +61,6 @@ def forget_programs():
     default, the whole suite would need more, and at the limit LLVM crashes.
     """
     yield
-    mlir.make_ir_context.cache_clear()
+    contexts.forget()
     if MAPPINGS.exists() and len(MAPPINGS.read_bytes().splitlines()) > 20_000:
         jax.clear_caches()

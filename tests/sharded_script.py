@@ -20,6 +20,7 @@ if PORT != "0":
     jax.distributed.initialize(f"127.0.0.1:{PORT}", num_processes=2, process_id=PROCESS)
 
 import mirjax  # noqa: E402
+from tests import contexts  # noqa: E402
 
 
 def main():
@@ -53,4 +54,5 @@ def spread(array):
 
 
 if __name__ == "__main__":
+    contexts.share()
     main()

@@ -63,6 +63,7 @@ def test_what_fits_is_done_and_the_next_call_goes_on(tmp_path):
     process.send_signal(signal.SIGINT)
     process.wait(timeout=60)
     assert not (folder / "last.txt").exists()
+    (folder / "go.txt").touch()
     subprocess.run(
         call("--folder", folder, "--minutes", 1, "--only", "first", "last"), cwd=ROOT, check=True
     )

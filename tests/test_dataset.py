@@ -14,8 +14,6 @@ from tests.reference import definition
 from tests.tolerances import assert_near
 from tests.versions import enable_x64
 
-pytestmark = pytest.mark.numerics
-
 FIELDS = mirjax.Interplay._fields
 # (n, d, C): the operator is that of the moments, of the rows, and of the rows where n < d C.
 SHAPES = {"moments": (700, 12, 6), "rows": (300, 24, 40)}
@@ -57,6 +55,7 @@ def assert_inside(result, expected, where=""):
         assert low <= float(getattr(result, name)) <= high, (where, name)
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("name", ADVERSARIAL)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_exact_is_the_definition(shape, name, x64):
@@ -80,6 +79,7 @@ def test_exact_at_four_thousand_samples(x64):
         assert_near(result.joint_entropy, expected.joint_entropy, 1e-10)
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_estimate_and_bracket(shape, dtype, x64):
@@ -137,6 +137,7 @@ def test_no_weight_and_nan(shape, method):
     assert np.isnan(mirjax.dataset_interplay(features, head, labels, method=method).mir)
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize(("width1", "width2"), [(6, 5), (30, 40)])
 def test_two_representations(width1, width2, x64):
     rng = np.random.default_rng(0)
@@ -244,6 +245,7 @@ def test_constant_weights_change_nothing_in_large_sets():
             assert float(result.weight) == pytest.approx(200_000 * weight, rel=1e-5)
 
 
+@pytest.mark.numerics
 def test_large_decompositions_in_float64(x64):
     # Sides 1,200 (samples) and 1,152 (moments).
     for shape in ((1200, 64, 40), (1500, 48, 24)):

@@ -17,10 +17,9 @@ def test_every_function_and_gradient_is_traced_inside_shard_map():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [2, 8])
-def test_values_and_gradients_inside_shard_map(devices):
+def test_values_and_gradients_inside_shard_map():
     for name, (value, gradient) in json.loads(
-        printed_on_devices("tests.shard_map_script", devices)
+        printed_on_devices("tests.shard_map_script", 8)
     ).items():
         assert value < 1e-4, name
         assert gradient < 1e-3, name

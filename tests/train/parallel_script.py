@@ -16,6 +16,7 @@ from pathlib import Path  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
+from tests import contexts  # noqa: E402
 from train import semisupervised  # noqa: E402
 from train.data.types import from_arrays  # noqa: E402
 from train.engine.loader import loader_of  # noqa: E402
@@ -111,4 +112,5 @@ def compiled_step(settings, data, seeds):
 
 
 if __name__ == "__main__":
+    contexts.share()
     main()
