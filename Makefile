@@ -27,10 +27,11 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-# The numerics again as users run them, with all of the compiler's optimisations.
+# The numerics again as users run them, with all of the compiler's optimisations, and then the slow
+# tests, or those that begin within some minutes: make test-slow SLOW="--minutes 10".
 test-slow: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "numerics and not slow" --optimised
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow $(SLOW)
 
 # The tests of the library with the oldest JAX and NumPy that it supports, without `train`; some of
 # them: make test-oldest TESTS="tests/test_entropy.py".

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import time
 from pathlib import Path
 
 import jax
@@ -27,6 +28,7 @@ UNOPTIMISED = [
 if jax.__version_info__ < (0, 11):
     UNOPTIMISED.append("--xla_cpu_use_fusion_emitters=false")
 MAPPINGS = Path("/proc/self/maps")
+BEGUN = time.monotonic()
 
 
 def pytest_addoption(parser):
@@ -34,6 +36,12 @@ def pytest_addoption(parser):
         "--optimised",
         action="store_true",
         help="compile with all of XLA's optimisations, as users do",
+    )
+    parser.addoption(
+        "--minutes",
+        type=float,
+        default=float("inf"),
+        help="skip, and count as skipped, the tests that would begin later than this",
     )
 
 
@@ -45,6 +53,11 @@ def pytest_configure(config):
         flags = os.environ.get("XLA_FLAGS", "").split()
         # Once, although workers inherit them: the flags are part of the key of the cache.
         os.environ["XLA_FLAGS"] = " ".join([*flags, *(x for x in UNOPTIMISED if x not in flags)])
+
+
+def pytest_runtest_setup(item):
+    if time.monotonic() - BEGUN > 60 * item.config.getoption("--minutes"):
+        pytest.skip("no time was left for it")
 
 
 @pytest.fixture
