@@ -5,7 +5,7 @@
 The network and its training are those of Nanda et al. (arXiv 2301.05217), by default in their size.
 One process, the rounds interleaved, so that a busy machine slows all alike; what counts are the
 ratios. A step trains every seed once: for eight seeds it is eight updates. Ours computes the last
-place alone, and what a number gives there once for all pairs. The peers, in PyTorch:
+place alone, and the keys and values of a number once for all pairs. The peers, in PyTorch:
 
     plain      as published: all three places, cross-entropy in float64, AdamW; seeds in a loop
     vmapped    the same loss under `torch.func`, for all seeds at once

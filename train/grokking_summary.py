@@ -1,12 +1,13 @@
 """Sums up runs of `train.grokking` as one: `python -m train.grokking_summary RUN... --out FOLDER`.
 
-Seeds and controls may be trained at different times and places; the rules, tables and pictures need
-them together. A single run is summed up again, by the rules of the present version. Nothing is
-trained or measured, so that the folder may lack checkpoints and snapshots.
+Seeds, each with its controls or without, may be trained at different times and places; the rules,
+tables and pictures need them together. A single run is summed up again, by the rules of the present
+version. Nothing is trained or measured, so that the folder may lack checkpoints and snapshots.
 """
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ import tyro
 
 from train.evaluation.finished import read_lanes, read_settings
 from train.modular.measure import MAIN
-from train.modular.settings import Grokking
+from train.modular.settings import CONTROLS, INTERVENTIONS, Grokking
 from train.modular.summary import summarize
 from train.reporting.records import Record, final_records
 from train.reporting.summary import Summary
@@ -40,7 +41,8 @@ class GrokkingSummary:
     """Sums up finished runs of `train.grokking` as one."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Folders of the runs. They differ in their seeds, controls and interventions alone."""
+    """Folders of the runs, which differ in their seeds, controls and interventions alone. They have
+    no network in common: controls are trained with the main runs of their seeds."""
     out: Path = Path("runs/grokking-summary")
     """Folder for the tables, pictures and joined metrics, which must not exist."""
 
@@ -61,14 +63,23 @@ def sum_up(runs: Sequence[Path], out: Path) -> Summary:
     lanes = [read_lanes(run, s) for run, s in zip(runs, all_settings, strict=True)]
     _no_lane_twice(runs, lanes)
     records, progress = [], []
-    for run, settings in zip(runs, all_settings, strict=True):
-        records += _finished(run, settings)
+    for run, settings, of_run in zip(runs, all_settings, lanes, strict=True):
+        records += _finished(run, settings, len(of_run))
         progress += read_jsonl(run / "progress.jsonl", needs="step")
 
     every = [lane for of_run in lanes for lane in of_run]
     main = {lane.seed for lane in every if lane.tags.get("kind") == MAIN}
+    kinds = {str(lane.tags["kind"]) for lane in every if "kind" in lane.tags} - {MAIN}
+    # Where seeds are left out between them, the lanes below say which there are.
     settings = dataclasses.replace(
-        all_settings[0], out=out, seeds=len(main), first_seed=min(main), kind_seeds=None
+        all_settings[0],
+        out=out,
+        seeds=len(main),
+        first_seed=min(main),
+        controls=not kinds.isdisjoint(CONTROLS),
+        interventions=not kinds.isdisjoint(INTERVENTIONS),
+        kinds=tuple(kind for kind in (*CONTROLS, *INTERVENTIONS) if kind in kinds),
+        kind_seeds=None,
     )
     saved = [saved_run(run) for run in runs]
     about: dict[str, Any] = {
@@ -80,10 +91,19 @@ def sum_up(runs: Sequence[Path], out: Path) -> Summary:
         "runs": [made for of_run in saved for made in _made_from(of_run)],
     }
     out.mkdir(parents=True)
-    write_text(out / "settings.json", json.dumps(about, indent=2) + "\n")
-    write_jsonl(out / "metrics.jsonl", records)
-    write_jsonl(out / "progress.jsonl", progress)
-    return summarize(settings, records, progress).write()
+    try:
+        write_text(out / "settings.json", json.dumps(about, indent=2) + "\n")
+        write_jsonl(out / "metrics.jsonl", records)
+        write_jsonl(out / "progress.jsonl", progress)
+        return summarize(settings, records, progress).write()
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # Half a sum would stand in the way of the next try.
+        shutil.rmtree(out)
+        raise RunError(
+            f"the records of {', '.join(map(str, runs))} lack what is summed up here "
+            f"({type(error).__name__}: {error}). Use the version that made the runs, "
+            "or make them again."
+        ) from error
 
 
 def _made_from(saved: dict[str, Any]) -> list[dict[str, Any]]:
@@ -114,12 +134,17 @@ def _no_lane_twice(runs: Sequence[Path], lanes: Sequence[Sequence[Lane]]) -> Non
             known[lane.name] = run
 
 
-def _finished(run: Path, settings: Grokking) -> list[Record]:
+def _finished(run: Path, settings: Grokking, lanes: int) -> list[Record]:
     records = read_jsonl(run / "metrics.jsonl", needs="step")
     last = final_records(records)[0]["step"] if records else 0
     if last < settings.steps:
         raise RunError(
             f"{run} is at step {last:,} of {settings.steps:,}. Let it finish first (--resume)."
+        )
+    if (found := len(final_records(records))) != lanes:
+        raise RunError(
+            f"{run} lists {lanes} networks in settings.json, and metrics.jsonl has {found} of them "
+            f"at step {last:,}. Copy the folder once more, as a whole."
         )
     return list(records)
 

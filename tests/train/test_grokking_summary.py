@@ -11,14 +11,17 @@ from train.run.errors import RunError
 from train.run.files import read_jsonl, write_jsonl
 
 
-def folder(out, *, until=40, **changes):
+def folder(out, *, until=40, missing=0, **changes):
     """A run as its folder shows it, so far as it is looked at before it is summed up."""
     settings = dataclasses.replace(PRESETS["smoke"], out=out, **changes)
     out.mkdir(exist_ok=True)
     lanes = [lane.as_json() for lane in lanes_of_kinds(settings)]
     about = {"settings": settings.as_json(), "kind": "Grokking", "lanes": lanes}
     (out / "settings.json").write_text(json.dumps(about), encoding="utf-8")
-    write_jsonl(out / "metrics.jsonl", [{"step": step, "seed": 0} for step in (0, until)])
+    records = [
+        {"step": step, "seed": lane["seed"]} for step in (0, until) for lane in lanes[missing:]
+    ]
+    write_jsonl(out / "metrics.jsonl", records)
     write_jsonl(out / "progress.jsonl", [])
     return out
 
@@ -30,6 +33,8 @@ def folder(out, *, until=40, **changes):
         ({"first_seed": 2, "fractions": (0.6,)}, r"fractions is \[0.5\] and \[0.6\]"),
         ({"first_seed": 1, "controls": False}, "the same network, .*seed1"),
         ({"first_seed": 2, "until": 20}, "at step 20 of 40"),
+        ({"first_seed": 2, "missing": 1}, "lists 6 networks .* has 5 of them at step 40"),
+        ({"first_seed": 2}, "lack what is summed up here .KeyError"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(tmp_path, second, message):

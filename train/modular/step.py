@@ -53,7 +53,7 @@ def make_step(
             gradient, terms = jax.grad(loss, has_aux=True)(state.params)
             return descend(state, gradient, optimizer), terms
 
-        return over_lanes(step)
+        return each_lane(step)
 
     # Outside of `information_steps` the terms are not even computed.
     plain = step_with(UsedTerms(False, False))
@@ -70,7 +70,7 @@ def make_step(
     return step
 
 
-def over_lanes(step: Callable[..., Any]) -> Callable[..., Any]:
+def each_lane(step: Callable[..., Any]) -> Callable[..., Any]:
     """The step with a leading axis of lanes on its arguments and results."""
 
     def stepped(*arguments: Any) -> Any:

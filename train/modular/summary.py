@@ -64,12 +64,12 @@ def summarize(settings: Grokking, records: Sequence[Record], progress: Sequence[
         turns_table(main),
     )
     pictures = {
-        "grokking.png": "the main runs: accuracy, MIR, HDR, collapse, weight norm, "
-        "Fourier measures",
-        "seeds.png": "each seed: test accuracy, MIR, HDR and debiased MIR",
-        "controls.png": "controls and interventions beside the main runs",
+        "grokking.png": "the main runs: accuracy and, as far as measured, MIR, HDR, collapse, "
+        "weight norm, Fourier measures",
+        "seeds.png": "each seed: test accuracy and, as far as measured, MIR, HDR and debiased MIR",
+        "controls.png": "every kind of run there is: main, controls, interventions",
     }
-    # Without interventions there is nothing to say of them.
+    # Of what was not trained or measured there is nothing to say.
     tables = tuple(table for table in tables if table.rows)
     return Summary(settings.out, title, tables, pictures, claims(main))
 
