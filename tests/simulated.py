@@ -8,11 +8,9 @@ from pathlib import Path
 
 def printed_on_devices(module, devices, *arguments):
     """What `python -m MODULE ARGUMENTS` prints on so many devices."""
-    begin = "import runpy; from tests import contexts; contexts.share(); "
-    begin += f"runpy.run_module('{module}', run_name='__main__', alter_sys=True)"
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     finished = subprocess.run(
-        [sys.executable, "-c", begin, *arguments],
+        [sys.executable, "-m", "tests.contexts", module, *arguments],
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         cwd=Path(__file__).parents[1],
         capture_output=True,

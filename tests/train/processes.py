@@ -40,12 +40,12 @@ def start(name, *arguments, processes=2, devices=2, environment=None, told=True,
             "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}",
             **(environment(number, port) if environment else {}),
         }
-        # In the process itself: between fork and exec, JAX in the parent warns.
-        begin = f"{first}; " if first and number == 0 else ""
-        begin += "import runpy; from tests import contexts; contexts.share(); "
-        begin += f"runpy.run_module('train.{name}', run_name='__main__', alter_sys=True)"
+        begin = ["-m", "tests.contexts", f"train.{name}"]
+        if first and number == 0:
+            # In the process itself: between fork and exec, JAX in the parent warns.
+            begin = ["-c", f"{first}; from tests import contexts; contexts.run('train.{name}')"]
         return subprocess.Popen(
-            [sys.executable, "-c", begin, *map(str, arguments), *more],
+            [sys.executable, *begin, *map(str, arguments), *more],
             cwd=ROOT,
             env=variables,
             stdout=subprocess.PIPE,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,8 @@ from train.grokking import PRESETS, lanes_of_kinds
 from train.grokking_summary import sum_up
 from train.run.errors import RunError
 from train.run.files import read_jsonl, write_jsonl
+
+STORED = Path(__file__).parents[2] / "results" / "grokking-113"
 
 
 def folder(out, *, until=40, missing=0, **changes):
@@ -50,6 +53,15 @@ def test_folders_are_asked_for_and_never_overwritten(tmp_path):
     run = folder(tmp_path / "run")
     with pytest.raises(RunError, match="exists"):
         sum_up([run], run)
+
+
+def test_settings_of_a_sum_tell_what_is_in_it(tmp_path):
+    # The first of the stored runs has no controls.
+    sum_up([STORED / "fraction-0.3", STORED / "controls"], tmp_path / "sum")
+    found = json.loads((tmp_path / "sum" / "settings.json").read_text(encoding="utf-8"))["settings"]
+    assert (found["seeds"], found["first_seed"]) == (7, 0)
+    assert (found["controls"], found["interventions"]) == (True, False)
+    assert found["kinds"] == ["random-labels", "no-decay"]
 
 
 def halves(run):

@@ -49,7 +49,7 @@ def resumes(out, whole):
 @pytest.mark.parametrize("kind", ["all", "one"])
 def test_a_signal_saves_the_run(kind, whole, tmp_path):
     def act(processes):
-        # Ctrl+C on one of them, or the end of a job.
+        # The end of a job for all of them, or Ctrl+C on one.
         for process in processes if kind == "all" else processes[1:]:
             process.send_signal(signal.SIGTERM if kind == "all" else signal.SIGINT)
 
