@@ -93,7 +93,7 @@ def summarize(
     settings: Smoothing, source: str, num_classes: int, records: Sequence[Record]
 ) -> Summary:
     """Draws the picture, and sums up the metric records in a table and claims."""
-    last = final_records(records)
+    first, last = select(records, step=0), final_records(records)
     n = int(last[0]["test_n"])
     title = (
         f"Label smoothing: {source}, {settings.model}, {settings.steps:,} steps, "
@@ -115,7 +115,7 @@ def summarize(
         tuple(
             claim(records, name, metric)
             for name, metric in CLAIMED.items()
-            if any(r.get(metric) is not None for r in last)
+            if all(r.get(metric) is not None for r in (*first, *last))
         ),
     )
 

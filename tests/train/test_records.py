@@ -1,5 +1,6 @@
 import pytest
 
+from train.reporting.plots import Line, Panel, draw
 from train.reporting.records import (
     beside,
     cell,
@@ -16,6 +17,7 @@ RECORDS = [
     {"step": 0, "seed": 1, "a": 3.0},
     {"step": 5, "seed": 0, "a": 2.0, "b": None},
 ]
+WHOLE = (["stem", "head"], [1.0, 2.0], [0.0, 0.1])
 
 
 def test_mean_and_spread():
@@ -27,6 +29,8 @@ def test_curves_over_whatever_differs():
     assert curves(RECORDS, "a") == ([0, 5], [2.0, 2.0], [pytest.approx(2**0.5), 0.0])
     assert curves(RECORDS, "a", by="seed") == ([0, 1], [1.5, 3.0], [pytest.approx(0.5**0.5), 0.0])
     assert curves(RECORDS, "b") == ([], [], [])
+    # Not the mean of those that have a value.
+    assert curves([*RECORDS, {"step": 0, "seed": 2, "a": None}], "a")[0] == [5]
 
 
 def test_select_and_final():
@@ -58,3 +62,9 @@ def test_counts_of_zero_are_not_recorded():
         "test_n": 0.0,
         "b_without_direction": 2.0,
     }
+
+
+def test_a_line_without_points_is_drawn_as_none(tmp_path):
+    panel = Panel("MIR", "layer", [Line("partly", *curves(RECORDS, "b")), Line("whole", *WHOLE)])
+    draw([panel], tmp_path / "a.png", title="some values missing")
+    assert (tmp_path / "a.png").stat().st_size > 1000

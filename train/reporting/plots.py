@@ -61,8 +61,9 @@ def draw(panels: Sequence[Panel], path: Path, *, title: str, columns: int = 3) -
         axis.set_xlabel(panel.xlabel)
         axis.set_title(panel.title)
         axis.grid(alpha=0.3)
-        if panel.lines and isinstance(panel.lines[0].x[0], str):
-            names = panel.lines[0].x
+        # A line has no points where no value is known of all seeds.
+        names = next((line.x for line in panel.lines if len(line.x)), ())
+        if len(names) and isinstance(names[0], str):
             # Names that would run into each other are turned.
             long = sum(map(len, names)) > 35
             axis.tick_params(axis="x", rotation=60 if long else 0)

@@ -31,14 +31,17 @@ def final_records(records: Sequence[Record]) -> list[Record]:
 
 
 def curves(records: Iterable[Record], name: str, *, by: str = "step") -> tuple[list, list, list]:
-    """The values of `by`, and mean and spread of one metric over all records with each value."""
-    by_place: dict[Any, list[float]] = {}
+    """The values of `by`, and mean and spread of one metric over all records with each value.
+
+    Values of `by` at which a record lacks the metric are left out, as `cell` has no mean there.
+    """
+    by_place: dict[Any, list[float | None]] = {}
     for record in records:
         # Metrics that were not finite are read as None.
-        if record.get(name) is not None:
-            by_place.setdefault(record[by], []).append(record[name])
-    places = sorted(by_place)
-    pairs = [mean_and_spread(by_place[place]) for place in places]
+        by_place.setdefault(record[by], []).append(record.get(name))
+    known = {place: [v for v in values if v is not None] for place, values in by_place.items()}
+    places = sorted(place for place in known if len(known[place]) == len(by_place[place]))
+    pairs = [mean_and_spread(known[place]) for place in places]
     return places, [mean for mean, _ in pairs], [spread for _, spread in pairs]
 
 
