@@ -43,6 +43,14 @@ def test_unmirrored_pairs_have_not_been_seen_from_either_side():
     assert set(chosen) == set(test) - train
 
 
+def test_unmirrored_pairs_of_products_have_no_factor_zero():
+    sums, products = (modular_task(7, 0.3, name, seed=2) for name in ("add", "multiply"))
+    pairs = sums.pairs[sums.unmirrored()]
+    assert np.any(pairs == 0)
+    chosen = products.pairs[products.unmirrored()]
+    assert np.array_equal(chosen, pairs[np.all(pairs != 0, axis=1)])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

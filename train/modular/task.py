@@ -25,14 +25,22 @@ class Task(NamedTuple):
     def unmirrored(self) -> np.ndarray:
         """The places of the test pairs `(a, b)` that nobody has seen: `(b, a)` is no training pair.
 
-        Of `(a, b)` and `(b, a)`, which are nearly the same sample, the first one alone.
+        Of `(a, b)` and `(b, a)`, which are nearly the same sample, the first one alone. Pairs with
+        a number that has the same answer with every other, 0 in products, are none of them: a
+        training pair of that number tells all its answers.
         """
         low, high = np.sort(self.pairs, axis=1).T
-        pair = low * (1 + high.max(initial=0)) + high
+        size = 1 + high.max(initial=0)
+        pair = size * low + high
         test = pair[self.train_size :]
         first = np.zeros(len(test), bool)
         first[np.unique(test, return_index=True)[1]] = True
-        return self.train_size + np.flatnonzero(first & ~np.isin(test, pair[: self.train_size]))
+        table = np.empty((size, size), self.labels.dtype)
+        table[tuple(self.pairs.T)] = self.labels
+        telling = np.ptp(table, axis=1) == 0
+        told = np.any(telling[self.pairs[self.train_size :]], axis=1)
+        seen = np.isin(test, pair[: self.train_size])
+        return self.train_size + np.flatnonzero(first & ~seen & ~told)
 
 
 def modular_task(
