@@ -175,15 +175,17 @@ def _available(
 def levels(closed_forms: Mapping[str, float], metrics: Sequence[str]) -> dict[str, float]:
     """Lines at the values that metrics like `test_mir` have at neural collapse, each value once.
 
-    A metric that tends to 0 gets no line, since the axis shows it. Several metrics with the same
-    value share the line of the first.
+    A metric that tends to 0 gets no line, since the axis shows it. Several metrics with values that
+    differ in no digit of their labels share the line of the first.
     """
     values: dict[str, float] = {}
+    drawn = set()
     for metric in metrics:
         # The closed forms are the same for all splits and carry no name of one.
         name = metric.partition("_")[2]
         value = closed_forms.get(name)
-        if value and value not in values.values():
+        if value and (digits := f"{value:.3f}") not in drawn:
+            drawn.add(digits)
             shown = name.removeprefix("class_").replace("mir", "MIR").replace("_", " ")
             values[f"{shown} at collapse"] = value
     return values
