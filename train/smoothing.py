@@ -115,7 +115,7 @@ def summarize(
         tuple(
             claim(records, name, metric)
             for name, metric in CLAIMED.items()
-            if all(r.get(metric) is not None for r in (*first, *last))
+            if first and all(r.get(metric) is not None for r in (*first, *last))
         ),
     )
 

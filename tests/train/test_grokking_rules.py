@@ -97,6 +97,7 @@ def test_what_does_not_hold(changes, rule):
         ({"test_spectral_entropy": [None] * EVENTS}, "5. spectral entropy falls"),
         # It generalises at the event after memorisation, and there is none in between.
         ({"test_accuracy": [0.0, 0.5] + [0.95] * 10}, "1. MIR"),
+        ({"test_accuracy": [0.0, 0.5] + [0.95] * 10}, "3. debiased MIR announces, test"),
     ],
 )
 def test_what_cannot_be_told(changes, rule):

@@ -44,11 +44,27 @@ def test_unmirrored_pairs_have_not_been_seen_from_either_side():
 
 
 def test_unmirrored_pairs_of_products_have_no_factor_zero():
-    sums, products = (modular_task(7, 0.3, name, seed=2) for name in ("add", "multiply"))
+    sums, products, random = (
+        modular_task(7, 0.3, name, seed=2, random=shuffled)
+        for name, shuffled in (("add", False), ("multiply", False), ("multiply", True))
+    )
     pairs = sums.pairs[sums.unmirrored()]
     assert np.any(pairs == 0)
     chosen = products.pairs[products.unmirrored()]
     assert np.array_equal(chosen, pairs[np.all(pairs != 0, axis=1)])
+    assert np.array_equal(random.unmirrored(), products.unmirrored())
+
+
+def test_unmirrored_pairs_of_squares_are_new_whatever_the_signs():
+    found = modular_task(11, 0.3, "squares", seed=2)
+
+    def variants(pairs):
+        return [tuple(sorted(min(int(x), 11 - int(x)) for x in pair)) for pair in pairs]
+
+    chosen = variants(found.pairs[found.unmirrored()])
+    train, test = np.split(found.pairs, [found.train_size])
+    assert len(set(chosen)) == len(chosen) > 0
+    assert set(chosen) == set(variants(test)) - set(variants(train))
 
 
 @pytest.mark.parametrize(

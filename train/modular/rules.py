@@ -240,7 +240,8 @@ def _row_alarm(found: Sequence[Course], split: str, name: str) -> tuple[str, str
     for course in found:
         known = all(r.get(accuracy) is not None for r in course.records)
         comes = first_step(course.records, accuracy, COMES) if known else math.inf
-        if math.isfinite(comes):
+        # Where accuracy comes with memorisation there is nothing to announce.
+        if course.records[0]["step"] < comes < math.inf:
             leads.append(comes - alarm(course.records, split))
     early = [lead for lead in leads if lead > 0]
     # Late ones count in the mean, and those without any alarm do not.

@@ -21,25 +21,25 @@ class Task(NamedTuple):
     labels: np.ndarray
     """int32 `[p²]`."""
     train_size: int
+    alike: np.ndarray | None = None
+    """int32 `[p]`: the same for numbers that have the same answers, such as a and -a in sums of
+    squares; -1 for those with a single answer, such as 0 in products."""
 
     def unmirrored(self) -> np.ndarray:
         """The places of the test pairs `(a, b)` that nobody has seen: `(b, a)` is no training pair.
 
-        Of `(a, b)` and `(b, a)`, which are nearly the same sample, the first one alone. Pairs with
-        a number that has the same answer with every other, 0 in products, are none of them: a
-        training pair of that number tells all its answers.
+        Of `(a, b)` and `(b, a)`, which are nearly the same sample, the first one alone. The same
+        goes for pairs of numbers that are alike. Pairs with a number that has a single answer are
+        none of them: one training pair tells all.
         """
-        low, high = np.sort(self.pairs, axis=1).T
-        size = 1 + high.max(initial=0)
-        pair = size * low + high
+        numbers = self.pairs if self.alike is None else self.alike[self.pairs]
+        low, high = np.sort(numbers, axis=1).T
+        pair = low * (1 + high.max(initial=0)) + high
         test = pair[self.train_size :]
         first = np.zeros(len(test), bool)
         first[np.unique(test, return_index=True)[1]] = True
-        table = np.empty((size, size), self.labels.dtype)
-        table[tuple(self.pairs.T)] = self.labels
-        telling = np.ptp(table, axis=1) == 0
-        told = np.any(telling[self.pairs[self.train_size :]], axis=1)
         seen = np.isin(test, pair[: self.train_size])
+        told = low[self.train_size :] < 0
         return self.train_size + np.flatnonzero(first & ~seen & ~told)
 
 
@@ -70,10 +70,15 @@ def modular_task(
         )
     first, second = np.divmod(np.arange(modulus**2), modulus)
     labels = OPERATIONS[operation](first, second) % modulus
+    # Before the labels are shuffled: the control has the same unmirrored pairs.
+    table = labels.reshape(modulus, modulus)
+    alike = np.unique(table, axis=0, return_inverse=True)[1].ravel()
+    alike = np.where(np.ptp(table, axis=1) == 0, -1, alike).astype(np.int32)
     # A generator of its own: the control has the same pairs in the same order.
     generator = np.random.default_rng((seed, modulus))
     if random:
         labels = generator.permutation(labels)
     order = np.random.default_rng(seed).permutation(modulus**2)
     pairs = np.stack([first, second], axis=1)
-    return Task(pairs[order].astype(np.int32), labels[order].astype(np.int32), size)
+    of_pairs = (x[order].astype(np.int32) for x in (pairs, labels))
+    return Task(*of_pairs, size, alike)
