@@ -80,5 +80,5 @@ def modular_task(
         labels = generator.permutation(labels)
     order = np.random.default_rng(seed).permutation(modulus**2)
     pairs = np.stack([first, second], axis=1)
-    of_pairs = (x[order].astype(np.int32) for x in (pairs, labels))
-    return Task(*of_pairs, size, alike)
+    pairs, labels = (x[order].astype(np.int32) for x in (pairs, labels))
+    return Task(pairs, labels, size, alike)

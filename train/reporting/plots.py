@@ -62,7 +62,7 @@ def draw(panels: Sequence[Panel], path: Path, *, title: str, columns: int = 3) -
         axis.set_title(panel.title)
         axis.grid(alpha=0.3)
         # A line has no points where no value is known of all seeds.
-        names = next((line.x for line in panel.lines if len(line.x)), ())
+        names: Sequence[Any] = next((line.x for line in panel.lines if len(line.x)), [])
         if len(names) and isinstance(names[0], str):
             # Names that would run into each other are turned.
             long = sum(map(len, names)) > 35
