@@ -1,6 +1,6 @@
 import pytest
 
-from train.reporting.plots import Line, Panel, draw
+from train.reporting.plots import Line, Panel, draw, levels
 from train.reporting.records import (
     beside,
     cell,
@@ -68,3 +68,12 @@ def test_a_line_without_points_is_drawn_as_none(tmp_path):
     panel = Panel("MIR", "layer", [Line("partly", *curves(RECORDS, "b")), Line("whole", *WHOLE)])
     draw([panel], tmp_path / "a.png", title="some values missing")
     assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+def test_levels_that_print_alike_share_a_line():
+    forms = {"mir": 0.99811, "mir_debiased": 0.99842, "class_mir": 0.99811, "hdr": 0.0}
+    assert levels(forms, ["test_mir", "test_mir_debiased", "test_hdr"]) == {
+        "MIR at collapse": 0.99811
+    }
+    apart = levels(forms | {"mir_debiased": 0.9}, ["test_mir", "test_class_mir", "b_mir_debiased"])
+    assert list(apart) == ["MIR at collapse", "MIR debiased at collapse"]
