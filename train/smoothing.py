@@ -159,7 +159,7 @@ def claim(records: Sequence[Record], name: str, metric: str) -> Claim:
     """Whether the metric changes little over ε, compared with its change in training."""
     epsilons, means, spreads = curves(final_records(records), metric, by="smoothing")
     moved = max(means) - min(means)
-    _, untrained, _ = curves([r for r in records if r["step"] == 0], metric)
+    _, untrained, _ = curves(select(records, step=0), metric)
     # The first mean is that of ε = 0, or of the smallest ε: `curves` sorts them.
     training = abs(means[0] - untrained[0])
     listed = ", ".join(f"{m:.3f} (ε {e:g})" for e, m in zip(epsilons, means, strict=True))

@@ -75,7 +75,9 @@ def trained(knobs, window, steps=(7, 23), *, count=1):
         make_step(
             linear, optimizer, UsedTerms.of(lanes), information_steps=window, information_batch=50
         ),
-        TableLoader([(lane, Task(inputs, labels, 20)) for lane in lanes], mesh),
+        TableLoader(
+            [(lane, Task(inputs, labels, 20, np.arange(len(inputs)))) for lane in lanes], mesh
+        ),
         lanes,
         jax.tree.map(lambda x: jnp.stack([x] * count), state),
         mesh,

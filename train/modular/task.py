@@ -21,7 +21,7 @@ class Task(NamedTuple):
     labels: np.ndarray
     """int32 `[p²]`."""
     train_size: int
-    alike: np.ndarray | None = None
+    alike: np.ndarray
     """int32 `[p]`: the same for numbers that have the same answers, such as a and -a in sums of
     squares; -1 for those with a single answer, such as 0 in products."""
 
@@ -32,8 +32,7 @@ class Task(NamedTuple):
         goes for pairs of numbers that are alike. Pairs with a number that has a single answer are
         none of them: one training pair tells all.
         """
-        numbers = self.pairs if self.alike is None else self.alike[self.pairs]
-        low, high = np.sort(numbers, axis=1).T
+        low, high = np.sort(self.alike[self.pairs], axis=1).T
         pair = low * (1 + high.max(initial=0)) + high
         test = pair[self.train_size :]
         first = np.zeros(len(test), bool)

@@ -179,13 +179,11 @@ def levels(closed_forms: Mapping[str, float], metrics: Sequence[str]) -> dict[st
     differ in no digit of their labels share the line of the first.
     """
     values: dict[str, float] = {}
-    drawn = set()
     for metric in metrics:
         # The closed forms are the same for all splits and carry no name of one.
         name = metric.partition("_")[2]
         value = closed_forms.get(name)
-        if value and (digits := f"{value:.3f}") not in drawn:
-            drawn.add(digits)
+        if value and f"{value:.3f}" not in {f"{drawn:.3f}" for drawn in values.values()}:
             shown = name.removeprefix("class_").replace("mir", "MIR").replace("_", " ")
             values[f"{shown} at collapse"] = value
     return values

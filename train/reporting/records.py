@@ -35,13 +35,12 @@ def curves(records: Iterable[Record], name: str, *, by: str = "step") -> tuple[l
 
     Values of `by` at which a record lacks the metric are left out, as `cell` has no mean there.
     """
-    by_place: dict[Any, list[float | None]] = {}
+    by_place: dict[Any, list[Any]] = {}
     for record in records:
         # Metrics that were not finite are read as None.
         by_place.setdefault(record[by], []).append(record.get(name))
-    known = {place: [v for v in values if v is not None] for place, values in by_place.items()}
-    places = sorted(place for place in known if len(known[place]) == len(by_place[place]))
-    pairs = [mean_and_spread(known[place]) for place in places]
+    places = sorted(place for place, values in by_place.items() if None not in values)
+    pairs = [mean_and_spread(by_place[place]) for place in places]
     return places, [mean for mean, _ in pairs], [spread for _, spread in pairs]
 
 
