@@ -93,7 +93,7 @@ def summarize(
     settings: Smoothing, source: str, num_classes: int, records: Sequence[Record]
 ) -> Summary:
     """Draws the picture, and sums up the metric records in a table and claims."""
-    first, last = select(records, step=0), final_records(records)
+    last = final_records(records)
     n = int(last[0]["test_n"])
     title = (
         f"Label smoothing: {source}, {settings.model}, {settings.steps:,} steps, "
@@ -115,7 +115,7 @@ def summarize(
         tuple(
             claim(records, name, metric)
             for name, metric in CLAIMED.items()
-            if first and all(r.get(metric) is not None for r in (*first, *last))
+            if any(r.get(metric) is not None for r in last)
         ),
     )
 
@@ -157,9 +157,13 @@ def panels(last: Sequence[Record], forms: dict[str, float]) -> list[Panel]:
 
 def claim(records: Sequence[Record], name: str, metric: str) -> Claim:
     """Whether the metric changes little over ε, compared with its change in training."""
-    epsilons, means, spreads = curves(final_records(records), metric, by="smoothing")
+    first, last = select(records, step=0), final_records(records)
+    says = (f"{name} changes little over ε", "little change (a picture, no numbers)")
+    if any(r.get(metric) is None for r in (*first, *last)):
+        return Claim(*says, "-", "not decided: some networks lack a value")
+    epsilons, means, spreads = curves(last, metric, by="smoothing")
     moved = max(means) - min(means)
-    _, untrained, _ = curves(select(records, step=0), metric)
+    _, untrained, _ = curves(first, metric)
     # The first mean is that of ε = 0, or of the smallest ε: `curves` sorts them.
     training = abs(means[0] - untrained[0])
     listed = ", ".join(f"{m:.3f} (ε {e:g})" for e, m in zip(epsilons, means, strict=True))
@@ -172,8 +176,7 @@ def claim(records: Sequence[Record], name: str, metric: str) -> Claim:
         # A change within the spread over seeds may be chance.
         verdict = "not decided" if moved < 2 * max(spreads) else "disagrees"
     return Claim(
-        f"{name} changes little over ε",
-        "little change (a picture, no numbers)",
+        *says,
         f"{listed}; largest spread over seeds {max(spreads):.3f}",
         f"{verdict}: the means span {moved:.3f}; a tenth of what training moves is "
         f"{0.1 * training:.3f}, twice the spread {2 * max(spreads):.3f}",

@@ -56,3 +56,14 @@ def test_little_is_a_tenth_of_what_training_moves():
     assert reading([1.0, 1.0], [1.3, 1.3]) == "disagrees"
     assert reading([0.9, 1.1], [1.0, 1.3]) == "not decided"
     assert reading([1.0], [1.3]) == "not decided"
+
+
+def test_nothing_is_claimed_of_some_networks_alone():
+    records = [
+        {"step": step, "seed": seed, "smoothing": epsilon, "m": 1.0}
+        for step in (0, 9)
+        for seed in (0, 1)
+        for epsilon in (0.0, 0.1)
+    ]
+    records[-1]["m"] = None
+    assert claim(records, "M", "m").reading == "not decided: some networks lack a value"
