@@ -308,8 +308,10 @@ def path(
     """
     look = {"colour": colour, "style": style, "marker": marker}
     ax = curve(fractions, mean, spread, label=label, **look, ax=ax)
-    ends = [fractions[0], fractions[-1]], [mean[0], mean[-1]]
-    ax.plot(*ends, color=ax.lines[-1].get_color(), linestyle=":", linewidth=1)
+    # A line without points has no chord.
+    if len(fractions):
+        ends = [fractions[0], fractions[-1]], [mean[0], mean[-1]]
+        ax.plot(*ends, color=ax.lines[-1].get_color(), linestyle=":", linewidth=1)
     return ax
 
 

@@ -65,6 +65,8 @@ def test_the_chord_of_a_path_joins_its_ends():
     curve, chord = ax.lines
     assert chord.get_xydata().tolist() == [[0.0, 0.4], [1.0, 0.6]]
     assert chord.get_color() == curve.get_color()
+    # Where nothing is known there is nothing to connect.
+    assert len(plot.path([], []).lines) == 1
 
 
 @pytest.mark.parametrize("metric", ["mir", "hdr", "entropy1"])

@@ -141,12 +141,14 @@ def layer_interplay(
     labels: Array | np.ndarray,
     *,
     exact_side: int | None = None,
+    rank: int | None = None,
 ) -> mirjax.DatasetInterplay:
     """`mirjax.dataset_interplay` of a layer `[n, d]` of any width with `head_coordinates`.
 
     Both are padded to one width with columns of zeros, which change no Gram matrix.
     """
-    return mirjax.dataset_interplay(*_padded(features, head), labels, exact_side=exact_side)
+    features, head = _padded(features, head)
+    return mirjax.dataset_interplay(features, head, labels, exact_side=exact_side, rank=rank)
 
 
 def layer_debiased(

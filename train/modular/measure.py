@@ -43,6 +43,9 @@ _OF_MEANS = ("nc1", "nc2_equinorm", "nc2_equiangle")
 _FEWEST = 3
 # The published metrics are those of batches, whose size is not known: this is ours.
 BATCH = 64
+# Vectors that are split off where the joint entropy is estimated. The default, four times as many,
+# takes nearly twice as long, and lowers the error of MIR by less than half (0.0025 at most).
+RANK = 32
 
 
 class TableEvaluator:
@@ -113,7 +116,9 @@ class TableEvaluator:
         for name, part in splits.items():
             features, logits = activations["stream"][part], activations["logits"][part]
             labels = task.labels[part]
-            whole = mirjax.dataset_interplay(features, head, labels, exact_side=self._exact_side)
+            whole = mirjax.dataset_interplay(
+                features, head, labels, exact_side=self._exact_side, rank=RANK
+            )
             # (a, b) and (b, a) are nearly the same sample.
             low, high = np.sort(task.pairs[part], axis=1).T
             groups = (low * self._network.modulus + high).astype(np.int32)
@@ -166,7 +171,7 @@ class TableEvaluator:
         return loss, collapse, normalized_spectral_entropy(features)
 
     def _of_layer(self, features: Array, head: Array, labels: np.ndarray) -> dict[str, Any]:
-        whole = layer_interplay(features, head, labels, exact_side=self._exact_side)
+        whole = layer_interplay(features, head, labels, exact_side=self._exact_side, rank=RANK)
         of_means = self._layer(features, labels, self._network.modulus)
         return {
             "mir": whole.mir,
