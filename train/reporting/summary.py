@@ -15,6 +15,9 @@ from train.run.files import write_text
 
 FILE = "summary.json"
 
+# A space at the left of a printed table.
+EDGE = 1
+
 
 @dataclasses.dataclass(frozen=True)
 class Table(report.Table):
@@ -25,27 +28,60 @@ class Table(report.Table):
         columns, *rows = zip(self.columns, *self.rows, strict=True)
         return Table(self.title, columns, tuple(rows))
 
+    def widths(self) -> list[int]:
+        """Characters of each column, with two spaces, when headers are wrapped and cells not."""
+        headers = (max(map(len, name.split()), default=0) for name in self.columns)
+        columns = zip(*self.rows, strict=True) if self.rows else [()] * len(self.columns)
+        cells = (max(map(len, column), default=0) for column in columns)
+        return [2 + max(pair) for pair in zip(headers, cells, strict=True)]
+
     def width(self) -> int:
-        """Characters in its longest line when it is printed without wrapping."""
-        return sum(
-            max(map(len, column)) + 1 for column in zip(self.columns, *self.rows, strict=True)
-        )
+        """Characters in its longest line when it is printed like that."""
+        return EDGE + sum(self.widths())
+
+    def parts(self, width: int) -> list["Table"]:
+        """Tables of some columns each that fit into so many characters, all with the first one."""
+        first, *others = self.widths()
+        # Of a column that never fits, and of a first one that leaves no room, cells are wrapped.
+        beside = width - EDGE - min(first, width // 2)
+        parts: list[list[int]] = []
+        room = 0
+        for number, needed in enumerate(others, 1):
+            if not parts or needed > room:
+                parts.append([0])
+                room = beside
+            parts[-1].append(number)
+            room -= needed
+
+        def of(row: Sequence[str], part: Sequence[int]) -> tuple[str, ...]:
+            return tuple(row[number] for number in part)
+
+        return [
+            Table(self.title, of(self.columns, part), tuple(of(row, part) for row in self.rows))
+            for part in parts or [[0]]
+        ]
 
     def show(self, *, prose: bool = False) -> None:
-        """Prints the table with its title; `prose` is left-aligned, numbers are right-aligned."""
+        """Prints the table with its title.
+
+        `prose` is left-aligned, and its cells are wrapped. Numbers are right-aligned; columns that
+        do not fit beside the others follow below.
+        """
         from rich.box import SIMPLE_HEAD
         from rich.table import Table as Printed
 
         console = plain_console()
         # Not as the title of the printed table, which would be wrapped to the width of the table.
         console.print(f"\n{self.title}", highlight=False)
-        printed = Printed(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-        for number, column in enumerate(self.columns):
-            left = prose or number == 0
-            printed.add_column(column, justify="left" if left else "right", overflow="fold")
-        for row in self.rows:
-            printed.add_row(*row)
-        console.print(printed)
+        for part in [self] if prose else self.parts(console.width):
+            printed = Printed(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+            for number, (column, width) in enumerate(zip(part.columns, part.widths(), strict=True)):
+                justify = "left" if prose or number == 0 else "right"
+                least = None if prose else min(width, console.width // 2) - 2
+                printed.add_column(column, justify=justify, overflow="fold", min_width=least)
+            for row in part.rows:
+                printed.add_row(*row)
+            console.print(printed)
 
 
 @dataclasses.dataclass(frozen=True)

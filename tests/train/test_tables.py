@@ -1,0 +1,35 @@
+import pytest
+
+from train.reporting.summary import Summary, Table
+
+WIDE = Table(
+    "many",
+    ("network", *(f"metric number {i}" for i in range(9))),
+    tuple((f"network {j}", *(f"{j:02}.{i:03} ± 0.001" for i in range(9))) for j in range(12)),
+)
+
+
+@pytest.mark.parametrize("width", [40, 80, 81, 82, 95, 400])
+def test_no_number_is_cut_or_wrapped(width, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", str(width))
+    Summary(tmp_path, "title", (WIDE,), {}).show()
+    printed = capsys.readouterr().out
+    lines = printed.splitlines()
+    assert max(map(len, lines[3:-1])) <= width
+    for row in WIDE.rows:
+        for value in row[1:]:
+            # Beside the name of its row, or, in a table that is turned, below it.
+            assert sum(value in line for line in lines) == 1
+
+
+def test_a_cell_wider_than_the_terminal_is_wrapped(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    Table("title", ("a", "b"), (("x" * 50, "y" * 60),)).show()
+    printed = capsys.readouterr().out
+    assert printed.count("x") == 50
+    assert printed.count("y") == 60
+
+
+def test_a_table_without_rows_or_with_one_column():
+    assert Table("title", ("a", "b"), ()).parts(80) == [Table("title", ("a", "b"), ())]
+    assert Table("title", ("a",), (("1",),)).parts(80) == [Table("title", ("a",), (("1",),))]
