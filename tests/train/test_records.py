@@ -1,4 +1,5 @@
 import pytest
+from matplotlib.axes import Axes
 
 from train.reporting.plots import Line, Panel, draw, levels
 from train.reporting.records import (
@@ -68,6 +69,18 @@ def test_a_line_without_points_is_drawn_as_none(tmp_path):
     panel = Panel("MIR", "layer", [Line("partly", *curves(RECORDS, "b")), Line("whole", *WHOLE)])
     draw([panel], tmp_path / "a.png", title="some values missing")
     assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+def test_a_legend_that_all_panels_share_is_drawn_once(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Axes, "legend", lambda axes, **_: drawn.append(axes.get_title()))
+    one, other = ([Line(name, [0, 1], [1.0, 2.0], [0.1, 0.1])] for name in ("one", "other"))
+    same = [Panel("MIR", "step", one), Panel("HDR", "step", one)]
+    draw(same, tmp_path / "a.png", title="the same lines")
+    assert drawn == ["MIR"]
+    draw([*same, Panel("NC1", "step", other)], tmp_path / "b.png", title="another line in one")
+    draw([same[0], Panel("HDR", "step", one, {"at collapse": 0.5})], tmp_path / "c.png", title="")
+    assert drawn == ["MIR", "MIR", "HDR", "NC1", "MIR", "HDR"]
 
 
 def test_levels_that_print_alike_share_a_line():

@@ -48,6 +48,9 @@ def draw(panels: Sequence[Panel], path: Path, *, title: str, columns: int = 3) -
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(4.4 * columns, 3.6 * rows + 0.4), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    # Where all panels have the same legend, it is drawn once: it hides a part of the lines.
+    legends = [([line.label for line in panel.lines], panel.levels) for panel in panels]
+    drawn = panels[:1] if all(legend == legends[0] for legend in legends) else panels
     for axis, panel in zip(axes, panels, strict=False):
         for label, x, mean, spread, colour, style, marker in panel.lines:
             look = {"colour": colour, "style": style, "marker": marker}
@@ -67,8 +70,9 @@ def draw(panels: Sequence[Panel], path: Path, *, title: str, columns: int = 3) -
             # Names that would run into each other are turned.
             long = sum(map(len, names)) > 35
             axis.tick_params(axis="x", rotation=60 if long else 0)
-        entries = len(panel.lines) + len(panel.levels)
-        axis.legend(fontsize="small" if entries < 6 else "x-small")
+        if panel in drawn:
+            entries = len(panel.lines) + len(panel.levels)
+            axis.legend(fontsize="small" if entries < 6 else "x-small")
     # The last row may have axes without a panel.
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
