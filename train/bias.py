@@ -153,7 +153,7 @@ def draw_spectra(about: dict[str, Any], features: dict[str, Array], path: Path) 
 def _title(about: dict[str, Any]) -> str:
     of_network = f"{about['data']}, {about['model']}, step {about['step']}"
     undirected = beside(about.get(WITHOUT_DIRECTION, {}).values())
-    return f"{of_network}, {about['split']} set: n = {about['n']}{undirected}"
+    return f"{of_network}, {about['split']} set: n = {about['n']:,}{undirected}"
 
 
 def _four(mir: float, hdr: float, debiased_mir: float, debiased_hdr: float) -> str:

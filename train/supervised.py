@@ -95,7 +95,7 @@ def run(settings: Supervised, *, quiet: bool = False) -> Result:
     n = int(result.records[-1]["test_n"])
     title = (
         f"{result.data}, {settings.model}, {describe(settings)}, seeds: {settings.seeds}\n"
-        f"whole test set: n = {n}{without_direction(result.records)}, "
+        f"whole test set: n = {n:,}{without_direction(result.records)}, "
         f"batches of {settings.metric_batch}"
     )
     picture = result.folder / "curves.png"
@@ -298,7 +298,7 @@ def main() -> None:
             n = int(result.records[-1]["test_n"])
             runs = {describe(settings): result.records}
             undirected = without_direction(final_records(result.records))
-            comparison(runs, title=f"{result.data}, n = {n}{undirected}").show()
+            comparison(runs, title=f"{result.data}, n = {n:,}{undirected}").show()
             print(f"Metrics, events, checkpoints and pictures are in {result.folder}/")
 
 

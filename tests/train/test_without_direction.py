@@ -164,8 +164,8 @@ def test_beside_the_n_of_single_runs(fitted, monkeypatch, capsys):
     options = ["smoke", "--seeds", "2", "--out", str(folder)]
     monkeypatch.setattr("sys.argv", ["supervised", *options])
     supervised.main()
-    assert f"n = 1000 {SAID}" in titles[0]
-    assert f"n = 1000 {SAID}" in " ".join(capsys.readouterr().out.split())
+    assert f"n = 1,000 {SAID}" in titles[0]
+    assert f"n = 1,000 {SAID}" in " ".join(capsys.readouterr().out.split())
     (table,) = report.summary_of(folder).tables
     assert f"n = 1,000 {SAID}" in table.title
 
