@@ -25,8 +25,9 @@ from train.evaluation.evaluator import Evaluator
 from train.reporting.plots import Line, Panel, draw
 from train.reporting.records import Record, cell, curves, select, without_direction
 from train.reporting.summary import Claim, Summary, Table
+from train.run import hosts
 from train.run.command import run_command
-from train.run.files import write_jsonl
+from train.run.files import read_jsonl, write_jsonl
 from train.run.folder import claim as claim_folder
 from train.run.lanes import Lane, lanes_of, take_lane
 from train.run.loop import Result
@@ -112,8 +113,15 @@ def run(settings: Connectivity, *, quiet: bool = False) -> Summary:
     # The training is a run in a folder below, so that it resumes from its last checkpoint.
     training = dataclasses.replace(settings, out=folder / "training")
     result = fit(training, data, copies(settings), quiet=quiet)
-    records = list(path_records(settings, data, measured, result))
-    write_jsonl(folder / "path.jsonl", records)
+    file = folder / "path.jsonl"
+    # An earlier call may have been ended among the paths.
+    known = read_jsonl(file) if hosts.is_first() and file.exists() else []
+    records: list[Record] = []
+    for of_path in path_records(settings, data, measured, result, known):
+        records += of_path
+        # Not one that was known, so that the file never holds less than before.
+        if len(records) > len(known):
+            write_jsonl(file, records)
     return summarize(settings, source_of(data), data.num_classes, records).write()
 
 
@@ -129,9 +137,16 @@ def copies(settings: Connectivity) -> list[Lane]:
 
 
 def path_records(
-    settings: Connectivity, data: ImageData, measured: Split | RecordSplit, result: Result
-) -> Iterator[Record]:
-    """Metrics on the split `measured` of every point on the line from copy 0 to each other copy."""
+    settings: Connectivity,
+    data: ImageData,
+    measured: Split | RecordSplit,
+    result: Result,
+    known: Sequence[Record] = (),
+) -> Iterator[list[Record]]:
+    """Metrics on the split `measured` of the points on the line from copy 0 to each other copy.
+
+    Paths among the records `known` to the first process are not measured again.
+    """
     network = Network.of(settings, data)
     # The points are lanes. All of them under one `vmap`, but one on each row of the mesh after the
     # other where batched convolutions are slow.
@@ -158,13 +173,18 @@ def path_records(
         # Interpolated statistics are not those of the interpolated weights: measure with both.
         normed = bool(jax.tree.leaves(path.rest))
         for kind in (INTERPOLATED, RECOMPUTED) if normed else (NO_STATISTICS,):
-            for start in range(0, settings.points, size):
-                part = jax.tree.map(lambda x, s=start: x[s : s + size], path)
-                if kind == RECOMPUTED:
-                    part = recompute(part)
-                for point, values in zip(points[start : start + size], evaluate(part), strict=True):
-                    where: Record = {"statistics": kind, "point": point}
-                    yield {"seed": lane.seed, **lane.tags, **where, **values}
+            which = {"seed": lane.seed, **lane.tags, "statistics": kind}
+            of_path = hosts.from_first(lambda which=which: select(known, **which))
+            if len(of_path) < settings.points:
+                values: list[Record] = []
+                for start in range(0, settings.points, size):
+                    part = jax.tree.map(lambda x, s=start: x[s : s + size], path)
+                    values += evaluate(recompute(part) if kind == RECOMPUTED else part)
+                of_path = [
+                    {**which, "point": point, **of_point}
+                    for point, of_point in zip(points, values, strict=True)
+                ]
+            yield of_path
 
 
 def interpolate(first: TrainState, second: TrainState, points: Sequence[float]) -> TrainState:

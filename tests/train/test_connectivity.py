@@ -6,6 +6,7 @@ import pytest
 
 from tests.train.experiments import assert_resumes_bit_identical
 from train.connectivity import PRESETS, claims, copies, paths, run
+from train.evaluation.evaluator import Evaluator
 from train.reporting.records import select
 from train.reporting.summary import read_summary
 from train.run.files import read_jsonl
@@ -69,7 +70,7 @@ def test_branching_at_the_end_is_the_same_network(tmp_path):
     assert not np.array_equal(kernels[0], kernels[2])
 
 
-def test_batch_statistics_are_interpolated_and_recomputed(tmp_path):
+def test_batch_statistics_are_interpolated_and_recomputed(tmp_path, monkeypatch):
     settings = dataclasses.replace(
         PRESETS["smoke"],
         model="conv",
@@ -94,6 +95,22 @@ def test_batch_statistics_are_interpolated_and_recomputed(tmp_path):
     assert all(r["n"] == 60 for r in records)
     for first, second in zip(records[:5], records[5:], strict=True):
         assert first["loss"] != second["loss"]
+
+    # Ended after the first path, the command goes on with the second.
+    file = settings.out / "path.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(b"".join(whole.splitlines(keepends=True)[:5]))
+    calls, evaluate = [], Evaluator.__call__
+
+    def counted(self, states, **options):
+        calls.append(states)
+        return evaluate(self, states, **options)
+
+    monkeypatch.setattr(Evaluator, "__call__", counted)
+    run(dataclasses.replace(settings, resume=True), quiet=True)
+    # A convolutional network is measured point by point.
+    assert len(calls) == 5
+    assert file.read_bytes() == whole
 
 
 def path(accuracies, *, seed=0, rate=0.03, mir=(0.4, 0.6, 0.4), hdr=(0.3, 0.1, 0.2, 0.3, 0.3)):
