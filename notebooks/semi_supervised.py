@@ -368,7 +368,7 @@ for i, kind in enumerate(KINDS):
 #   pseudo-labels are right (0.976 against 0.961).
 # - FreeMatch lets nearly everything pass at first, and is behind at step 100, with few of its pseudo-labels right.
 # - The two terms gain 1.2 points each, with intervals of ± 4.0 and ± 5.4: three seeds cannot tell that from nothing. In
-#   the longer list of `results/`, with the same data and other augmentation, 59 of 60 mean gains are below 0.
+#   the longer list of `results/`, with the same data and other augmentation, 53 of 60 mean gains are below 0.
 # - They move what they name: MI takes MIR from 0.53 to 0.60, ED takes HDR from 0.34 to 0.13. ED takes MIR down to
 #   0.47. Accuracy is the same in both: neither number alone says how well a network does.
 # - MIR by predicted labels is what can be measured without hidden ones. It is a little higher than MIR by true labels

@@ -6,6 +6,7 @@ cores), `smoke` (digits, seconds), `paper` (WideResNet-28-2 on CIFAR-10; needs a
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -116,10 +117,12 @@ def run(settings: Connectivity, *, quiet: bool = False) -> Summary:
     file = folder / "path.jsonl"
     # An earlier call may have been ended among the paths.
     known = read_jsonl(file) if hosts.is_first() and file.exists() else []
+    # JSON has no NaN.
+    known = [{k: math.nan if v is None else v for k, v in record.items()} for record in known]
     records: list[Record] = []
     for of_path in path_records(settings, data, measured, result, known):
         records += of_path
-        # Not one that was known, so that the file never holds less than before.
+        # Written only when there is something new, so that the file never shrinks.
         if len(records) > len(known):
             write_jsonl(file, records)
     return summarize(settings, source_of(data), data.num_classes, records).write()

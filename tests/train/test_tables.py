@@ -9,14 +9,22 @@ WIDE = Table(
 )
 
 
+# Headers of many words above cells of few digits, which a narrow terminal shows below each other.
+LONG = Table(
+    "long",
+    ("network", *(f"a header of many words {i}" for i in range(7))),
+    tuple((f"network {j}", *(f"{j + 20}.{i:03}" for i in range(7))) for j in range(12)),
+)
+
+
 @pytest.mark.parametrize("width", [40, 80, 81, 82, 95, 400])
 def test_no_number_is_cut_or_wrapped(width, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("COLUMNS", str(width))
-    Summary(tmp_path, "title", (WIDE,), {}).show()
+    Summary(tmp_path, "title", (WIDE, LONG), {}).show()
     printed = capsys.readouterr().out
     lines = printed.splitlines()
     assert max(map(len, lines[3:-1])) <= width
-    for row in WIDE.rows:
+    for row in (*WIDE.rows, *LONG.rows):
         for value in row[1:]:
             # Beside the name of its row, or, in a table that is turned, below it.
             assert sum(value in line for line in lines) == 1

@@ -49,8 +49,11 @@ def draw(panels: Sequence[Panel], path: Path, *, title: str, columns: int = 3) -
     figure = Figure(figsize=(4.4 * columns, 3.6 * rows + 0.4), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     # Where all panels have the same legend, it is drawn once: it hides a part of the lines.
-    legends = [([line.label for line in panel.lines], panel.levels) for panel in panels]
-    drawn = panels[:1] if all(legend == legends[0] for legend in legends) else panels
+    legends = [
+        ([(x.label, x.colour, x.style, x.marker) for x in panel.lines], panel.levels)
+        for panel in panels
+    ]
+    shared = all(legend == legends[0] for legend in legends)
     for axis, panel in zip(axes, panels, strict=False):
         for label, x, mean, spread, colour, style, marker in panel.lines:
             look = {"colour": colour, "style": style, "marker": marker}
@@ -70,7 +73,7 @@ def draw(panels: Sequence[Panel], path: Path, *, title: str, columns: int = 3) -
             # Names that would run into each other are turned.
             long = sum(map(len, names)) > 35
             axis.tick_params(axis="x", rotation=60 if long else 0)
-        if panel in drawn:
+        if not shared or axis is axes[0]:
             entries = len(panel.lines) + len(panel.levels)
             axis.legend(fontsize="small" if entries < 6 else "x-small")
     # The last row may have axes without a panel.

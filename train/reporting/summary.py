@@ -29,7 +29,7 @@ class Table(report.Table):
         return Table(self.title, columns, tuple(rows))
 
     def widths(self) -> list[int]:
-        """Characters of each column, with two spaces, when headers are wrapped and cells not."""
+        """Width of each column, two spaces included, with headers wrapped and cells not."""
         headers = (max(map(len, name.split()), default=0) for name in self.columns)
         columns = zip(*self.rows, strict=True) if self.rows else [()] * len(self.columns)
         cells = (max(map(len, column), default=0) for column in columns)
@@ -42,7 +42,7 @@ class Table(report.Table):
     def parts(self, width: int) -> list["Table"]:
         """Tables of some columns each that fit into so many characters, all with the first one."""
         first, *others = self.widths()
-        # Of a column that never fits, and of a first one that leaves no room, cells are wrapped.
+        # A column too wide for any part is wrapped, and so is a first one of over half the width.
         beside = width - EDGE - min(first, width // 2)
         parts: list[list[int]] = []
         room = 0
@@ -77,8 +77,8 @@ class Table(report.Table):
             printed = Printed(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
             for number, (column, width) in enumerate(zip(part.columns, part.widths(), strict=True)):
                 justify = "left" if prose or number == 0 else "right"
-                least = None if prose else min(width, console.width // 2) - 2
-                printed.add_column(column, justify=justify, overflow="fold", min_width=least)
+                fixed = None if prose else min(width, console.width // 2) - 2
+                printed.add_column(column, justify=justify, overflow="fold", width=fixed)
             for row in part.rows:
                 printed.add_row(*row)
             console.print(printed)
