@@ -116,7 +116,7 @@ def run(settings: Connectivity, *, quiet: bool = False) -> Summary:
     result = fit(training, data, copies(settings), quiet=quiet)
     file = folder / "path.jsonl"
     # An earlier call may have been ended among the paths.
-    known = read_jsonl(file) if hosts.is_first() and file.exists() else []
+    known = hosts.from_first(lambda: read_jsonl(file) if file.exists() else [])
     # JSON has no NaN.
     known = [{k: math.nan if v is None else v for k, v in record.items()} for record in known]
     records: list[Record] = []
@@ -145,10 +145,10 @@ def path_records(
     measured: Split | RecordSplit,
     result: Result,
     known: Sequence[Record] = (),
-) -> Iterator[list[Record]]:
+) -> Iterator[Sequence[Record]]:
     """Metrics on the split `measured` of the points on the line from copy 0 to each other copy.
 
-    Paths among the records `known` to the first process are not measured again.
+    Paths among the records `known` are not measured again.
     """
     network = Network.of(settings, data)
     # The points are lanes. All of them under one `vmap`, but one on each row of the mesh after the
@@ -177,7 +177,7 @@ def path_records(
         normed = bool(jax.tree.leaves(path.rest))
         for kind in (INTERPOLATED, RECOMPUTED) if normed else (NO_STATISTICS,):
             which = {"seed": lane.seed, **lane.tags, "statistics": kind}
-            of_path = hosts.from_first(lambda which=which: select(known, **which))
+            of_path = select(known, **which)
             if len(of_path) < settings.points:
                 values: list[Record] = []
                 for start in range(0, settings.points, size):
