@@ -131,9 +131,13 @@ class Summary:
         console = plain_console()
         console.print(f"\n{self.title}", highlight=False)
         for table in self.tables:
-            # Transposed only if that makes a table narrower that does not fit.
-            wide = table.width() > console.width
-            (min((table, table.transposed()), key=Table.width) if wide else table).show()
+            if table.width() > console.width:
+                # Turned if that is narrower, or if the first column, which is all that parts
+                # repeat, does not tell the rows apart.
+                turned, names = table.transposed(), {row[0] for row in table.rows}
+                if turned.width() < table.width() or len(names) < len(table.rows):
+                    table = turned
+            table.show()
         if self.claims:
             self.all_tables()[-1].show(prose=True)
         console.print(f"Settings, metrics, tables and pictures are in {self.folder}/")
