@@ -48,6 +48,17 @@ def test_balanced_classes_have_one_block_each():
         np.testing.assert_array_equal(block[block > 0], rows[labels == number, 0])
 
 
+def test_small_classes_have_one_block_each_if_that_takes_no_more_room():
+    counts = np.append(np.full(110, 33), [54, 62])
+    labels = np.repeat(np.arange(112), counts)
+    # More than 1.5 places for each row, but not as many as in the other blocks.
+    others = block_size(len(labels), 112) * block_count(len(labels), 112)
+    assert 1.5 * len(labels) < 112 * 64 < others
+    assert balanced_size(jnp.asarray(labels), 112) == 64
+    counts[-1] = 90
+    assert balanced_size(jnp.asarray(np.repeat(np.arange(112), counts)), 112) is None
+
+
 @pytest.mark.parametrize("name", ["one class", "absent classes", "one huge", "invalid", "unknown"])
 def test_other_labels_have_blocks_of_one_size(name):
     others = {"invalid": np.append(np.arange(240) % 6, -1)}

@@ -173,7 +173,9 @@ def test_every_operator_has_the_same_spectrum(operator, n, width, classes, monke
     assert result.lower.joint_entropy <= exact.joint_entropy <= result.upper.joint_entropy
 
 
-def test_rows_of_balanced_classes_give_the_same_products(x64):
+@pytest.mark.parametrize("tile", [64, 2])
+def test_rows_of_balanced_classes_give_the_same_products(tile, monkeypatch, x64):
+    monkeypatch.setattr(mirjax._dataset.operators, "_TILE", tile)
     features, head, _ = case(300, 5, 30)
     labels = np.append(np.arange(290) % 30, np.arange(10) % 3)
     arguments = tuple(map(jnp.asarray, (features, head, labels, np.ones(300))))

@@ -15,7 +15,8 @@ from mirjax._batch.classes import sums_by_class
 # which costs about as much as this many rows.
 _BLOCK_OVERHEAD = 32
 _SMALLEST, _LARGEST = 2, 4096
-# Classes are about balanced if blocks as large as the largest of them have this many places a row.
+# Classes are about balanced if blocks as large as the largest of them have this many places a row,
+# or no more of them than blocks for any distribution.
 _BALANCED = 1.5
 # The numbers in the d × d matrices of so many blocks as are worked on at a time.
 _WORK = 2**25
@@ -66,7 +67,9 @@ def balanced_size(labels: Int[Array, " n"], num_classes: int) -> int | None:
         # Coarse steps, or other labels would mostly have another size and compile anew.
         step = max(8, 2 ** (size.bit_length() - 4))
         size = -(-size // step) * step
-    is_balanced = counts.min() > 0 and size * num_classes <= _BALANCED * len(known)
+    otherwise = block_size(len(known), num_classes) * block_count(len(known), num_classes)
+    most = max(_BALANCED * len(known), otherwise)
+    is_balanced = counts.min() > 0 and size * num_classes <= most
     return size if is_balanced and size <= _LARGEST else None
 
 

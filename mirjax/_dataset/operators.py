@@ -11,6 +11,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
@@ -21,6 +22,8 @@ from mirjax._linalg.precision import matmul, total
 
 # The trace of the square is worth the cost of this many products.
 _WORTH = 200
+# The least side of a tile of the second moments.
+_TILE = 64
 
 
 @functools.partial(
@@ -171,7 +174,9 @@ class RowOperator:
     def _purity_of(self) -> tuple[str, float]:
         """How `purity` is computed, by classes, by rows or as a bound, and what it costs."""
         width, classes, samples = self.rows.shape[-1], len(self.head_rows), self.size
-        by_class = 2 * width**2 * (classes**2 + samples) if classes <= SQUARE else math.inf
+        side, pairs = self._tiles()
+        entries = side**2 * len(pairs)
+        by_class = 2 * entries * (classes**2 + samples) if classes <= SQUARE else math.inf
         # Pairs of rows would have to be sent between devices.
         by_rows = 4 * samples**2 * width if self.rows.shape[0] == 1 else math.inf
         cost, how = min((by_class, "classes"), (by_rows, "rows"))
@@ -198,29 +203,38 @@ class RowOperator:
                 second = matmul(weighted.T, weighted)
                 return jnp.minimum(*(total(jnp.square(m)) for m in (first, second)))
 
-    def _purity_by_classes(self) -> Array:
-        """With some columns of all `M_c` at a time."""
+    def _tiles(self) -> tuple[int, np.ndarray]:
+        """The side of the tiles of all `M_c`, and which of them are on or above the diagonal."""
         width, classes = self.rows.shape[-1], len(self.head_rows)
-        held = width * (classes + math.prod(self.rows.shape[:2]))
-        step = max(1, min(width, WORK // held))
+        held = classes + math.prod(self.rows.shape[:2])
+        # Many small tiles leave out nearly half, but make small products.
+        side = min(width, max(_TILE, math.ceil(width / 8)), math.isqrt(max(1, WORK // held)))
+        count = math.ceil(width / side)
+        return side, np.stack(np.triu_indices(count), axis=1)
 
-        def overlaps_of_columns(start: Array) -> Array:
-            # The last chunk may reach beyond the end: it is moved back, and columns that an earlier
-            # chunk has counted become 0.
-            place = jnp.minimum(start, width - step)
-            fresh = place + jnp.arange(step) >= start
-            columns = jax.lax.dynamic_slice_in_dim(self.rows, place, step, axis=-1)
-            columns = jnp.where(fresh[None, None, None, :], columns, 0.0)
-            flat = self._by_class(columns).reshape(classes, -1)
-            return matmul(flat, flat.T)
+    def _purity_by_classes(self) -> Array:
+        """With one tile of all `M_c` at a time; those below the diagonal are the same as above."""
+        width, classes = self.rows.shape[-1], len(self.head_rows)
+        side, pairs = self._tiles()
 
-        starts = jnp.arange(0, width, step)
-        overlaps = jax.lax.scan(
-            lambda s, i: (s + overlaps_of_columns(i), None),
-            jnp.zeros((classes, classes), self.rows.dtype),
-            starts,
-        )[0]
-        return _weighted(self.head_rows, overlaps)
+        def cut(rows: Array, number: Array, axis: int) -> Array:
+            # The last tile may reach beyond the end: it is moved back, and columns that an earlier
+            # tile has counted become 0.
+            start = number * side
+            place = jnp.minimum(start, width - side)
+            fresh = (place + jnp.arange(side) >= start).astype(rows.dtype)
+            columns = jax.lax.dynamic_slice_in_dim(rows, place, side, axis=axis)
+            return columns * fresh.reshape((1,) * (rows.ndim + axis) + (side,) + (1,) * (-1 - axis))
+
+        def add(overlaps: Array, pair: Array) -> tuple[Array, None]:
+            first, second = pair
+            turned = None if self.turned is None else cut(self.turned, first, -2)
+            some = dataclasses.replace(self, rows=cut(self.rows, first, -1), turned=turned)
+            flat = some._by_class(cut(self.rows, second, -1)).reshape(classes, -1)
+            return overlaps + jnp.where(first == second, 1.0, 2.0) * matmul(flat, flat.T), None
+
+        start = jnp.zeros((classes, classes), self.rows.dtype)
+        return _weighted(self.head_rows, jax.lax.scan(add, start, jnp.asarray(pairs))[0])
 
 
 @functools.partial(

@@ -128,11 +128,18 @@ class LayerEvaluator:
         return headless_collapse(features, labels, self._classes).nc1
 
 
-def headless_collapse(features: Array, labels: Array, num_classes: int) -> mirjax.NeuralCollapse:
-    """Neural collapse of a layer without a head: only NC1 and NC2 of class means have a meaning."""
+def headless_collapse(
+    features: Array, labels: Array, num_classes: int, *, precision: str | None = None
+) -> mirjax.NeuralCollapse:
+    """Neural collapse of a layer without a head: only NC1 and NC2 of class means have a meaning.
+
+    `precision` is the dtype in which the features were made, if it is known.
+    """
     # The class means stand in for the head, so what compares with the head is trivial.
     means = mirjax.class_means(features, labels, num_classes=num_classes).means
-    return mirjax.neural_collapse(features, labels, means, num_classes=num_classes)
+    return mirjax.neural_collapse(
+        features, labels, means, num_classes=num_classes, precision=precision
+    )
 
 
 def layer_interplay(
@@ -142,13 +149,16 @@ def layer_interplay(
     *,
     exact_side: int | None = None,
     rank: int | None = None,
+    probes: int | None = None,
 ) -> mirjax.DatasetInterplay:
     """`mirjax.dataset_interplay` of a layer `[n, d]` of any width with `head_coordinates`.
 
     Both are padded to one width with columns of zeros, which change no Gram matrix.
     """
     features, head = _padded(features, head)
-    return mirjax.dataset_interplay(features, head, labels, exact_side=exact_side, rank=rank)
+    return mirjax.dataset_interplay(
+        features, head, labels, exact_side=exact_side, rank=rank, probes=probes
+    )
 
 
 def layer_debiased(
