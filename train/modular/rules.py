@@ -285,4 +285,5 @@ def _cell(values: Iterable[float]) -> str:
     if not values:
         return "-"
     mean, spread = mean_and_spread(values)
-    return f"{mean:.3f} ± {spread:.3f}"
+    # A single seed has no spread.
+    return f"{mean:.3f} ± {spread:.3f}" if len(values) > 1 else f"{mean:.3f}"
