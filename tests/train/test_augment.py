@@ -72,6 +72,7 @@ def test_padding_larger_than_the_image():
         crop_and_flip(images(), jax.random.key(0), pad=7)
 
 
+@pytest.mark.slow
 def test_augmented_runs_depend_on_seed_and_step_alone(tiny, settings):
     # tiny images are 4 x 4; the padding of the loop needs more.
     larger = dataclasses.replace(

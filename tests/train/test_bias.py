@@ -23,6 +23,7 @@ def finished(tmp_path_factory):
     return folder, run(settings, quiet=True)
 
 
+@pytest.mark.slow
 def test_a_run_is_opened_as_it_ended(finished):
     folder, result = finished
     opened = read_run(folder, Supervised, load_data, optimizer_of)
@@ -38,6 +39,7 @@ def test_a_run_is_opened_as_it_ended(finished):
     np.testing.assert_allclose(features, whole.features, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_command_writes_numbers_and_a_picture(finished, monkeypatch, capsys):
     folder, result = finished
     monkeypatch.setattr(

@@ -52,6 +52,7 @@ def test_copies_are_one_until_they_branch(tmp_path):
     assert 0 < apart[1] < apart[0]
 
 
+@pytest.mark.slow
 def test_branching_at_the_end_is_the_same_network(tmp_path):
     settings = dataclasses.replace(
         PRESETS["smoke"],
@@ -70,6 +71,7 @@ def test_branching_at_the_end_is_the_same_network(tmp_path):
     assert not np.array_equal(kernels[0], kernels[2])
 
 
+@pytest.mark.slow
 def test_batch_statistics_are_interpolated_and_recomputed(tmp_path, monkeypatch):
     settings = dataclasses.replace(
         PRESETS["smoke"],

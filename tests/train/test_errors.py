@@ -142,6 +142,7 @@ def test_places_that_cannot_be(name, stop, tmp_path, monkeypatch):
     assert [place.name for place in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.slow
 @every_run
 def test_a_run_of_another_command_is_named(name, stop, made):
     settings = json.loads((made / "settings.json").read_text(encoding="utf-8"))

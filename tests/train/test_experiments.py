@@ -82,6 +82,7 @@ def test_wrong_values_name_the_option(name, arguments, message, stop, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_command_prints_its_tables(monkeypatch, capsys, tmp_path):
     smoothing = importlib.import_module("train.smoothing")
     options = ["smoke", "--steps", "2", "--eval-every", "2", "--out", str(tmp_path / "run")]

@@ -12,6 +12,7 @@ from train.run.trackers import JsonLines
 from train.supervised import fit
 
 
+@pytest.mark.slow
 def test_a_full_disk_before_a_checkpoint(tiny, settings, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint.shutil, "disk_usage", lambda _: SimpleNamespace(free=4096))
@@ -31,6 +32,7 @@ def test_a_full_disk_within_a_checkpoint(tiny, settings, monkeypatch):
         fit(settings, tiny, quiet=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 4])
 def test_a_full_disk_within_the_metrics(step, tiny, settings, monkeypatch, capsys):
     write = JsonLines.write
@@ -59,6 +61,7 @@ def test_a_full_disk_within_the_metrics(step, tiny, settings, monkeypatch, capsy
     )
 
 
+@pytest.mark.slow
 def test_a_folder_that_could_not_be_begun_can_be_begun_again(tiny, settings, monkeypatch):
     def full(place, text, **_):
         place.write_bytes(text.encode()[:10])

@@ -403,6 +403,7 @@ def test_urls_that_cannot_be_used(url, told, out, monkeypatch):
         Mirror(url, out)
 
 
+@pytest.mark.slow
 def test_a_run_continued_elsewhere_is_bit_identical(tiny, settings, tmp_path, monkeypatch):
     settings = dataclasses.replace(settings, checkpoint_every=4)
     url = f"file://{tmp_path}/store"

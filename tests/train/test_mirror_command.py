@@ -25,6 +25,7 @@ def listed(tmp_path):
     return json.loads((tmp_path / "store" / "mirror.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_elsewhere(tiny, settings, copied, monkeypatch, tmp_path):
     whole = fit(settings, tiny, quiet=True)
     first = dataclasses.replace(copied, out=tmp_path / "lost", resume=True)
@@ -50,6 +51,7 @@ def mirrored_fit(settings, data):
         return fit(settings, data, quiet=True)
 
 
+@pytest.mark.slow
 def test_the_runs_of_a_command_have_one_mirror(tiny, copied, tmp_path):
     with mirrored(copied):
         for name in ("first", "second"):

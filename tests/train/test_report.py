@@ -29,6 +29,7 @@ def command(monkeypatch, *arguments):
     report.main()
 
 
+@pytest.mark.slow
 def test_one_page_holds_everything(folders, tmp_path, monkeypatch, capsys):
     out = tmp_path / "new" / "page.html"
     command(monkeypatch, *folders, "--out", out)

@@ -49,6 +49,7 @@ def test_forty_labels_and_unlabelled_images_beat_forty_labels(smoke):
     assert accuracy("freematch") > accuracy("supervised") + 0.03
 
 
+@pytest.mark.slow
 def test_a_run_end_to_end_and_resumed(smoke, monkeypatch):
     # FreeMatch keeps statistics, and every random draw is of the step.
     settings = dataclasses.replace(smoke, seeds=2, mi_weight=0.1, ed_weight=0.1)
@@ -112,6 +113,7 @@ def folder_of_images(root, *, unlabelled=5, classes=("cat", "dog")):
         Image.fromarray(pixels).save(place)
 
 
+@pytest.mark.slow
 def test_a_users_folder_with_unlabelled_images(tmp_path, smoke):
     folder_of_images(tmp_path / "data")
     settings = dataclasses.replace(
