@@ -22,7 +22,7 @@ from mirjax._linalg.precision import matmul, total
 
 # The trace of the square is worth the cost of this many products.
 _WORTH = 200
-# The least side of a tile of the second moments.
+# The largest tile of second moments, but for wide features.
 _TILE = 64
 
 
@@ -208,9 +208,10 @@ class RowOperator:
         width, classes = self.rows.shape[-1], len(self.head_rows)
         held = classes + math.prod(self.rows.shape[:2])
         # Many small tiles leave out nearly half, but make small products.
-        side = min(width, max(_TILE, math.ceil(width / 8)), math.isqrt(max(1, WORK // held)))
-        count = math.ceil(width / side)
-        return side, np.stack(np.triu_indices(count), axis=1)
+        most = min(max(_TILE, math.ceil(width / 8)), math.isqrt(max(1, WORK // held)))
+        count = math.ceil(width / max(1, most))
+        # Equal tiles hardly overlap: of width 65, two of 33 columns, not of 64.
+        return math.ceil(width / count), np.stack(np.triu_indices(count), axis=1)
 
     def _purity_by_classes(self) -> Array:
         """With one tile of all `M_c` at a time; those below the diagonal are the same as above."""
